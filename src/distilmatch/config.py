@@ -1,0 +1,369 @@
+"""Frozen, keyword-only configs: one for each component, validated here, and the recipe that holds them all.
+
+A recipe in YAML maps one to one onto `PairRecipe`; a key that no config has is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distilmatch.errors import ConfigError
+from distilmatch.runtime import Precision, write_atomically
+
+TaskKind = Literal["classification", "binary", "regression", "ranking"]
+HeadKind = Literal["transformer", "feed_forward", "cosine"]
+KeptStrategy = Literal["first", "first_pooled", "spaced"]
+ObjectiveKind = Literal["auto", "kl", "bce", "mse", "margin_mse", "listwise"]
+OnBadRows = Literal["stop", "quarantine"]
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        message = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(": ".join(part for part in (where, message.removeprefix("Value error, ")) if part))
+    return lines
+
+
+def _explain(error: ValidationError, name: str) -> ConfigError:
+    return ConfigError("\n".join(f"{name}: {line}" for line in _problems(error)))
+
+
+class FrozenConfig(BaseModel):
+    """Base of every config: immutable, unknown keys refused, round-trips to a dict and to YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise _explain(error, type(self).__name__) from error
+
+    # Pydantic's own mark of an initialiser that nested validation need not call: places stay exact in messages.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_dict(cls, settings: Any, source: str | None = None) -> Self:
+        """The config that `settings` (nested dicts) describe.
+
+        Raises:
+            ConfigError: an unknown key or a value out of range; the message names it and `source`.
+        """
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{source or cls.__name__}: expected a mapping of settings, not {type(settings).__name__}")
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise _explain(error, source or cls.__name__) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON-like values; `from_dict` gives the same config back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Reads a YAML file.
+
+        Raises:
+            ConfigError: no file there, no YAML in it, or settings that do not fit.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the recipe {path}: {error}") from error
+        try:
+            settings = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        return cls.from_dict(settings, str(path))
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Writes the config as YAML, atomically."""
+        write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+    def replaced(self, **changes: Any) -> Self:
+        """A validated copy with `changes`; fields are named as in the config, nested ones given whole."""
+        return type(self).from_dict({**self.to_dict(), **_plain(changes)})
+
+
+def _plain(changes: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.to_dict() if isinstance(value, FrozenConfig) else value for key, value in changes.items()}
+
+
+class TaskConfig(FrozenConfig):
+    """What a score means, and what the gold labels are.
+
+    classification: one logit a class, gold is a class name or index; binary: one logit, gold 0 or 1 (or soft,
+    between them); regression: one logit whose sigmoid, stretched over `label_range`, is the value; ranking: one
+    logit, gold is a graded relevance >= 0.
+    """
+
+    kind: TaskKind
+    classes: tuple[str, ...] = ()
+    label_range: tuple[float, float] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "classification" and len(set(self.classes)) < 2:
+            raise ValueError("classification needs `classes`: two or more distinct names, in the order of the logits")
+        if self.kind != "classification" and self.classes:
+            raise ValueError(f"`classes` belongs to classification, not to {self.kind}")
+        if not self.label_range[0] < self.label_range[1]:
+            raise ValueError("`label_range` must be (lowest, highest) with lowest < highest")
+        return self
+
+    @property
+    def num_labels(self) -> int:
+        """How many logits a score has."""
+        return len(self.classes) if self.kind == "classification" else 1
+
+
+class TableConfig(FrozenConfig):
+    """How a pair or tuple table is read.
+
+    Attributes:
+        text_columns: the columns of the texts, in the order of the sides; by default the first `sides` columns that
+            are not named otherwise below.
+        label_column: gold labels, or None.
+        teacher_columns: the teacher's logits, one column a label, or one column with lists; empty for none.
+        id_columns: an id for each side; empty for none. For ranking, rows with the same first id are one query
+            (without ids: rows with the same first text).
+        layout: "tuples", a row a tuple; or "triplets", columns anchor, positive, negative, ...: a row becomes a
+            ranking of one relevant and the other irrelevant texts.
+        file_format: by default from the file's ending.
+        split: which split of a Hugging Face dataset.
+        on_bad_rows: "stop" before any work, or "quarantine" them to a side file and go on.
+        quarantine_file: where to; by default beside the source (or in the working folder) as NAME.bad_rows.jsonl.
+    """
+
+    sides: int = Field(default=2, ge=2, le=16)
+    text_columns: tuple[str, ...] | None = None
+    label_column: str | None = None
+    teacher_columns: tuple[str, ...] = ()
+    id_columns: tuple[str, ...] = ()
+    layout: Literal["tuples", "triplets"] = "tuples"
+    file_format: Literal["jsonl", "csv", "tsv", "parquet"] | None = None
+    split: str = "train"
+    on_bad_rows: OnBadRows = "stop"
+    quarantine_file: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.layout == "triplets" and self.text_columns is not None and len(self.text_columns) < 3:
+            raise ValueError("triplets need three or more text columns: anchor, positive, negative, ...")
+        if self.layout == "tuples" and self.text_columns is not None and len(self.text_columns) != self.sides:
+            raise ValueError(f"`text_columns` names {len(self.text_columns)} columns for {self.sides} sides")
+        if self.id_columns and self.layout == "tuples" and len(self.id_columns) != self.sides:
+            raise ValueError(f"`id_columns` names {len(self.id_columns)} columns for {self.sides} sides")
+        return self
+
+
+class TeacherConfig(FrozenConfig):
+    """The cross-encoder(s) to learn from, and how they label.
+
+    Attributes:
+        models: folders or hub names; several are averaged (mean of their logits).
+        batch_size: pairs a forward pass.
+        max_length: tokens a pair; None for the model's own.
+        precision: "auto" is bf16 where the hardware multiplies in it.
+        cache_folder: soft labels are kept here, keyed by weights, tokenizer, settings and text; None keeps them
+            beside the output.
+    """
+
+    models: tuple[str, ...] = Field(min_length=1)
+    batch_size: int = Field(default=64, ge=1)
+    max_length: int | None = Field(default=None, ge=4)
+    precision: Precision = "auto"
+    cache_folder: str | None = None
+
+
+class FineTuneConfig(FrozenConfig):
+    """Fine-tuning of a cross-encoder teacher on the user's gold labels, on sentence-transformers' trainer."""
+
+    base_model: str = "all-MiniLM-L6-v2"
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_length: int = Field(default=256, ge=8)
+    precision: Precision = "auto"
+    seed: int = 0
+
+
+class TransferConfig(FrozenConfig):
+    """The pairs that the teacher labels: blocks of texts that share many pairs.
+
+    A block starts from `block_size` known rows (or texts) that are neighbours under the untrained encoder; texts are
+    added to it, and `cells_per_block` of its left x right cells are labelled, the known rows always among them.
+
+    Attributes:
+        rounds: how many times all rows are partitioned anew into blocks; 0 uses the given rows alone.
+        block_size: known rows a block starts from.
+        max_texts: distinct texts a side of a block keeps at most, before the additions below.
+        near, random, hard_negatives, perturbed: texts added to each block: nearest neighbours of its texts; any
+            texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts
+            (words dropped, swapped, repeated).
+        cells_per_block: labelled cells of a block.
+        pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
+            least a tenth of the distinct texts stand on both sides.
+    """
+
+    rounds: int = Field(default=8, ge=0)
+    block_size: int = Field(default=8, ge=1)
+    max_texts: int = Field(default=16, ge=2)
+    near: int = Field(default=0, ge=0)
+    random: int = Field(default=1, ge=0)
+    hard_negatives: int = Field(default=0, ge=0)
+    perturbed: int = Field(default=1, ge=0)
+    cells_per_block: int = Field(default=128, ge=1)
+    pool: Literal["auto", "merged", "separate"] = "auto"
+
+
+class StudentConfig(FrozenConfig):
+    """The shape of a DiPair student (DiPair, section 3); the paper leaves depth, heads and activation open.
+
+    Attributes:
+        encoder_layers: the first K layers of the pre-trained encoder; None keeps all.
+        shared_encoder: one encoder for all sides, or one a side.
+        encoder_dropout: dropout inside the encoders in training; 0 because soft labels on many pairs regularise enough.
+        max_lengths: tokens of input text a side.
+        kept_tokens: cached vectors a side.
+        kept_strategy: "first" keeps the first k output tokens; "first_pooled" the mean over the text, then the first
+            k - 1; "spaced" k tokens evenly spaced over the text.
+        width: d, the width of the cached vectors and of the head.
+        head: "transformer", "feed_forward" (over all kept tokens), or "cosine". DE-Cos is "cosine" and DE-FFNN is
+            "feed_forward", with one kept token a side.
+        head_layers, head_heads, head_intermediate, head_activation, head_norm, head_dropout: the head's shape;
+            head_intermediate None is four times the width for a transformer, the width for a feed-forward head.
+    """
+
+    encoder_layers: int | None = Field(default=None, ge=1)
+    shared_encoder: bool = True
+    encoder_dropout: float = Field(default=0.0, ge=0, lt=1)
+    max_lengths: tuple[int, ...] = (128, 128)
+    kept_tokens: tuple[int, ...] = (16, 16)
+    kept_strategy: KeptStrategy = "first"
+    side_names: tuple[str, ...] = ("left", "right")
+    width: int = Field(default=256, ge=1)
+    head: HeadKind = "transformer"
+    head_layers: int = Field(default=2, ge=1)
+    head_heads: int = Field(default=4, ge=1)
+    head_intermediate: int | None = Field(default=None, ge=1)
+    head_activation: Literal["gelu", "relu"] = "gelu"
+    head_norm: Literal["post", "pre"] = "post"
+    head_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sides = len(self.side_names)
+        if sides < 2 or len(set(self.side_names)) != sides:
+            raise ValueError("`side_names` needs two or more distinct names")
+        for name in ("kept_tokens", "max_lengths"):
+            values = getattr(self, name)
+            if len(values) != sides:
+                raise ValueError(f"`{name}` needs one number for each of the {sides} sides, it has {len(values)}")
+            if min(values) < 1:
+                raise ValueError(f"`{name}` must be 1 or more")
+        if any(kept > length for kept, length in zip(self.kept_tokens, self.max_lengths, strict=True)):
+            raise ValueError("`kept_tokens` of a side must not be more than its `max_lengths`")
+        if self.head == "transformer" and self.width % self.head_heads:
+            raise ValueError(f"`width` {self.width} is not a multiple of `head_heads` {self.head_heads}")
+        return self
+
+    @property
+    def sides(self) -> int:
+        """How many texts a scored tuple has."""
+        return len(self.side_names)
+
+
+class ObjectiveConfig(FrozenConfig):
+    """What is minimised: `(1 - gold_weight) * soft + gold_weight * gold`, gold only on rows that have a label.
+
+    Attributes:
+        kind: "auto" is "kl" for classification, "bce" for binary and regression, "margin_mse" for ranking.
+        temperature: of the soft labels (kl, listwise, bce).
+    """
+
+    kind: ObjectiveKind = "auto"
+    temperature: float = Field(default=1.0, gt=0)
+    gold_weight: float = Field(default=0.0, ge=0, le=1)
+
+
+class StageConfig(FrozenConfig):
+    """One of the two training stages.
+
+    Attributes:
+        epochs: passes over the blocks; 0 skips the stage.
+        blocks_per_batch: blocks a step (and a process).
+        learning_rate: of projection and head; encoder_learning_rate: of the encoders (stage 2 only).
+        evaluations: how many times the dev set is scored during the stage, spread evenly.
+        patience: evaluations without a better dev metric before the stage ends; None never.
+    """
+
+    epochs: float = Field(default=1.0, ge=0)
+    blocks_per_batch: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    encoder_learning_rate: float = Field(default=1e-4, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    evaluations: int = Field(default=8, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    precision: Precision = "auto"
+
+
+class PairRecipe(FrozenConfig):
+    """Everything that `distil_pairs` does, in one place: data, teacher, transfer set, student, objective, stages.
+
+    Attributes:
+        train, dev, test: table paths (or hub dataset names); dev and test are optional.
+        table: how all of them are read.
+        teacher: may be left out when the train table holds teacher labels and `transfer.rounds` is 0.
+        encoder: the pre-trained encoder(s) that the student starts from: one, or one a side.
+        output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
+    """
+
+    train: str
+    dev: str | None = None
+    test: str | None = None
+    output: str
+    task: TaskConfig
+    table: TableConfig = TableConfig()
+    teacher: TeacherConfig | None = None
+    encoder: tuple[str, ...] = ("all-MiniLM-L6-v2",)
+    transfer: TransferConfig = TransferConfig()
+    student: StudentConfig = StudentConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    stage1: StageConfig = StageConfig(epochs=1.0, learning_rate=1e-3, evaluations=2)
+    stage2: StageConfig = StageConfig(epochs=3.0)
+    device: str | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        table_sides = 2 if self.table.layout == "triplets" else self.table.sides
+        if table_sides != self.student.sides:
+            raise ValueError(
+                f"the table has {table_sides} sides, the student {self.student.sides}: "
+                "set `table.sides` and `student.side_names`"
+            )
+        if self.teacher is None and not self.table.teacher_columns:
+            raise ValueError("name a `teacher`, or the `table.teacher_columns` that hold its labels")
+        if self.teacher is None and self.transfer.rounds > 0:
+            raise ValueError("new pairs need a `teacher` to label them: name one, or set `transfer.rounds: 0`")
+        if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
+            raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")
+        if len(self.encoder) not in (1, self.student.sides):
+            raise ValueError(f"`encoder` needs one name, or one for each of the {self.student.sides} sides")
+        if len(self.encoder) > 1 and self.student.shared_encoder:
+            raise ValueError("several encoders need `student.shared_encoder: false`")
+        return self

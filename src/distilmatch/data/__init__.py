@@ -1,0 +1,22 @@
+"""Tables of texts: reading and checking them, keeping them on disk, and a generated catalogue to try things on."""
+
+from distilmatch.data.demo import DemoPaths, write_demo_catalogue
+from distilmatch.data.tables import (
+    check_table,
+    iter_rows,
+    load_table,
+    read_saved_table,
+    save_table,
+    table_fingerprint,
+)
+
+__all__ = [
+    "DemoPaths",
+    "check_table",
+    "iter_rows",
+    "load_table",
+    "read_saved_table",
+    "save_table",
+    "table_fingerprint",
+    "write_demo_catalogue",
+]

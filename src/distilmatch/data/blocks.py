@@ -1,0 +1,166 @@
+"""The transfer set: blocks of texts that share many pairs, for a teacher to label and a batch to supervise.
+
+An encoder pass costs a hundred times a head pass, so a batch should encode few texts and score many pairs of them. A
+block starts from known rows that are neighbours; its cells are left x right pairs of its texts.
+
+Shape legend: n rows; s sides; h width of the untrained encoder's embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from distilmatch.config import TransferConfig
+from distilmatch.data.neighbours import nearest, neighbour_groups
+from distilmatch.data.perturb import perturb
+from distilmatch.errors import DataError
+from distilmatch.types import TupleTable
+
+_MERGE_SHARE = 0.1
+_REACH = 32
+
+
+def pools_merge(table: TupleTable, config: TransferConfig) -> bool:
+    """Whether a text may stand on either side: as `config.pool` says, or when a tenth of the texts already do."""
+    if config.pool != "auto":
+        return config.pool == "merged"
+    if table.sides != 2:
+        return False
+    left, right = np.unique(table.rows[:, 0]), np.unique(table.rows[:, 1])
+    both = len(np.intersect1d(left, right))
+    return both >= _MERGE_SHARE * (len(left) + len(right) - both)
+
+
+def build_blocks(table: TupleTable, embeddings: np.ndarray, config: TransferConfig, seed: int = 0) -> TupleTable:
+    """The transfer set of a table of pairs, block after block.
+
+    Args:
+        table: n rows; a gold label of a row is kept by the cell that holds its pair.
+        embeddings: (texts, h) float32, normalised, row i of `table.texts[i]`, from the untrained encoder.
+        config: how blocks are made.
+        seed: everything here follows from it.
+
+    Returns:
+        A table with `blocks`, and further texts at its end when some are perturbed. Every row of `table` is a cell
+        once a round; a cell without a known row has no gold label. With no rounds, or with other than two sides, the
+        rows themselves, grouped with their neighbours into blocks.
+
+    Raises:
+        DataError: the table is empty.
+    """
+    if len(table) == 0:
+        raise DataError("the table has no row to build blocks from")
+    assert len(embeddings) == len(table.texts), (len(embeddings), len(table.texts))
+    rng = np.random.default_rng(seed)
+    vectors = np.mean([embeddings[table.rows[:, j]] for j in range(table.sides)], axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    if config.rounds == 0 or table.sides != 2:
+        return _grouped_rows(table, vectors, config, rng)
+    builder = _BlockBuilder(table, embeddings, config, rng)
+    for _ in range(config.rounds):
+        for members in neighbour_groups(vectors, config.block_size, rng):
+            builder.add(members)
+    return builder.table()
+
+
+def _grouped_rows(
+    table: TupleTable, vectors: np.ndarray, config: TransferConfig, rng: np.random.Generator
+) -> TupleTable:
+    groups = neighbour_groups(vectors, config.cells_per_block, rng)
+    blocks = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return replace(table.take(np.concatenate(groups)), blocks=blocks)
+
+
+@dataclass
+class _BlockBuilder:
+    source: TupleTable
+    embeddings: np.ndarray
+    config: TransferConfig
+    rng: np.random.Generator
+    cells: list[np.ndarray] = field(default_factory=list)
+    known: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.merged = pools_merge(self.source, self.config)
+        self.texts = list(self.source.texts)
+        rows = self.source.rows
+        pools = [np.unique(rows)] * 2 if self.merged else [np.unique(rows[:, 0]), np.unique(rows[:, 1])]
+        self.pools = pools
+        # The last row wins where a pair is known twice.
+        self.row_of_pair = {(int(left), int(right)): row for row, (left, right) in enumerate(rows)}
+        self.partners: dict[int, set[int]] = {}
+        for left, right in rows.tolist():
+            self.partners.setdefault(left, set()).add(right)
+        self.neighbours: np.ndarray | None = None
+        if self.config.near or self.config.hard_negatives:
+            self.neighbours = pools[1][nearest(self.embeddings, self.embeddings[pools[1]], _REACH)]
+
+    def add(self, members: np.ndarray) -> None:
+        """One block from the known rows at `members`."""
+        known = self.source.rows[members]
+        left, right = self._sides(known)
+        right = np.unique(np.concatenate([right, *self._additions(left, right)]))
+        if self.merged:
+            left = np.union1d(left, right)
+        self._emit(known, left, right)
+
+    def _sides(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        limit = self.config.max_texts
+        if self.merged:
+            texts = list(dict.fromkeys(known.ravel().tolist()))[:limit]
+            return np.array(texts), np.array(texts)
+        left, right = (list(dict.fromkeys(known[:, j].tolist()))[:limit] for j in (0, 1))
+        return np.array(left), np.array(right)
+
+    def _additions(self, left: np.ndarray, right: np.ndarray) -> list[np.ndarray]:
+        config, added = self.config, []
+        present = set(right.tolist())
+        if self.neighbours is not None:
+            near = [i for i in self.rng.permutation(self.neighbours[left].ravel()).tolist() if i not in present]
+            added.append(_head(near, config.near))
+            partners = set().union(*(self.partners.get(i, set()) for i in left.tolist()))
+            added.append(_head([i for i in near if i not in partners], config.hard_negatives))
+        if config.random:
+            added.append(self.rng.choice(self.pools[1], min(config.random, len(self.pools[1])), replace=False))
+        if config.perturbed:
+            chosen = self.rng.choice(right, min(config.perturbed, len(right)), replace=False)
+            donors = self.rng.choice(self.pools[1], len(chosen))
+            made = []
+            for text, donor in zip(chosen.tolist(), donors.tolist(), strict=True):
+                altered = perturb(self.source.texts[text], self.rng, self.source.texts[donor])
+                if altered and altered != self.source.texts[text]:
+                    made.append(len(self.texts))
+                    self.texts.append(altered)
+            added.append(np.array(made, dtype=np.int64))
+        return added
+
+    def _emit(self, known: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+        cells = np.stack(np.meshgrid(left, right, indexing="ij"), -1).reshape(-1, 2)
+        taken = {(int(a), int(b)) for a, b in known}
+        is_new = np.array([a != b and (a, b) not in taken for a, b in cells.tolist()], dtype=bool)
+        cells = cells[is_new]
+        room = max(0, self.config.cells_per_block - len(known))
+        if len(cells) > room:
+            cells = cells[self.rng.choice(len(cells), room, replace=False)]
+        cells = np.concatenate([known, cells])
+        source = np.array([self.row_of_pair.get((a, b), -1) for a, b in cells.tolist()])
+        self.cells.append(cells)
+        self.known.append(source)
+
+    def table(self) -> TupleTable:
+        """The blocks as one table."""
+        rows = np.concatenate(self.cells)
+        known = np.concatenate(self.known)
+        blocks = np.repeat(np.arange(len(self.cells)), [len(cells) for cells in self.cells])
+        gold = None
+        if self.source.gold is not None:
+            gold = np.where(known >= 0, self.source.gold[known], np.float32(np.nan)).astype(np.float32)
+        queries = rows[:, 0].copy() if self.source.queries is not None else None
+        names = self.source.side_names
+        return TupleTable(texts=self.texts, rows=rows, side_names=names, gold=gold, queries=queries, blocks=blocks)
+
+
+def _head(values: list[int], count: int) -> np.ndarray:
+    return np.array(list(dict.fromkeys(values))[:count], dtype=np.int64)

@@ -1,0 +1,25 @@
+"""Altered copies of texts: small changes that an accurate teacher notices and a careless student does not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def perturb(text: str, rng: np.random.Generator, donor: str = "") -> str:
+    """A copy of `text` with one or two word-level changes: a word dropped, two swapped, one repeated, or one taken
+    from `donor`. A text of one word gets a word of the donor, or is repeated."""
+    words = text.split()
+    donated = donor.split()
+    for _ in range(int(rng.integers(1, 3))):
+        kind = rng.choice(["drop", "swap", "repeat", "replace"])
+        at = int(rng.integers(len(words))) if words else 0
+        if kind == "drop" and len(words) > 1:
+            del words[at]
+        elif kind == "swap" and len(words) > 1:
+            other = int(rng.integers(len(words)))
+            words[at], words[other] = words[other], words[at]
+        elif kind == "replace" and words and donated:
+            words[at] = donated[int(rng.integers(len(donated)))]
+        elif words:
+            words.insert(at, words[at])
+    return " ".join(words)

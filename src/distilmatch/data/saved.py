@@ -1,0 +1,221 @@
+"""A `TupleTable` on disk, exactly: texts as memory-mapped Arrow IPC, rows as Parquet, a manifest written last.
+
+Shape legend: n rows; s sides; c labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distilmatch.errors import CacheError, DataError
+from distilmatch.fingerprint import fingerprint_file
+from distilmatch.runtime import write_json
+from distilmatch.types import TupleTable
+
+FORMAT = "distilmatch-table"
+FORMAT_VERSION = 1
+_MANIFEST, _TEXTS, _ROWS = "manifest.json", "texts.arrow", "rows.parquet"
+_CHUNK = 16_384
+_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
+
+
+class MappedTexts(Sequence[str]):
+    """The texts of an Arrow IPC file, read from the memory map as they are asked for; cheap to pickle."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+        self._texts: pa.ChunkedArray = pa.ipc.open_file(pa.memory_map(self._path)).read_all().column("text")
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = int(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(index)
+        text: str = self._texts[position % len(self)].as_py()
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._texts.iterchunks():
+            for start in range(0, len(chunk), _CHUNK):
+                yield from chunk.slice(start, _CHUNK).to_pylist()
+
+    def __reduce__(self) -> tuple[type[MappedTexts], tuple[str]]:
+        return type(self), (self._path,)
+
+
+def save_table(table: TupleTable, path: str | Path) -> None:
+    """Writes `table` to the folder `path`, replacing a table there; killed at any point it leaves no half table.
+
+    The texts of `table` may come from the very folder that is written.
+
+    Raises:
+        DataError: a text that is no valid Unicode.
+        CacheError: `path` is no folder, or holds other things than a table.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise CacheError(f"{folder} is a file; a table is kept in a folder: give another path")
+    manifest = folder / _MANIFEST
+    if manifest.exists():
+        _check_owner(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Any] = {}
+    written = {_TEXTS: _write_texts(table.texts), _ROWS: _write_rows(table)}
+    temporaries = {}
+    try:
+        for name, write in written.items():
+            handle, temporaries[name] = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+            os.close(handle)
+            write(temporaries[name])
+            files[name] = {"bytes": os.path.getsize(temporaries[name]), "hash": fingerprint_file(temporaries[name])}
+        # From here to the new manifest the folder reads as unfinished.
+        manifest.unlink(missing_ok=True)
+        for name, temporary in temporaries.items():
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, folder / name)
+    finally:
+        for temporary in temporaries.values():
+            Path(temporary).unlink(missing_ok=True)
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "side_names": list(table.side_names),
+        "texts": len(table.texts),
+        "rows": len(table),
+        "teacher_labels": None if table.teacher is None else int(table.teacher.shape[1]),
+        "columns": [n for n in ("gold", "teacher", "queries", "blocks", "ids") if getattr(table, n) is not None],
+        "files": files,
+    }
+    write_json(manifest, content)
+
+
+def _write_texts(texts: Sequence[str]) -> Callable[[str], None]:
+    def write(file: str) -> None:
+        with pa.OSFile(file, "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            every = iter(texts)
+            while chunk := list(islice(every, _CHUNK)):
+                try:
+                    column = pa.array(chunk, pa.large_string())
+                except UnicodeEncodeError as error:
+                    raise DataError(f"a text is no valid Unicode and cannot be saved: {error}") from error
+                writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
+
+    return write
+
+
+def _write_rows(table: TupleTable) -> Callable[[str], None]:
+    columns: dict[str, pa.Array] = {}
+    for side in range(table.sides):
+        columns[f"side_{side}"] = pa.array(np.ascontiguousarray(table.rows[:, side], dtype=np.int64))
+    if table.gold is not None:
+        columns["gold"] = pa.array(np.asarray(table.gold, dtype=np.float32))
+    if table.teacher is not None:
+        for label, logits in enumerate(np.asarray(table.teacher, dtype=np.float32).T):
+            columns[f"teacher_{label}"] = pa.array(np.ascontiguousarray(logits))
+    for name in ("queries", "blocks"):
+        if getattr(table, name) is not None:
+            columns[name] = pa.array(np.asarray(getattr(table, name), dtype=np.int64))
+    if table.ids is not None:
+        for side in range(table.sides):
+            columns[f"id_{side}"] = pa.array(list(table.ids[:, side]), pa.large_string())
+
+    def write(file: str) -> None:
+        pq.write_table(pa.table(columns), file, compression="zstd")
+
+    return write
+
+
+def _check_owner(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "is no folder" if not folder.is_dir() else "holds no finished table (its manifest is missing)"
+        raise CacheError(f"{folder} {what}; write it anew with save_table") from None
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{folder / _MANIFEST} cannot be read: {error}; write the table anew") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CacheError(f"{folder} belongs to something else: its manifest is not that of a {FORMAT}")
+    return manifest
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = _check_owner(folder)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CacheError(
+            f"{folder} has format version {manifest.get('format_version')}, this distilmatch reads {FORMAT_VERSION}: "
+            "write it anew"
+        )
+    return manifest
+
+
+def read_saved_table(path: str | Path) -> TupleTable:
+    """Reads what `save_table` wrote: the same values and dtypes; the texts stay on disk, memory-mapped.
+
+    Raises:
+        CacheError: no finished table in the folder, or files that are damaged or from elsewhere.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    try:
+        for name, expected in manifest["files"].items():
+            file = folder / name
+            size = file.stat().st_size
+            if size != expected["bytes"] or fingerprint_file(file) != expected["hash"]:
+                raise CacheError(f"{file} is damaged: not what its manifest describes; write the table anew")
+        texts = MappedTexts(folder / _TEXTS)
+        stored = pq.read_table(folder / _ROWS)
+        table = _table(manifest, texts, stored)
+    except (KeyError, TypeError, AttributeError, OSError, pa.ArrowException) as error:
+        raise CacheError(f"{folder} is damaged ({type(error).__name__}: {error}); write the table anew") from error
+    outside = len(table) and not 0 <= int(table.rows.min()) <= int(table.rows.max()) < len(texts)
+    if outside or len(texts) != manifest["texts"] or len(table) != manifest["rows"]:
+        raise CacheError(f"{folder} is damaged: its rows and its texts do not belong together; write the table anew")
+    return table
+
+
+def _table(manifest: dict[str, Any], texts: Sequence[str], stored: pa.Table) -> TupleTable:
+    names = tuple(manifest["side_names"])
+    present = manifest["columns"]
+
+    def numbers(prefix: str, count: int, dtype: type) -> np.ndarray:
+        columns = [stored.column(f"{prefix}_{i}").to_numpy() for i in range(count)]
+        return np.stack(columns, axis=1).astype(dtype) if columns else np.empty((stored.num_rows, 0), dtype)
+
+    def column(name: str) -> np.ndarray:
+        return stored.column(name).to_numpy().copy()  # Arrow's own memory cannot be written to
+
+    ids = None
+    if "ids" in present:
+        ids = np.empty((stored.num_rows, len(names)), dtype=object)
+        for side in range(len(names)):
+            ids[:, side] = stored.column(f"id_{side}").to_pylist()
+    return TupleTable(
+        texts=texts,
+        rows=numbers("side", len(names), np.int64),
+        side_names=names,
+        gold=column("gold") if "gold" in present else None,
+        teacher=numbers("teacher", manifest["teacher_labels"], np.float32) if "teacher" in present else None,
+        queries=column("queries") if "queries" in present else None,
+        blocks=column("blocks") if "blocks" in present else None,
+        ids=ids,
+    )

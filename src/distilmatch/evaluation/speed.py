@@ -1,0 +1,107 @@
+"""Pairs per second of a student and its teacher, measured on the table that is evaluated.
+
+What limits each: the teacher and the student end to end, the encoder's matrix products; the head alone, gathering
+its rows from memory and its own small products.
+
+Shape legend: n rows; s sides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from distilmatch.models.dipair import DiPair
+from distilmatch.types import TupleTable
+
+_SECONDS = 2.0
+_SAMPLED_ROWS = 2048
+_HEAD_PAIRS = 8192
+_TEACHER_PAIRS = 256
+_TEACHER_SECONDS = 20.0
+_TEACHER_WARM_UP = 8
+
+
+class PairTeacher(Protocol):
+    """What is asked of a teacher: its logits, (n, c) float32, for pairs of text."""
+
+    def logits(
+        self, pairs: Sequence[tuple[str, str]], show_progress_bar: bool | None = None
+    ) -> np.ndarray:  # pragma: no cover
+        """(n, c) float32 raw logits."""
+        ...
+
+
+def median_seconds(work: Callable[[], object], *, seconds: float = _SECONDS, first: float | None = None) -> float:
+    """The median time of one run of `work`, repeated for about `seconds`, three times at least.
+
+    `first` is the time of a warm run that took place already; at or above `seconds` it counts alone.
+    """
+    times = [] if first is None else [first]
+    if first is not None and first >= seconds:
+        return first
+    while len(times) < 3 or sum(times) < seconds:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def spread_over_lengths(table: TupleTable, rows: int) -> np.ndarray:
+    """Row numbers of at most `rows` rows, evenly spaced among all rows sorted by the length of their texts: (m,)."""
+    lengths = np.array([len(text) for text in table.texts], dtype=np.int64)[table.rows].sum(1)
+    order = np.argsort(lengths, kind="stable")
+    count = min(rows, len(order))
+    return order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)]
+
+
+def student_logits(model: DiPair, table: TupleTable, *, measure: bool) -> tuple[np.ndarray, float | None]:
+    """The student's logits, (n, c) float32, and its pairs per second end to end: each distinct text of a side is
+    encoded once, then every row is scored, all in fp32; None where nothing is to be measured."""
+    tuples = table.tuples()
+    if not measure:
+        return model.logits(tuples), None
+    model.logits(tuples[:64], show_progress_bar=False)
+    start = time.perf_counter()
+    logits = model.logits(tuples)
+    first = time.perf_counter() - start
+    return logits, len(tuples) / median_seconds(lambda: model.logits(tuples, show_progress_bar=False), first=first)
+
+
+def head_pairs_per_s(model: DiPair, table: TupleTable, *, seed: int = 0) -> float:
+    """Pairs per second of the head alone, from fp32 representations in memory, in random order."""
+    sample = table.rows[spread_over_lengths(table, _SAMPLED_ROWS)]
+    sides, columns = [], []
+    for side in range(table.sides):
+        distinct, column = np.unique(sample[:, side], return_inverse=True)
+        sides.append(model.encode([table.texts[i] for i in distinct], side, show_progress_bar=False))
+        columns.append(column)
+    rows = np.stack(columns, axis=1)[np.random.default_rng(seed).integers(0, len(sample), _HEAD_PAIRS)]
+    model.score(*sides, rows=rows[:1024], show_progress_bar=False)
+    return len(rows) / median_seconds(lambda: model.score(*sides, rows=rows, show_progress_bar=False))
+
+
+def teacher_pairs_per_s(teacher: PairTeacher, table: TupleTable) -> tuple[float, int]:
+    """Pairs per second of the teacher, and how many pairs that was measured on.
+
+    At most 256 pairs whose lengths are spread as the table's, fewer where that would take longer than 20 seconds.
+    """
+    pairs = [
+        (table.texts[left], table.texts[right])
+        for left, right in table.rows[spread_over_lengths(table, _TEACHER_PAIRS)]
+    ]
+    warm_up = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(_TEACHER_WARM_UP, len(pairs))).astype(int)]
+    teacher.logits(warm_up, show_progress_bar=False)
+    start = time.perf_counter()
+    teacher.logits(warm_up, show_progress_bar=False)
+    rate = len(warm_up) / (time.perf_counter() - start)
+    count = int(np.clip(rate * _TEACHER_SECONDS, min(16, len(pairs)), len(pairs)))
+    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).astype(int)]
+    start = time.perf_counter()
+    teacher.logits(chosen, show_progress_bar=False)
+    first = time.perf_counter() - start
+    seconds = median_seconds(lambda: teacher.logits(chosen, show_progress_bar=False), first=first)
+    return len(chosen) / seconds, len(chosen)

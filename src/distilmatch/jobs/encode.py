@@ -1,0 +1,170 @@
+"""Bulk encode: from a table of texts to a representation folder, resumable after a kill.
+
+Shape legend: n rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from distilmatch.config import OnBadRows, TableConfig
+from distilmatch.data.checking import Columns
+from distilmatch.data.tables import table_fingerprint
+from distilmatch.errors import DataError
+from distilmatch.fingerprint import text_key
+from distilmatch.jobs.rows import iter_columns, rereadable, shown, text_column_of
+from distilmatch.models.dipair import DiPair
+from distilmatch.runtime import Precision, use_bf16
+from distilmatch.store.codec import StoredDtype
+from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
+from distilmatch.types import TableRow
+
+_CHUNK_BATCHES = 32
+_CHUNK_TEXTS = 2048
+
+
+def encode_table(
+    model: DiPair,
+    source: Any,
+    output: str | Path,
+    *,
+    side: int | str,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    dtype: StoredDtype = "float32",
+    shard_rows: int = 65536,
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+    on_bad_rows: OnBadRows = "stop",
+    split: str = "train",
+    resume: bool = True,
+    overwrite: bool = False,
+    show_progress_bar: bool | None = None,
+) -> RepresentationFolder:
+    """Encodes the texts of one column for one side of the model; each distinct text once.
+
+    The table is read twice: the first pass checks every row, so that nothing is started on a table with bad rows.
+    Killed and called again in the same way, it goes on after the last whole shard; a finished folder costs nothing.
+
+    Args:
+        source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them; also a pair table, of which
+            `text_column` names one side.
+        output: the representation folder.
+        side: number or name of the model's side.
+        text_column: by default "text", or the only column that is not the id.
+        id_column: ids of the texts; an id may stand on several rows of one text, and a text may have several ids.
+        dtype: how the representations are stored; half precision takes half the space and rounds to it.
+        shard_rows: texts a file, the step in which a killed job goes on; one shard is held in memory.
+        batch_size: texts a forward pass.
+        precision: of the encoder.
+        on_bad_rows: "stop" before any work, or "quarantine" them to a side file and go on.
+        split: which split, where `source` is the name of a Hugging Face dataset.
+        resume: go on in a folder that is there; False refuses one.
+        overwrite: delete the representations that are there first.
+        show_progress_bar: None shows one in a terminal.
+
+    Returns:
+        the finished folder, opened; rows in the order of the texts' first appearance.
+
+    Raises:
+        BadRowsError, DataError: the table cannot be used, or gives one id to two texts; nothing was started.
+        ModelError: no such side.
+        CacheError: the folder was written with another model, side, dtype or table, or a value does not fit `dtype`.
+    """
+    index = model.side_index(side)
+    config = TableConfig(on_bad_rows=on_bad_rows, split=split)
+    source = rereadable(source)
+    text_column = text_column_of(source, config, text_column, id_column)
+    columns = Columns(texts=(text_column,), ids=() if id_column is None else (id_column,))
+    used = "bf16" if use_bf16(precision, model.device) else "fp32"
+    manifest = RepresentationManifest(
+        model_fingerprint=model.representation_fingerprint(index),
+        side=index,
+        side_name=model.student.side_names[index],
+        kept_tokens=model.student.kept_tokens[index],
+        width=model.student.width,
+        dtype=dtype,
+        shard_rows=shard_rows,
+        texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}, {used}",
+    )
+    # What is to be overwritten is deleted only once the table is known to be good.
+    total = _check(iter_columns(source, columns, config)) if overwrite else None
+    with RepresentationWriter(output, manifest, resume=resume, overwrite=overwrite) as writer:
+        if not writer.finished:
+            total = _check(iter_columns(source, columns, config)) if total is None else total
+            quiet = None if show_progress_bar is None else not show_progress_bar
+            with tqdm(total=total, desc=f"Encode {manifest.side_name}", unit="row", disable=quiet) as bar:
+                encoder = _Encoder(model, writer, index, batch_size, precision)
+                for row in iter_columns(source, columns, config):
+                    encoder.add(row.texts[0], row.ids[0])
+                    bar.update()
+                encoder.flush()
+    return RepresentationFolder.open(output)
+
+
+def _check(rows: Iterator[TableRow]) -> int:
+    """Reads all rows; an id must not name two texts."""
+    count = 0
+    known: dict[str, bytes] = {}
+    for row in rows:
+        count += 1
+        id, text = row.ids[0], row.texts[0]
+        if id is None:
+            continue
+        key = text_key("", (text,))
+        if known.setdefault(id, key) != key:
+            raise DataError(
+                f"{row.file}, row {row.row}: id {id!r} stands for {shown(text)} here and for another text before; "
+                "nothing was started; give each text its own id"
+            )
+    return count
+
+
+class _Encoder:
+    """Collects texts that the folder does not hold yet and encodes them in chunks, sorted by length inside."""
+
+    def __init__(
+        self, model: DiPair, writer: RepresentationWriter, side: int, batch_size: int, precision: Precision
+    ) -> None:
+        self._model, self._writer, self._side = model, writer, side
+        self._batch_size, self._precision = batch_size, precision
+        self._chunk = min(max(_CHUNK_TEXTS, _CHUNK_BATCHES * batch_size), max(writer.manifest.shard_rows, batch_size))
+        self._texts: list[str] = []
+        self._ids: list[str | None] = []
+        self._pending: dict[bytes, int] = {}
+        self._aliases: dict[str, int] = {}
+
+    def add(self, text: str, id: str | None) -> None:
+        key = text_key("", (text,))
+        row = self._writer.row_of_key(key)
+        if row < 0 and key not in self._pending:
+            self._pending[key] = len(self._texts)
+            self._texts.append(text)
+            self._ids.append(id)
+            if len(self._texts) >= self._chunk:
+                self.flush()
+        elif id is not None and self._writer.row_of_id(id) < 0:
+            if row >= 0:
+                self._writer.add_alias(id, row)
+            elif self._ids[self._pending[key]] != id:
+                self._aliases[id] = self._pending[key]
+
+    def flush(self) -> None:
+        if not self._texts:
+            return
+        representations = self._model.encode(
+            self._texts,
+            self._side,
+            batch_size=self._batch_size,
+            precision=self._precision,
+            show_progress_bar=False,
+        )
+        first = self._writer.rows
+        self._writer.append(self._ids, list(self._pending), representations)
+        for id, place in self._aliases.items():
+            self._writer.add_alias(id, first + place)
+        self._texts, self._ids, self._pending, self._aliases = [], [], {}, {}

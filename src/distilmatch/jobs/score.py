@@ -1,0 +1,252 @@
+"""Bulk score: from a table of pairs and the folders of their representations to a Parquet file, resumable.
+
+Shape legend: n rows of the table; m rows of a batch; s sides; c labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm.auto import tqdm
+
+from distilmatch.config import TableConfig
+from distilmatch.data.checking import Columns
+from distilmatch.data.tables import iter_rows, table_fingerprint
+from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.fingerprint import fingerprint, fingerprint_tensors
+from distilmatch.jobs.parts import PartWriter
+from distilmatch.jobs.rows import in_batches, iter_columns, rereadable, shown, tuple_columns
+from distilmatch.models.dipair import DiPair
+from distilmatch.store.folder import RepresentationFolder
+from distilmatch.types import TableRow
+
+_CHECKED_ROWS = 16_384
+_REPRESENTATION_BYTES = 256 * 2**20
+_NAMED_PROBLEMS = 5
+
+
+def score_table(
+    model: DiPair,
+    source: Any,
+    output_parquet: str | Path,
+    folders: Sequence[RepresentationFolder],
+    *,
+    table: TableConfig | None = None,
+    by: Literal["text", "id"] = "text",
+    batch_rows: int = 65536,
+    resume: bool = True,
+    overwrite: bool = False,
+    show_progress_bar: bool | None = None,
+) -> int:
+    """Scores every row of a table from cached representations; the encoders are not used.
+
+    The table is read twice: the first pass checks every row and looks it up, so that nothing is started on a table
+    with bad or unknown rows. Killed and called again in the same way, it goes on after the last whole batch; an
+    output that the same call finished before costs nothing.
+
+    Args:
+        source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them.
+        output_parquet: the scores, a row for each row of the table and in its order: the ids and texts under their
+            names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, float32), and `score`.
+            With one label `score` is the sigmoid of the logit, as `predict` gives it. A classification has `label`,
+            the most probable class, and its probability as `score`.
+        folders: a representation folder for each side, in the order of the model's sides.
+        table: how the table is read. By id, texts are read (and written) only where `text_columns` names them.
+        by: what rows are looked up by.
+        batch_rows: rows a part file, the step in which a killed job goes on.
+        resume: go on with the part files that are there; False starts anew.
+        overwrite: replace an output that holds something else.
+        show_progress_bar: None shows one in a terminal.
+
+    Returns:
+        the number of rows in the output.
+
+    Raises:
+        BadRowsError, DataError: the table cannot be used, or a text or id is in no folder; nothing was started.
+        ModelError: a folder was made by another model or for another side.
+        CacheError: the output holds something else, or is being written by another process.
+    """
+    table = table or TableConfig()
+    source = rereadable(source)
+    _check_folders(model, folders)
+    lookup = _make_lookup(model, source, folders, table, by)
+    job = fingerprint(
+        table_fingerprint(source, table.split),
+        table.replaced(quarantine_file=None).to_dict(),
+        by,
+        batch_rows,
+        fingerprint_tensors(model.state_dict()),
+        model.task.to_dict(),
+        model.student.to_dict(),
+        [folder.manifest.to_dict() for folder in folders],
+    )
+    with PartWriter(output_parquet, lookup.schema(model), job, resume=resume, overwrite=overwrite) as writer:
+        if writer.finished_rows is not None:
+            return writer.finished_rows
+        total = lookup.check()
+        quiet = None if show_progress_bar is None else not show_progress_bar
+        with tqdm(total=total, desc="Score", unit="row", disable=quiet) as bar:
+            for number, rows in enumerate(in_batches(lookup.rows(), batch_rows)):
+                if number >= writer.parts:
+                    writer.append(_score_batch(model, lookup, rows))
+                bar.update(len(rows))
+        return writer.finish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lookup:
+    """Rows of the table, and where their representations are."""
+
+    source: Any
+    folders: Sequence[RepresentationFolder]
+    table: TableConfig
+    by: Literal["text", "id"]
+    columns: Columns
+    side_names: tuple[str, ...]
+
+    def rows(self) -> Iterator[TableRow]:
+        """The good rows of the table, in order."""
+        if self.by == "text":
+            return iter_rows(self.source, self.table)
+        return iter_columns(self.source, self.columns, self.table)
+
+    def find(self, rows: Sequence[TableRow]) -> np.ndarray:
+        """(m, s) int64 row numbers in the folders, -1 for what they do not hold."""
+        found = np.empty((len(rows), len(self.folders)), dtype=np.int64)
+        for j, folder in enumerate(self.folders):
+            if self.by == "text":
+                found[:, j] = folder.row_of_text([row.texts[j] for row in rows])
+            else:
+                ids = [row.ids[j] for row in rows]
+                found[:, j] = folder.row_of_id([id or "" for id in ids])
+                found[[id is None for id in ids], j] = -1
+        return found
+
+    def check(self) -> int:
+        """Looks every row up and counts them.
+
+        Raises:
+            DataError: a text or id that its folder does not hold; the first few are named.
+        """
+        total = missing = 0
+        named: list[str] = []
+        for rows in in_batches(self.rows(), _CHECKED_ROWS):
+            total += len(rows)
+            for i, j in np.argwhere(self.find(rows) < 0):
+                missing += 1
+                if len(named) < _NAMED_PROBLEMS:
+                    named.append(self._missing(rows[i], int(j)))
+        if missing:
+            found = f"{missing} of {total * len(self.folders)} {self.by}s are in no folder; nothing was scored"
+            lines = [f"{found}; encode them too, for the right side, or leave their rows out", *named]
+            lines += [f"... and {missing - len(named)} more"] if missing > len(named) else []
+            raise DataError("\n  ".join(lines))
+        return total
+
+    def _missing(self, row: TableRow, side: int) -> str:
+        where = f"{row.file}, row {row.row}: "
+        folder = self.folders[side].path
+        if self.by == "text":
+            return f"{where}the {self.side_names[side]} text {shown(row.texts[side])} is not in {folder}"
+        id = row.ids[side]
+        if id is None:
+            return f"{where}the {self.side_names[side]} id is empty"
+        return f"{where}the {self.side_names[side]} id {id!r} is not in {folder}"
+
+    def schema(self, model: DiPair) -> pa.Schema:
+        """The columns of the output."""
+        names = [*self.columns.ids, *self.columns.texts]
+        fields = [pa.field(name, pa.string()) for name in names]
+        fields += [pa.field(f"logit_{c}", pa.float32()) for c in range(model.task.num_labels)]
+        if model.task.kind == "classification":
+            fields.append(pa.field("label", pa.string()))
+        fields.append(pa.field("score", pa.float32()))
+        everything = [field.name for field in fields]
+        twice = sorted({name for name in everything if everything.count(name) > 1})
+        if twice:
+            raise ConfigError(f"the output would have two columns {', '.join(map(repr, twice))}; rename the table's")
+        return pa.schema(fields)
+
+    def arrays(self, rows: Sequence[TableRow]) -> list[pa.Array]:
+        """The ids and texts of `rows`, as the schema has them."""
+        ids = [pa.array([row.ids[j] for row in rows], pa.string()) for j in range(len(self.columns.ids))]
+        return ids + [pa.array([row.texts[j] for row in rows], pa.string()) for j in range(len(self.columns.texts))]
+
+
+def _make_lookup(
+    model: DiPair,
+    source: Any,
+    folders: Sequence[RepresentationFolder],
+    table: TableConfig,
+    by: Literal["text", "id"],
+) -> _Lookup:
+    sides = model.student.side_names
+    triplets = table.layout == "triplets"
+    if not triplets and table.sides != len(sides):
+        raise ConfigError(f"the table has {table.sides} sides, the model {len(sides)}: set `sides` of the table")
+    if by == "text":
+        columns = tuple_columns(source, table)
+        if triplets:
+            ids = tuple(f"{side}_id" for side in sides) if table.id_columns else ()
+            columns = Columns(texts=sides, ids=ids)
+        columns = Columns(texts=columns.texts, ids=columns.ids)
+    else:
+        if triplets or len(table.id_columns) != len(sides):
+            raise ConfigError(f"scoring by id needs `id_columns`: a column of ids for each side ({', '.join(sides)})")
+        for side, folder in zip(sides, folders, strict=True):
+            if not folder.has_ids:
+                raise DataError(f"{folder.path} ({side}) holds no ids: encode with an id column, or score by text")
+        columns = Columns(texts=table.text_columns or (), ids=table.id_columns)
+    return _Lookup(source=source, folders=folders, table=table, by=by, columns=columns, side_names=sides)
+
+
+def _check_folders(model: DiPair, folders: Sequence[RepresentationFolder]) -> None:
+    sides = model.student.side_names
+    if len(folders) != len(sides):
+        raise ConfigError(f"{len(folders)} folders given, the model has {len(sides)} sides: {', '.join(sides)}")
+    for index, (side, folder) in enumerate(zip(sides, folders, strict=True)):
+        manifest = folder.manifest
+        if manifest.side != index:
+            raise ModelError(
+                f"{folder.path} was encoded for side {manifest.side} ({manifest.side_name}) and is given for side "
+                f"{index} ({side}); give the folders in the order {', '.join(sides)}, each encoded for its side"
+            )
+        wanted = model.representation_fingerprint(index)
+        if manifest.model_fingerprint != wanted:
+            raise ModelError(
+                f"{folder.path} was encoded by another model than the one given: its {side} representations have the "
+                f"fingerprint {manifest.model_fingerprint}, this model's {wanted}; encode the {side} texts again with "
+                "this model, or score with the model that encoded them"
+            )
+        if not len(folder):
+            raise DataError(f"{folder.path} ({side}) holds no representations; encode its texts first")
+
+
+def _score_batch(model: DiPair, lookup: _Lookup, rows: Sequence[TableRow]) -> pa.Table:
+    found = lookup.find(rows)
+    logits = np.empty((len(rows), model.task.num_labels), dtype=np.float32)
+    width = sum(4 * folder.manifest.kept_tokens * folder.manifest.width for folder in lookup.folders)
+    step = max(1, _REPRESENTATION_BYTES // width)
+    for start in range(0, len(rows), step):
+        part = found[start : start + step]
+        distinct = [np.unique(part[:, j], return_inverse=True) for j in range(part.shape[1])]
+        sides = [folder.read(numbers) for folder, (numbers, _) in zip(lookup.folders, distinct, strict=True)]
+        places = np.stack([inverse for _, inverse in distinct], axis=1)
+        logits[start : start + step] = model.score(*sides, rows=places, show_progress_bar=False)
+    arrays = lookup.arrays(rows) + [pa.array(column) for column in logits.T]
+    return pa.Table.from_arrays(arrays + _scores(model, logits), schema=lookup.schema(model))
+
+
+def _scores(model: DiPair, logits: np.ndarray) -> list[pa.Array]:
+    values = torch.from_numpy(logits)
+    if model.task.kind != "classification":
+        return [pa.array(torch.sigmoid(values[:, 0]).numpy())]
+    probabilities, classes = torch.softmax(values, dim=1).max(1)
+    labels = pa.array([model.task.classes[i] for i in classes.tolist()], pa.string())
+    return [labels, pa.array(probabilities.numpy())]

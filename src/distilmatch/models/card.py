@@ -1,0 +1,81 @@
+"""The model card that is saved beside a student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.runtime import write_atomically
+
+_CARD = """---
+library_name: distilmatch
+tags:
+- dipair
+- text-matching
+- knowledge-distillation
+- cross-encoder
+pipeline_tag: {pipeline}
+---
+
+# DiPair student
+
+A [DiPair](https://arxiv.org/abs/2010.03099) student made with `distilmatch`: every text is encoded alone, its kept
+tokens are cached, and a small head scores the cached tokens of a tuple.
+
+## Use
+
+```python
+from distilmatch import DiPair
+
+model = DiPair.from_pretrained("path/to/this/folder")
+scores = model.predict([({examples})])
+```
+
+## Shape
+
+| setting | value |
+| --- | --- |
+{shape}
+
+A cached text takes {cache} in fp16.
+
+## Scores
+
+{scores}
+{training}"""
+
+
+def write_model_card(folder: Path, student: StudentConfig, task: TaskConfig, training: Mapping[str, Any]) -> None:
+    """Writes README.md: how to use the model, its shape, what its scores mean, and how it was trained.
+
+    Args:
+        training: flat rows (teacher, data, figures) for a table; may be empty.
+    """
+    sizes = [kept * student.width * 2 for kept in student.kept_tokens]
+    card = _CARD.format(
+        pipeline="text-classification" if task.kind == "classification" else "text-ranking",
+        examples=", ".join(f'"{name} text"' for name in student.side_names),
+        shape="\n".join(f"| {name} | {value} |" for name, value in student.to_dict().items()),
+        cache=", ".join(f"{size:,} bytes ({name})" for size, name in zip(sizes, student.side_names, strict=True)),
+        scores=_score_meaning(task),
+        training=_training_section(training),
+    )
+    write_atomically(folder / "README.md", card)
+
+
+def _score_meaning(task: TaskConfig) -> str:
+    if task.kind == "classification":
+        return f"One raw logit a class, in this order: {', '.join(task.classes)}. Softmax gives probabilities."
+    if task.kind == "regression":
+        low, high = task.label_range
+        return f"One logit; its sigmoid (what `predict` returns), stretched from {low:g} to {high:g}, is the value."
+    return "One logit; `predict` returns its sigmoid. A higher score is a better match."
+
+
+def _training_section(training: Mapping[str, Any]) -> str:
+    if not training:
+        return ""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in training.items())
+    return f"\n## Training\n\n| | |\n| --- | --- |\n{rows}\n"

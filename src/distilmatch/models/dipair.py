@@ -1,0 +1,296 @@
+"""`DiPair`: a dual encoder with truncated output sequences and a small head (arXiv 2010.03099).
+
+Shape legend: n texts; t input tokens; p tuples; s sides; k kept tokens; h width of the encoder; d of the head; c
+labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.errors import ModelError
+from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
+from distilmatch.models.card import write_model_card
+from distilmatch.models.configuration import DiPairConfig
+from distilmatch.models.heads import make_head
+from distilmatch.models.inference import DiPairInference
+from distilmatch.models.truncation import keep_tokens
+from distilmatch.runtime import resolve_model
+from distilmatch.types import TokenRepresentations
+
+TextBatch = Mapping[str, torch.Tensor]
+
+_QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
+
+
+class HeadInput(nn.Module):
+    """Projection, position and segment embeddings: from kept encoder outputs to what is cached.
+
+    `x_i = LayerNorm(project(token_i) + position_i + segment_side)` depends on one text and its side alone. A cosine
+    head takes the bare projection.
+    """
+
+    def __init__(self, encoder_width: int, student: StudentConfig) -> None:
+        super().__init__()
+        self.projection = nn.Linear(encoder_width, student.width)
+        self.embedded = student.head != "cosine"
+        if self.embedded:
+            self.position = nn.Embedding(max(student.kept_tokens), student.width)
+            self.segment = nn.Embedding(student.sides, student.width)
+            self.norm = nn.LayerNorm(student.width)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
+        """(n, k, d) representations from (n, k, h) kept outputs and their (n, k) mask."""
+        tokens = self.projection(states)
+        if self.embedded:
+            tokens = self.norm(tokens + self.position.weight[: states.shape[1]] + self.segment.weight[side])
+        return TokenRepresentations(tokens * mask[:, :, None].to(tokens.dtype), mask)
+
+
+class DiPair(DiPairInference, PreTrainedModel):
+    """The student: encoders, truncation and projection, head, and one linear layer to the labels.
+
+    Sides with the same encoder and the same input length form one stream: a text that stands on two sides of a
+    stream goes through the encoder once.
+    """
+
+    config_class = DiPairConfig
+    base_model_prefix = "dipair"
+    main_input_name = "rows"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: DiPairConfig) -> None:
+        super().__init__(config)
+        self.student = config.student_config()
+        self.task = config.task_config()
+        encoder_configs = config.encoder_configs()
+        expected = 1 if self.student.shared_encoder else self.student.sides
+        if len(encoder_configs) != expected:
+            raise ModelError(f"the config holds {len(encoder_configs)} encoder(s), its student needs {expected}")
+        self.encoders = nn.ModuleList(_without_pooler(AutoModel.from_config(encoder)) for encoder in encoder_configs)
+        self.head_inputs = nn.ModuleList(HeadInput(encoder.hidden_size, self.student) for encoder in encoder_configs)
+        self.head = make_head(self.student)
+        self.classifier = nn.Linear(self.head.features, self.task.num_labels)
+        self.tokenizers: list[Any] = []
+        self.training_summary: dict[str, Any] = {}
+        keys = [(0 if self.student.shared_encoder else j, n) for j, n in enumerate(self.student.max_lengths)]
+        self.streams: tuple[tuple[int, int], ...] = tuple(dict.fromkeys(keys))
+        self.side_streams: tuple[int, ...] = tuple(self.streams.index(key) for key in keys)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # BERT's initialisation; a cosine starts as a logit that spans its range.
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if module.in_features == 1:
+                nn.init.constant_(module.weight, 4.0)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | Path | Sequence[str | Path],
+        student: StudentConfig | None = None,
+        task: TaskConfig | None = None,
+    ) -> DiPair:
+        """A student whose encoders start from pre-trained weights, projection and head from random ones.
+
+        Args:
+            encoder: folder or hub name of any BERT-like model; one for all sides, or one a side.
+            student: the student's shape.
+            task: what its logits mean; a binary score by default.
+
+        Raises:
+            ModelError: the encoder has fewer layers or positions than asked for, or cannot be loaded.
+        """
+        student = student or StudentConfig()
+        task = task or TaskConfig(kind="binary")
+        names = [encoder] if isinstance(encoder, str | Path) else list(encoder)
+        wanted = 1 if student.shared_encoder else student.sides
+        if len(names) not in (1, wanted):
+            raise ModelError(f"{len(names)} encoders given for {wanted}: name one, or one a side")
+        names = names * wanted if len(names) == 1 else names
+        loaded = [_load_encoder(name, student) for name in names]
+        config = DiPairConfig(
+            student=student.to_dict(), task=task.to_dict(), encoders=[model.config.to_dict() for model, _ in loaded]
+        )
+        model = cls(config)
+        for own, (pretrained, _) in zip(model.encoders, loaded, strict=True):
+            own.load_state_dict(pretrained.state_dict())
+        model.tokenizers = [tokenizer for _, tokenizer in loaded]
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> DiPair:
+        """Loads a saved student, tokenizers included; arguments as in `transformers`.
+
+        Raises:
+            ModelError: the folder holds no DiPair model.
+        """
+        name = str(pretrained_model_name_or_path)
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise ModelError(f"{name} holds no config.json: give the folder that a training run or save_pretrained wrote")
+        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
+        config = kwargs.get("config") or AutoConfig.from_pretrained(name, **hub)
+        if not isinstance(config, DiPairConfig):
+            raise ModelError(f"{name} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder")
+        model = super().from_pretrained(name, *args, **kwargs)
+        loaded = model[0] if isinstance(model, tuple) else model
+        for index in range(len(loaded.encoders)):
+            subfolder = "" if index == 0 else f"tokenizer_{index}"
+            loaded.tokenizers.append(AutoTokenizer.from_pretrained(name, subfolder=subfolder, **hub))
+        return model
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Writes safetensors weights, config, tokenizers and a model card; arguments as in `transformers`."""
+        folder = Path(save_directory)
+        super().save_pretrained(str(folder), *args, **kwargs)
+        for index, tokenizer in enumerate(self.tokenizers):
+            tokenizer.save_pretrained(str(folder if index == 0 else folder / f"tokenizer_{index}"))
+        write_model_card(folder, self.student, self.task, self.training_summary)
+
+    def save_encoder(self, folder: str | Path, side: int | str = 0) -> None:
+        """Writes a side's encoder and tokenizer as a stock `transformers` folder, which `AutoModel` and
+        `SentenceTransformer` load without this package."""
+        stream = self.side_streams[self.side_index(side)]
+        index = self.streams[stream][0]
+        self.encoders[index].save_pretrained(str(folder))
+        self._tokenizer(index).save_pretrained(str(folder))
+
+    def forward(
+        self,
+        rows: torch.Tensor,
+        streams: Sequence[Sequence[TextBatch]] | None = None,
+        kept: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits of tuples over a batch's distinct texts.
+
+        Args:
+            rows: (p, s) int64; `rows[:, j]` counts the texts of side j's stream (or the rows of `kept[j]`).
+            streams: for each stream its texts as tokenised batches, `input_ids` and `attention_mask` (n_i, t_i).
+            kept: instead of `streams`, for each side (n, k, h) kept encoder outputs and their (n, k) bool mask.
+            labels: ignored here; losses are functions of the logits (`distilmatch.objectives`).
+
+        Returns:
+            `logits`, (p, c).
+        """
+        if kept is None:
+            if streams is None:
+                raise ModelError("forward needs `streams` (tokenised texts) or `kept` (cached encoder outputs)")
+            kept = self.kept_outputs(streams)
+        sides = [self.represent(states, mask, side) for side, (states, mask) in enumerate(kept)]
+        return SequenceClassifierOutput(logits=self.score_rows(sides, rows))
+
+    def kept_outputs(self, streams: Sequence[Sequence[TextBatch]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For each side the kept encoder outputs of its stream's texts: (n, k, h) and (n, k) bool."""
+        outputs = []
+        for stream, batches in enumerate(streams):
+            encoder = self.encoders[self.streams[stream][0]]
+            outputs.append([(encoder(**batch).last_hidden_state, batch["attention_mask"]) for batch in batches])
+        kept = []
+        for side, stream in enumerate(self.side_streams):
+            parts = [self._keep(states, mask, side) for states, mask in outputs[stream]]
+            kept.append((torch.cat([states for states, _ in parts]), torch.cat([mask for _, mask in parts])))
+        return kept
+
+    def kept_side(self, batch: TextBatch, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The kept encoder outputs of one tokenised batch (n, t) on one side: (n, k, h) and (n, k) bool."""
+        encoder = self.encoders[self.streams[self.side_streams[side]][0]]
+        return self._keep(encoder(**batch).last_hidden_state, batch["attention_mask"], side)
+
+    def _keep(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return keep_tokens(states, mask, self.student.kept_tokens[side], self.student.kept_strategy)
+
+    def represent(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
+        """What is cached of a text on `side`: (n, k, d) from its kept encoder outputs (n, k, h)."""
+        return self.head_inputs[self.streams[self.side_streams[side]][0]](states, mask, side)
+
+    def score_rows(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, c) logits of tuples of representations; `rows` is (p, s)."""
+        return self.classifier(self.head(sides, rows))
+
+    def side_index(self, side: int | str) -> int:
+        """The number of a side given by number or name.
+
+        Raises:
+            ModelError: there is no such side.
+        """
+        names = self.student.side_names
+        if isinstance(side, str):
+            if side in names:
+                return names.index(side)
+            if len(names) == 2 and side in _QUERY_SIDE_NAMES:
+                return _QUERY_SIDE_NAMES[side]
+        elif 0 <= side < len(names):
+            return side
+        raise ModelError(f"no side {side!r}: this model's sides are {', '.join(names)} (0 to {len(names) - 1})")
+
+    def representation_fingerprint(self, side: int | str) -> str:
+        """A fingerprint of all that a side's representations depend on: weights, tokenizer, truncation, side."""
+        index = self.side_index(side)
+        encoder = self.streams[self.side_streams[index]][0]
+        return fingerprint(
+            fingerprint_tensors(self.encoders[encoder].state_dict()),
+            fingerprint_tensors(self.head_inputs[encoder].state_dict()),
+            fingerprint_tokenizer(self._tokenizer(encoder)),
+            self.student.max_lengths[index],
+            self.student.kept_tokens[index],
+            self.student.kept_strategy,
+            index,
+        )
+
+    def _tokenizer(self, encoder: int) -> Any:
+        if len(self.tokenizers) <= encoder:
+            raise ModelError("this model has no tokenizer: load it with from_pretrained or build it with from_encoder")
+        return self.tokenizers[encoder]
+
+
+def _without_pooler(encoder: nn.Module) -> nn.Module:
+    # Token outputs are read, never the pooler: its weights would be dead, and data parallel refuses dead weights.
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def _load_encoder(name: str | Path, student: StudentConfig) -> tuple[PreTrainedModel, Any]:
+    path = resolve_model(name)
+    try:
+        config = AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load an encoder from {path!r}: {error}") from error
+    config = copy.deepcopy(config)
+    if student.encoder_layers is not None:
+        layers = config.num_hidden_layers
+        if student.encoder_layers > layers:
+            raise ModelError(f"{path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
+        config.num_hidden_layers = student.encoder_layers
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max(student.max_lengths) > positions:
+        raise ModelError(f"{path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
+    tokenizer.padding_side = "right"
+    model = AutoModel.from_pretrained(path, config=config, dtype=torch.float32)
+    return _without_pooler(model), tokenizer  # type: ignore[return-value]
+
+
+AutoConfig.register("dipair", DiPairConfig)
+AutoModel.register(DiPairConfig, DiPair)
+AutoModelForSequenceClassification.register(DiPairConfig, DiPair)

@@ -1,0 +1,166 @@
+"""The heads: what looks at the merged short sequence of a tuple (DiPair, section 3.3).
+
+Every head takes its sides text by text, does what depends on one text alone once a text, and only then gathers the
+tuples' rows: a batch in which a text stands in many tuples pays for it once.
+
+Shape legend: p tuples; s sides; n_j texts on side j; k_j kept tokens of side j; l = sum of k_j; d width; m hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
+from distilmatch.config import StudentConfig
+from distilmatch.types import TokenRepresentations
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+def make_head(student: StudentConfig) -> TransformerHead | FeedForwardHead | CosineHead:
+    """The head that `student` describes."""
+    return {"transformer": TransformerHead, "feed_forward": FeedForwardHead, "cosine": CosineHead}[student.head](student)
+
+
+class HeadLayer(nn.Module):
+    """One transformer layer, in the parts that the head needs apart: what depends on a token, and the rest."""
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        width = student.width
+        intermediate = student.head_intermediate or 4 * width
+        self.heads = student.head_heads
+        self.pre_norm = student.head_norm == "pre"
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, intermediate), _ACTIVATIONS[student.head_activation](), nn.Linear(intermediate, width)
+        )
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(student.head_dropout)
+
+    def attention_input(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., d) tokens as the attention sees them."""
+        return self.attention_norm(tokens) if self.pre_norm else tokens
+
+    def forward(
+        self, tokens: torch.Tensor, query: torch.Tensor, key_value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The layer's output for the query tokens.
+
+        Args:
+            tokens: (p, q, d) the layer's input at the q query positions.
+            query: (p, q, d), `self.query` of their attention input.
+            key_value: (p, l, 2d), `self.key_value` of all tokens' attention input.
+            mask: (p, l) bool, or None when every token is real.
+
+        Returns:
+            (p, q, d).
+        """
+        key, value = (self._split(part) for part in key_value.chunk(2, dim=-1))
+        allowed = None if mask is None else mask[:, None, None, :]
+        attended = scaled_dot_product_attention(self._split(query), key, value, attn_mask=allowed)
+        attended = self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
+        if self.pre_norm:
+            tokens = tokens + attended
+            return tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
+        tokens = self.attention_norm(tokens + attended)
+        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+
+    def _split(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class TransformerHead(nn.Module):
+    """Transformer layers over the merged sequence; the first position is read out.
+
+    The first layer's queries, keys and values belong to a text, not to a tuple, and are computed once a text; the
+    last layer needs one query only. Both are exact.
+    """
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
+        self.final_norm = nn.LayerNorm(student.width) if student.head_norm == "pre" else nn.Identity()
+        self.features = student.width
+
+    def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, d) features of the tuples.
+
+        Args:
+            sides: s representations, (n_j, k_j, d) each.
+            rows: (p, s) int64, row of each tuple's text on each side.
+        """
+        mask: torch.Tensor | None = torch.cat([side.mask[rows[:, j]] for j, side in enumerate(sides)], 1)
+        assert mask is not None
+        if mask.all():
+            mask = None
+        first_layer = self.layers[0]
+        seen = [first_layer.attention_input(side.tokens) for side in sides]
+        key_value = _merge([first_layer.key_value(tokens) for tokens in seen], rows)
+        if len(self.layers) == 1:
+            tokens = sides[0].tokens[:, :1][rows[:, 0]]
+            query = first_layer.query(seen[0][:, :1])[rows[:, 0]]
+        else:
+            tokens = _merge([side.tokens for side in sides], rows)
+            query = _merge([first_layer.query(tokens) for tokens in seen], rows)
+        tokens = first_layer(tokens, query, key_value, mask)
+        for depth, layer in enumerate(self.layers[1:], start=2):
+            seen_tokens = layer.attention_input(tokens)
+            key_value = layer.key_value(seen_tokens)
+            if depth == len(self.layers):
+                tokens, seen_tokens = tokens[:, :1], seen_tokens[:, :1]
+            tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
+        return self.final_norm(tokens[:, 0])
+
+
+def _merge(per_text: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """(p, l, x) from s tensors (n_j, k_j, x): the tuples' tokens side after side."""
+    return torch.cat([tensor[rows[:, j]] for j, tensor in enumerate(per_text)], 1)
+
+
+class FeedForwardHead(nn.Module):
+    """A feed-forward network over the concatenated kept tokens; W [a; b] is computed as W_a a + W_b b."""
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        hidden = student.head_intermediate or student.width
+        self.side_inputs = nn.ModuleList(
+            nn.Linear(kept * student.width, hidden, bias=side == 0) for side, kept in enumerate(student.kept_tokens)
+        )
+        layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
+        for _ in range(student.head_layers - 1):
+            layers += [nn.Linear(hidden, hidden), _ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
+        self.hidden = nn.Sequential(*layers)
+        self.features = hidden
+
+    def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
+        merged = torch.stack(
+            [self.side_inputs[j](side.tokens.flatten(1))[rows[:, j]] for j, side in enumerate(sides)]
+        ).sum(0)
+        return self.hidden(merged)
+
+
+class CosineHead(nn.Module):
+    """The dual encoder's head: cosine of the texts' mean kept token; for more sides the mean over their pairs."""
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        self.features = 1
+
+    def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, 1) cosines in [-1, 1]; arguments as in `TransformerHead.forward`."""
+        vectors = []
+        for j, side in enumerate(sides):
+            weights = side.mask[:, :, None].to(side.tokens.dtype)
+            pooled = (side.tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
+            vectors.append(normalize(pooled, dim=-1)[rows[:, j]])
+        cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
+        return torch.stack(cosines).mean(0)[:, None]

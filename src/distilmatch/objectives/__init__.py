@@ -1,0 +1,21 @@
+"""Objectives: pure functions of tensors; a loss never owns a model."""
+
+from distilmatch.objectives.mixing import distillation_loss, gold_loss, objective_kind
+from distilmatch.objectives.soft_labels import (
+    listwise_kl,
+    logit_mse,
+    margin_mse,
+    soft_binary_cross_entropy,
+    soft_label_kl,
+)
+
+__all__ = [
+    "distillation_loss",
+    "gold_loss",
+    "listwise_kl",
+    "logit_mse",
+    "margin_mse",
+    "objective_kind",
+    "soft_binary_cross_entropy",
+    "soft_label_kl",
+]

@@ -1,0 +1,87 @@
+"""Objectives on a teacher's soft labels: pure functions of tensors, mean over rows.
+
+Both sides are raw logits; everything is computed in fp32, because bf16 saturates and ties.
+
+Shape legend: p tuples; c labels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, log_softmax, mse_loss
+
+
+def soft_label_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over rows (Hinton et al. 2015, section 2).
+
+    Args:
+        student: (p, c) logits, c >= 2.
+        teacher: (p, c) logits.
+        temperature: T > 0; T^2 keeps the size of the gradient as T changes.
+    """
+    target = log_softmax(teacher.float() / temperature, dim=-1)
+    own = log_softmax(student.float() / temperature, dim=-1)
+    return temperature**2 * kl_div(own, target, reduction="batchmean", log_target=True)
+
+
+def soft_binary_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """T^2 times the cross-entropy of sigmoid(student / T) against sigmoid(teacher / T), the mean over rows.
+
+    Args:
+        student, teacher: (p, 1) logits.
+    """
+    target = torch.sigmoid(teacher.float() / temperature)
+    return temperature**2 * binary_cross_entropy_with_logits(student.float() / temperature, target)
+
+
+def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the logits, (p, c) each (Ba and Caruana 2014, section 2.2)."""
+    return mse_loss(student.float(), teacher.float())
+
+
+def margin_mse(student: torch.Tensor, teacher: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of score margins, over all pairs of tuples of one query (Hofstaetter et al. 2020).
+
+    Args:
+        student, teacher: (p, 1) logits.
+        queries: (p,) tuples with the same number belong to one query; a query of one tuple adds nothing.
+
+    Returns:
+        A scalar; 0 (with a gradient of 0) when no query has two tuples.
+    """
+    error = student.float()[:, 0] - teacher.float()[:, 0]
+    _, groups = torch.unique(queries, return_inverse=True)
+    # Over a query's n tuples the mean of (e_i - e_j)^2 over i != j is 2 n / (n - 1) times the variance of e.
+    count, squares = _grouped(torch.ones_like(error), groups), _grouped(error**2, groups)
+    total = _grouped(error, groups)
+    margins = 2 * (count * squares - total**2)
+    return margins.sum() / (count * (count - 1)).sum().clamp_min(1)
+
+
+def listwise_kl(
+    student: torch.Tensor, teacher: torch.Tensor, queries: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """T^2 KL between the teacher's and the student's softmax over each query's tuples, the mean over queries with
+    two or more (ListNet, Cao et al. 2007, with the teacher's scores as the target).
+
+    Args:
+        student, teacher: (p, 1) logits.
+        queries: (p,) as in `margin_mse`.
+    """
+    _, groups = torch.unique(queries, return_inverse=True)
+    target = _grouped_log_softmax(teacher.float()[:, 0] / temperature, groups)
+    own = _grouped_log_softmax(student.float()[:, 0] / temperature, groups)
+    divergence = _grouped(target.exp() * (target - own), groups)
+    lists = (torch.bincount(groups) >= 2).sum().clamp_min(1)
+    return temperature**2 * divergence.sum() / lists
+
+
+def _grouped(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    return values.new_zeros(int(groups.max()) + 1).index_add(0, groups, values)
+
+
+def _grouped_log_softmax(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    size = int(groups.max()) + 1
+    highest = values.new_full((size,), -torch.inf).scatter_reduce(0, groups, values.detach(), "amax")
+    shifted = values - highest[groups]
+    return shifted - _grouped(shifted.exp(), groups).log()[groups]

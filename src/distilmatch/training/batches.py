@@ -1,0 +1,108 @@
+"""Batches of blocks: each distinct text of a batch goes through the encoder once, all its labelled pairs are scored.
+
+Shape legend: p tuples of a batch; s sides; c labels; n distinct texts of a stream; t tokens; k kept tokens; h width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from distilmatch.data.tokenising import length_chunks, pad_batch, token_ids
+from distilmatch.errors import DataError
+from distilmatch.models import DiPair
+from distilmatch.training.frozen import KeptOutputs
+from distilmatch.types import TupleTable
+
+Batch = dict[str, Any]
+
+
+class BlockDataset(Dataset[np.ndarray]):
+    """The blocks of a labelled table; item i is the (p,) row numbers of block i."""
+
+    def __init__(self, table: TupleTable) -> None:
+        if table.teacher is None or table.blocks is None:
+            raise DataError("training needs teacher labels and blocks: make them with label_transfer_set")
+        unlabelled = int(np.isnan(table.teacher).any(axis=1).sum())
+        if unlabelled:
+            raise DataError(f"{unlabelled} of {len(table)} rows have no teacher label: label them, or leave them out")
+        self.table = table
+        _, starts = np.unique(table.blocks, return_index=True)
+        self.bounds = np.append(starts, len(table))
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, block: int) -> np.ndarray:
+        return np.arange(self.bounds[block], self.bounds[block + 1])
+
+
+class _Collator:
+    def __init__(self, table: TupleTable) -> None:
+        self.table = table
+
+    def __call__(self, blocks: Sequence[np.ndarray]) -> Batch:
+        chosen = np.concatenate(blocks)
+        table = self.table
+        assert table.teacher is not None
+        batch: Batch = {"teacher": torch.from_numpy(table.teacher[chosen])}
+        if table.gold is not None:
+            batch["gold"] = torch.from_numpy(table.gold[chosen])
+        if table.queries is not None:
+            batch["queries"] = torch.from_numpy(table.queries[chosen])
+        return batch | self.inputs(table.rows[chosen])
+
+    def inputs(self, rows: np.ndarray) -> Batch:
+        """The model's part of a batch from (p, s) text numbers."""
+        raise NotImplementedError
+
+
+class TextCollator(_Collator):
+    """Batches of token ids, texts sorted by length and cut into chunks with little padding."""
+
+    def __init__(self, table: TupleTable, model: DiPair) -> None:
+        super().__init__(table)
+        self.side_streams = model.side_streams
+        self.pad_ids: list[int] = []
+        self.token_ids: list[list[list[int]]] = []
+        for encoder, max_length in model.streams:
+            tokenizer = model.tokenizers[encoder]
+            self.pad_ids.append(tokenizer.pad_token_id)
+            self.token_ids.append(token_ids(tokenizer, list(table.texts), max_length))
+
+    def inputs(self, rows: np.ndarray) -> Batch:
+        """`streams`, for each stream the tokenised chunks of its distinct texts, and `rows`, (p, s) into them."""
+        local = np.empty_like(rows)
+        streams = []
+        for stream, ids in enumerate(self.token_ids):
+            sides = [side for side, own in enumerate(self.side_streams) if own == stream]
+            texts, inverse = np.unique(rows[:, sides], return_inverse=True)
+            order = np.argsort([-len(ids[text]) for text in texts], kind="stable")
+            position = np.empty_like(order)
+            position[order] = np.arange(len(order))
+            local[:, sides] = position[inverse.reshape(len(rows), len(sides))]
+            ordered = [ids[text] for text in texts[order]]
+            cuts = length_chunks([len(text) for text in ordered])
+            streams.append([pad_batch(ordered[cut], self.pad_ids[stream]) for cut in cuts])
+        return {"streams": streams, "rows": torch.from_numpy(local)}
+
+
+class CachedCollator(_Collator):
+    """Batches of cached encoder outputs, for the stage in which the encoders are frozen."""
+
+    def __init__(self, table: TupleTable, outputs: Sequence[KeptOutputs]) -> None:
+        super().__init__(table)
+        self.outputs = outputs
+
+    def inputs(self, rows: np.ndarray) -> Batch:
+        """`kept`, for each side (n, k, h) and (n, k) of its distinct texts, and `rows`, (p, s) into them."""
+        local = np.empty_like(rows)
+        kept = []
+        for side, outputs in enumerate(self.outputs):
+            texts, local[:, side] = np.unique(rows[:, side], return_inverse=True)
+            kept.append(outputs.take(texts))
+        return {"kept": kept, "rows": torch.from_numpy(local)}

@@ -1,0 +1,188 @@
+"""The DiPair recipe, whole: make and label the transfer set, then train the student in two stages.
+
+Shape legend: n rows or texts; h width of the encoder; c labels.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distilmatch.config import PairRecipe, StudentConfig
+from distilmatch.data.blocks import build_blocks
+from distilmatch.data.saved import read_saved_table, save_table
+from distilmatch.data.tables import load_table
+from distilmatch.errors import ConfigError
+from distilmatch.models import DiPair
+from distilmatch.runtime import pick_device, seed_everything
+from distilmatch.teachers import SoftLabelCache, load_teacher
+from distilmatch.training.processes import Processes
+from distilmatch.training.run_folder import RunFolder
+from distilmatch.training.stages import finished_stage, run_stage
+from distilmatch.training.trainer import DevSet
+from distilmatch.types import TupleTable
+
+logger = logging.getLogger(__name__)
+
+
+def distil_pairs(recipe: PairRecipe) -> DiPair:
+    """Distils a cross-encoder into a DiPair student.
+
+    Every part goes on where it was when the same recipe is run again after a stop: labels from their cache, training
+    from the last checkpoint, a finished stage is not repeated. Under `torchrun` the processes share the work.
+
+    Args:
+        recipe: everything; `recipe.output` receives the student (`student/`), labels, logs and records.
+
+    Returns:
+        The trained student, in evaluation mode, as `DiPair.from_pretrained(output / "student")` loads it.
+
+    Raises:
+        ConfigError: the settings do not go together, or the output folder belongs to another recipe.
+        DataError: a table cannot be used.
+    """
+    device = pick_device(recipe.device)
+    processes = Processes(cpu=device.type == "cpu")
+    run = RunFolder(recipe)
+    seed_everything(recipe.seed)
+    if processes.is_main:
+        run.claim()
+        run.record()
+        label_transfer_set(recipe)
+    processes.wait()
+    table = read_saved_table(run.transfer)
+    dev_set = _dev_set(recipe, run, processes)
+    stages = ((run.stage1, recipe.stage1, True), (run.stage2, recipe.stage2, False))
+    latest: Path | None = None
+    for number, (folder, stage, frozen) in enumerate(stages, start=1):
+        if stage.epochs == 0:
+            continue
+        if finished_stage(folder) is None:
+            logger.info("stage %d: %s", number, "encoders frozen" if frozen else "everything learns")
+            seed_everything(recipe.seed + number)
+            model = new_student(recipe) if latest is None else DiPair.from_pretrained(latest)
+            run_stage(
+                model,
+                table,
+                folder,
+                stage,
+                recipe.objective,
+                frozen_encoders=frozen,
+                dev_set=dev_set,
+                processes=processes,
+                device=recipe.device,
+                seed=recipe.seed + number,
+            )
+        latest = folder / "student"
+    if latest is None:
+        raise ConfigError("both stages have 0 epochs: nothing to train")
+    if processes.is_main:
+        _finish(run, latest, table)
+    processes.wait()
+    student = DiPair.from_pretrained(run.student).eval()
+    return student.to(device)  # type: ignore[arg-type]
+
+
+def label_transfer_set(recipe: PairRecipe) -> TupleTable:
+    """Makes the transfer set and has the teacher label it; saved in `output/transfer`, and read from there again.
+
+    Returns:
+        Blocks of rows with (n, c) teacher logits.
+    """
+    run = RunFolder(recipe)
+    wanted = run.transfer_fingerprint()
+    mark = run.transfer / "fingerprint.txt"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
+        return read_saved_table(run.transfer)
+    table = plan_transfer_set(recipe)
+    if table.teacher is None or np.isnan(table.teacher).any():
+        table = with_soft_labels(recipe, run, table)
+    if run.transfer.exists():
+        shutil.rmtree(run.transfer)
+    save_table(table, run.transfer)
+    mark.write_text(wanted, encoding="utf-8")
+    return table
+
+
+def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
+    """The blocks of the transfer set, before any label: also what a dry run counts."""
+    source = load_table(recipe.train, recipe.table, recipe.task, side_names=recipe.student.side_names)
+    embeddings = mean_embeddings(recipe, source.texts)
+    return build_blocks(source, embeddings, recipe.transfer, recipe.seed)
+
+
+def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> TupleTable:
+    """The table with the teacher's logits, from the label cache where they are there already.
+
+    Raises:
+        ConfigError: there is no teacher to ask, or its labels do not fit the task.
+    """
+    if recipe.teacher is None:
+        raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
+    teacher = load_teacher(recipe.teacher, device=recipe.device)
+    if teacher.num_labels != recipe.task.num_labels:
+        raise ConfigError(
+            f"the teacher gives {teacher.num_labels} logit(s), the task {recipe.task.kind} needs "
+            f"{recipe.task.num_labels}: change `task`, or the teacher"
+        )
+    pairs = [(left, right) for left, right in table.tuples()]
+    logits = SoftLabelCache(run.labels).label(teacher, pairs)
+    if table.teacher is not None:
+        logits = np.where(np.isnan(table.teacher), logits, table.teacher)
+    return table.with_teacher(logits)
+
+
+def new_student(recipe: PairRecipe) -> DiPair:
+    """The untrained student of a recipe."""
+    encoder = recipe.encoder[0] if len(recipe.encoder) == 1 else list(recipe.encoder)
+    return DiPair.from_encoder(encoder, recipe.student, recipe.task)
+
+
+def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
+    """(n, h) float32 normalised mean-pooled embeddings of texts under the untrained (first) encoder."""
+    pooled = StudentConfig(
+        encoder_layers=recipe.student.encoder_layers,
+        kept_tokens=(1, 1),
+        kept_strategy="first_pooled",
+        max_lengths=(max(recipe.student.max_lengths),) * 2,
+        head="cosine",
+    )
+    model = DiPair.from_encoder(recipe.encoder[0], pooled).to(pick_device(recipe.device))  # type: ignore[arg-type]
+    kept, _ = model.encode_kept(list(texts), precision="auto")
+    return torch.nn.functional.normalize(kept[:, 0], dim=-1).numpy()
+
+
+def _dev_set(recipe: PairRecipe, run: RunFolder, processes: Processes) -> DevSet | None:
+    if recipe.dev is None:
+        return None
+    table = load_table(recipe.dev, recipe.table, recipe.task, side_names=recipe.student.side_names)
+    if table.teacher is None and recipe.teacher is not None:
+        if processes.is_main:  # the others find every label in the cache
+            with_soft_labels(recipe, run, table)
+        processes.wait()
+        table = with_soft_labels(recipe, run, table)
+    return DevSet(table=table, task=recipe.task)
+
+
+def _finish(run: RunFolder, latest: Path, table: TupleTable) -> None:
+    model = DiPair.from_pretrained(latest)
+    recipe = run.recipe
+    stages = {name: finished_stage(folder) for name, folder in (("stage 1", run.stage1), ("stage 2", run.stage2))}
+    model.training_summary = {
+        "teacher": ", ".join(Path(name).name for name in recipe.teacher.models) if recipe.teacher else "given labels",
+        "encoder": ", ".join(Path(name).name for name in recipe.encoder),
+        "labelled pairs": f"{len(table):,}",
+        "distinct texts": f"{len(table.texts):,}",
+        "seed": recipe.seed,
+    }
+    for name, summary in stages.items():
+        if summary:
+            best = "" if summary["best_metric"] is None else f", best dev {summary['metric']} {summary['best_metric']:.4f}"
+            model.training_summary[name] = f"{summary['steps']} steps, {summary['seconds']:.0f} s{best}"
+    model.save_pretrained(run.student)
+    run.copy_records()

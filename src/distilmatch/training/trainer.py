@@ -1,0 +1,134 @@
+"""`BlockTrainer`: `transformers.Trainer` over batches of blocks, with its own loss, optimiser groups and dev metric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Trainer
+
+from distilmatch.config import ObjectiveConfig, TaskConfig
+from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
+from distilmatch.models import DiPair
+from distilmatch.objectives import distillation_loss, objective_kind
+from distilmatch.runtime import Precision
+from distilmatch.types import TupleTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevSet:
+    """What the student is scored on during training; it needs gold labels, teacher labels, or both."""
+
+    table: TupleTable
+    task: TaskConfig
+
+    @property
+    def metric(self) -> str:
+        """The metric that picks the best checkpoint; higher is better."""
+        if self.table.gold is not None:
+            return main_metric(self.task)
+        return "teacher_agreement" if self.task.kind == "classification" else "teacher_spearman"
+
+    def measure(self, model: DiPair, precision: Precision) -> dict[str, float]:
+        """Task metrics (with gold labels) and agreement with the teacher (with its labels, as `teacher_*`)."""
+        table = self.table
+        logits = model.logits(table.tuples(), precision=precision, show_progress_bar=False)
+        metrics: dict[str, float] = {}
+        if table.gold is not None:
+            labelled = ~np.isnan(table.gold)
+            queries = None if table.queries is None else table.queries[labelled]
+            metrics |= task_metrics(self.task, table.gold[labelled], logits[labelled], queries)
+        if table.teacher is not None:
+            agreement = agreement_metrics(self.task, logits, table.teacher)
+            metrics |= {f"teacher_{name}": value for name, value in agreement.items()}
+        return metrics
+
+
+class BlockTrainer(Trainer):
+    """Trains a `DiPair` on blocks; an item of its dataset is a block, a batch a few blocks.
+
+    Args:
+        task, objective: what the loss is (`distilmatch.objectives.distillation_loss`).
+        encoder_learning_rate: of the encoders; None freezes them.
+        dev_set: scored at every evaluation; None for none.
+        dev_precision: of the encoder in evaluations.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        task: TaskConfig,
+        objective: ObjectiveConfig,
+        encoder_learning_rate: float | None,
+        dev_set: DevSet | None,
+        dev_precision: Precision,
+        **kwargs: Any,
+    ) -> None:
+        objective_kind(objective, task)  # a mismatch must show before the first step
+        self.task = task
+        self.objective = objective
+        self.encoder_learning_rate = encoder_learning_rate
+        self.dev_set = dev_set
+        self.dev_precision = dev_precision
+        self.pairs_supervised = 0
+        # Trainer insists on an evaluation dataset wherever evaluations are asked for; `evaluate` never reads it.
+        super().__init__(*args, eval_dataset=[] if dev_set else None, **kwargs)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The distillation loss of one batch; see `transformers.Trainer.compute_loss`."""
+        teacher = inputs.pop("teacher")
+        gold, queries = inputs.pop("gold", None), inputs.pop("queries", None)
+        outputs = model(**inputs)
+        self.pairs_supervised += len(teacher)
+        loss = distillation_loss(outputs.logits, teacher, self.task, self.objective, gold, queries)
+        return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with one learning rate for the encoders and one for the rest; no decay on biases and norms."""
+        if self.optimizer is None:
+            own = model if model is not None else self.model
+            decayed = set(self.get_decay_parameter_names(own))
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            for name, parameter in own.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(("encoders." in name, name in decayed), []).append(parameter)
+            optimizer_class, optimizer_settings = self.get_optimizer_cls_and_kwargs(self.args, own)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                        "lr": self.encoder_learning_rate if in_encoder else self.args.learning_rate,
+                    }
+                    for (in_encoder, decays), parameters in groups.items()
+                ],
+                **optimizer_settings,
+            )
+        return self.optimizer
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Scores the dev set as a user would: every text encoded once, all rows scored."""
+        assert self.dev_set is not None
+        started = time.perf_counter()
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, DiPair)
+        measured = self.dev_set.measure(model, self.dev_precision)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - started
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def flat_history(history: list[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The trainer's log with numbers only, for a JSON file."""
+    return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in history]

@@ -1,0 +1,142 @@
+"""Every objective against a slow loop written from its formula, on random input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distilmatch.config import ObjectiveConfig, TaskConfig
+from distilmatch.errors import ConfigError
+from distilmatch.objectives import (
+    distillation_loss,
+    gold_loss,
+    listwise_kl,
+    logit_mse,
+    margin_mse,
+    objective_kind,
+    soft_binary_cross_entropy,
+    soft_label_kl,
+)
+
+CLASSES = TaskConfig(kind="classification", classes=("a", "b", "c"))
+BINARY = TaskConfig(kind="binary")
+
+seeds = st.integers(0, 10_000)
+temperatures = st.sampled_from([0.5, 1.0, 3.0])
+
+
+def _logits(seed: int, rows: int, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(rows, labels, generator=generator, dtype=torch.float32) * 3
+    return student, torch.randn(rows, labels, generator=generator) * 3
+
+
+def _softmax(values: list[float]) -> list[float]:
+    exponentials = [math.exp(value) for value in values]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+@given(seeds, temperatures)
+def test_soft_label_kl_is_the_mean_divergence(seed: int, temperature: float) -> None:
+    student, teacher = _logits(seed, 5, 3)
+    expected = 0.0
+    for own, target in zip(student.tolist(), teacher.tolist(), strict=True):
+        p = _softmax([value / temperature for value in target])
+        q = _softmax([value / temperature for value in own])
+        expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 5
+    assert soft_label_kl(student, teacher, temperature).item() == pytest.approx(temperature**2 * expected, abs=1e-4)
+
+
+@given(seeds, temperatures)
+def test_soft_binary_cross_entropy(seed: int, temperature: float) -> None:
+    student, teacher = _logits(seed, 5, 1)
+    expected = 0.0
+    for own, target in zip(student[:, 0].tolist(), teacher[:, 0].tolist(), strict=True):
+        p, q = 1 / (1 + math.exp(-target / temperature)), 1 / (1 + math.exp(-own / temperature))
+        expected -= (p * math.log(q) + (1 - p) * math.log(1 - q)) / 5
+    actual = soft_binary_cross_entropy(student, teacher, temperature).item()
+    assert actual == pytest.approx(temperature**2 * expected, rel=1e-4, abs=1e-5)
+
+
+@given(seeds, st.lists(st.integers(0, 3), min_size=2, max_size=12))
+def test_margin_mse_is_the_mean_over_pairs_of_one_query(seed: int, queries: list[int]) -> None:
+    student, teacher = _logits(seed, len(queries), 1)
+    differences = []
+    for i in range(len(queries)):
+        for j in range(len(queries)):
+            if i != j and queries[i] == queries[j]:
+                own, target = student[i, 0] - student[j, 0], teacher[i, 0] - teacher[j, 0]
+                differences.append(((own - target) ** 2).item())
+    expected = sum(differences) / len(differences) if differences else 0.0
+    assert margin_mse(student, teacher, torch.tensor(queries)).item() == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@given(seeds, st.lists(st.integers(0, 3), min_size=2, max_size=12), temperatures)
+def test_listwise_kl_is_the_mean_over_queries(seed: int, queries: list[int], temperature: float) -> None:
+    student, teacher = _logits(seed, len(queries), 1)
+    divergences = []
+    for query in set(queries):
+        rows = [row for row, own in enumerate(queries) if own == query]
+        if len(rows) > 1:
+            p = _softmax([teacher[row, 0].item() / temperature for row in rows])
+            q = _softmax([student[row, 0].item() / temperature for row in rows])
+            divergences.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
+    expected = temperature**2 * sum(divergences) / max(1, len(divergences))
+    actual = listwise_kl(student, teacher, torch.tensor(queries), temperature).item()
+    assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [soft_label_kl, logit_mse])
+def test_a_perfect_student_has_no_loss_and_others_have(loss: object) -> None:
+    student, teacher = _logits(0, 8, 3)
+    assert loss(teacher, teacher).item() == pytest.approx(0.0, abs=1e-6)  # type: ignore[operator]
+    assert loss(student, teacher).item() > 0.1  # type: ignore[operator]
+
+
+def test_margins_ignore_a_shift_of_a_query() -> None:
+    _, teacher = _logits(1, 6, 1)
+    queries = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert margin_mse(teacher + 5.0, teacher, queries).item() == pytest.approx(0.0, abs=1e-4)
+
+
+def test_gradient_flows_to_the_student_alone() -> None:
+    student, teacher = _logits(2, 6, 1)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    queries = torch.tensor([0, 0, 1, 1, 2, 2])
+    config = ObjectiveConfig(kind="margin_mse")
+    distillation_loss(student, teacher.detach(), TaskConfig(kind="ranking"), config, queries=queries).backward()
+    assert student.grad is not None and student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+def test_gold_counts_labelled_rows_only() -> None:
+    student, _ = _logits(3, 4, 3)
+    gold = torch.tensor([1.0, float("nan"), 2.0, float("nan")])
+    expected = torch.nn.functional.cross_entropy(student[[0, 2]], torch.tensor([1, 2]))
+    assert gold_loss(student, gold, CLASSES).item() == pytest.approx(expected.item())
+    assert gold_loss(student, torch.full((4,), float("nan")), CLASSES).item() == 0.0
+
+
+def test_regression_gold_is_scaled_to_its_range() -> None:
+    task = TaskConfig(kind="regression", label_range=(0, 5))
+    logits = torch.logit(torch.tensor([[0.4], [0.9]]))
+    assert gold_loss(logits, torch.tensor([2.0, 4.5]), task) < gold_loss(logits, torch.tensor([4.5, 2.0]), task)
+
+
+def test_the_mixture_is_what_the_config_says() -> None:
+    student, teacher = _logits(4, 6, 3)
+    gold = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 2.0])
+    mixed = distillation_loss(student, teacher, CLASSES, ObjectiveConfig(gold_weight=0.3), gold)
+    expected = 0.7 * soft_label_kl(student, teacher) + 0.3 * gold_loss(student, gold, CLASSES)
+    assert mixed.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "task"), [("kl", BINARY), ("bce", CLASSES), ("margin_mse", CLASSES)])
+def test_an_objective_that_does_not_fit_the_task_is_refused(kind: str, task: TaskConfig) -> None:
+    with pytest.raises(ConfigError, match=kind):
+        objective_kind(ObjectiveConfig(kind=kind), task)  # type: ignore[arg-type]
