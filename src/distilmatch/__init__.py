@@ -1,0 +1,1 @@
+"""Distil slow, accurate text matchers into fast students."""

@@ -1,0 +1,244 @@
+"""The two-stage recipe on tiny models: it learns, resumes exactly, runs in two processes, and refuses bad settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distilmatch.config import ObjectiveConfig, PairRecipe, StageConfig, StudentConfig, TableConfig, TaskConfig
+from distilmatch.config import TeacherConfig, TransferConfig
+from distilmatch.errors import ConfigError, DataError
+from distilmatch.models import DiPair
+from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
+from distilmatch.training.distil import distil_pairs, label_transfer_set, new_student
+from distilmatch.training.frozen import cache_kept_outputs
+from distilmatch.types import TupleTable
+
+COLOURS = ["red", "green", "blue"]
+THINGS = ["car", "house", "dog", "lamp", "book", "coat", "boat", "tree"]
+
+
+def _write_table(path: Path, rows: int, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for _ in range(rows):
+            thing = rng.choice(THINGS)
+            left, right = rng.choice(COLOURS), rng.choice(COLOURS)
+            row = {"a": f"the {left} {thing}", "b": f"a {right} {thing} is small", "label": int(left == right)}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_encoder: Path, tiny_cross_encoder: Path) -> PairRecipe:
+    return PairRecipe(
+        train=str(_write_table(tmp_path / "train.jsonl", 60, 0)),
+        dev=str(_write_table(tmp_path / "dev.jsonl", 30, 1)),
+        output=str(tmp_path / "run"),
+        task=TaskConfig(kind="binary"),
+        table=TableConfig(label_column="label"),
+        teacher=TeacherConfig(models=(str(tiny_cross_encoder),), precision="fp32"),
+        encoder=(str(tiny_encoder),),
+        transfer=TransferConfig(rounds=2, block_size=4, cells_per_block=24),
+        student=StudentConfig(width=16, head_heads=2, head_layers=1, kept_tokens=(4, 6), max_lengths=(16, 16)),
+        stage1=StageConfig(epochs=2, learning_rate=5e-3, evaluations=2, precision="fp32"),
+        stage2=StageConfig(epochs=2, learning_rate=2e-3, evaluations=2, precision="fp32"),
+        device="cpu",
+    )
+
+
+def test_a_run_learns_and_leaves_its_records(recipe: PairRecipe) -> None:
+    untrained = new_student(recipe)
+    student = distil_pairs(recipe)
+    table = label_transfer_set(recipe)
+    assert table.teacher is not None and len(table) > 120
+    pairs = table.tuples()
+
+    def error(model: DiPair) -> float:
+        return float(np.mean((model.logits(pairs) - table.teacher) ** 2))
+
+    assert error(student) < 0.5 * error(untrained)
+    output = Path(recipe.output)
+    for name in ("recipe.yaml", "environment.json", "student/recipe.yaml", "student/environment.json"):
+        assert (output / name).is_file(), name
+    assert PairRecipe.from_yaml(output / "recipe.yaml") == recipe
+    facts = json.loads((output / "student" / "environment.json").read_text())
+    assert facts["data"]["train"] and facts["versions"]["torch"]
+    for stage in ("stage1", "stage2"):
+        summary = json.loads((output / stage / "stage.json").read_text())
+        assert summary["steps"] > 0 and summary["metric"] == "auc" and summary["best_metric"] is not None
+        assert list((output / stage / "tensorboard").iterdir())
+        assert not (output / stage / "checkpoints").exists()
+    again = distil_pairs(recipe)  # everything is done: nothing is trained again
+    np.testing.assert_array_equal(again.logits(pairs), student.logits(pairs))
+
+
+def test_stage_1_leaves_the_encoder_alone_and_stage_2_does_not(recipe: PairRecipe) -> None:
+    start = new_student(recipe).encoders[0].state_dict()
+    distil_pairs(recipe)
+    first = DiPair.from_pretrained(Path(recipe.output) / "stage1" / "student").encoders[0].state_dict()
+    last = DiPair.from_pretrained(Path(recipe.output) / "student").encoders[0].state_dict()
+    assert all(torch.equal(start[name], first[name]) for name in start)
+    assert any(not torch.equal(start[name], last[name]) for name in start)
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = distil_pairs(recipe)
+    expected = whole.state_dict()
+    shutil.rmtree(recipe.output)
+    from distilmatch.training import trainer as module
+
+    original = module.BlockTrainer.compute_loss
+    seen = {"steps": 0}
+
+    def breaks(self: object, *args: object, **kwargs: object) -> object:
+        seen["steps"] += 1
+        if seen["steps"] in (9, 30, 45):
+            raise _Stop
+        return original(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.BlockTrainer, "compute_loss", breaks)
+    stops = 0
+    for _ in range(5):
+        try:
+            resumed = distil_pairs(recipe)
+            break
+        except _Stop:
+            stops += 1
+    assert stops >= 2
+    for name, value in resumed.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_cached_stage_sees_what_the_encoder_gives(recipe: PairRecipe, tmp_path: Path) -> None:
+    table = label_transfer_set(recipe)
+    model = new_student(recipe).eval()
+    outputs = cache_kept_outputs(model, table, tmp_path / "kept", "fp32")
+    blocks = [BlockDataset(table)[i] for i in (0, 3)]
+    cached, text = CachedCollator(table, outputs)(blocks), TextCollator(table, model)(blocks)
+    with torch.no_grad():
+        from_cache = model(rows=cached["rows"], kept=cached["kept"]).logits
+        from_text = model(rows=text["rows"], streams=text["streams"]).logits
+    torch.testing.assert_close(from_cache, from_text, atol=5e-3, rtol=5e-3)  # the cache is fp16
+    torch.testing.assert_close(cached["teacher"], text["teacher"])
+    pairs = [table.tuples()[i] for i in np.concatenate(blocks)]
+    np.testing.assert_allclose(from_text.numpy(), model.logits(pairs), atol=1e-5)
+
+
+def test_a_batch_encodes_each_text_once(recipe: PairRecipe) -> None:
+    table = label_transfer_set(recipe)
+    batch = TextCollator(table, new_student(recipe))([BlockDataset(table)[i] for i in range(4)])
+    encoded = sum(len(chunk["input_ids"]) for stream in batch["streams"] for chunk in stream)
+    pairs = len(batch["rows"])
+    rows = np.concatenate([BlockDataset(table)[i] for i in range(4)])
+    streams = len(batch["streams"])
+    assert encoded == (len(np.unique(table.rows[rows])) if streams == 1 else encoded)
+    assert pairs > encoded
+
+
+def test_given_labels_need_no_teacher_and_no_dev_set(recipe: PairRecipe, tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled.jsonl"
+    rng = np.random.default_rng(0)
+    rows = [json.loads(line) for line in Path(recipe.train).read_text().splitlines()]
+    labelled.write_text("".join(json.dumps(row | {"logit": float(rng.normal())}) + "\n" for row in rows))
+    settings = recipe.to_dict() | {
+        "train": str(labelled),
+        "dev": None,
+        "teacher": None,
+        "table": {"label_column": "label", "teacher_columns": ["logit"]},
+        "transfer": {"rounds": 0, "cells_per_block": 8},
+    }
+    student = distil_pairs(PairRecipe.from_dict(settings))
+    assert student.logits([("the red car", "a red car is small")]).shape == (1, 1)
+
+
+def test_three_sides_and_classes(recipe: PairRecipe, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "triples.jsonl"
+    with path.open("w") as file:
+        for _ in range(40):
+            a, b, c = rng.choice(COLOURS, 3)
+            logits = [3.0 * (a == b), 3.0 * (b == c)]
+            file.write(json.dumps({"x": f"the {a} car", "y": f"a {b} car", "z": f"{c} car", "soft": logits}) + "\n")
+    settings = recipe.to_dict() | {
+        "train": str(path),
+        "dev": None,
+        "teacher": None,
+        "task": {"kind": "classification", "classes": ["first", "second"]},
+        "table": {"sides": 3, "teacher_columns": ["soft"]},
+        "transfer": {"rounds": 0, "cells_per_block": 8},
+        "student": {
+            "side_names": ["x", "y", "z"],
+            "kept_tokens": [3, 3, 3],
+            "max_lengths": [8, 8, 8],
+            "width": 16,
+            "head_heads": 2,
+        },
+    }
+    student = distil_pairs(PairRecipe.from_dict(settings))
+    assert student.predict([("the red car", "a red car", "blue car")]).shape == (1, 2)
+
+
+def test_a_folder_of_another_recipe_is_refused(recipe: PairRecipe) -> None:
+    distil_pairs(recipe)
+    other = recipe.replaced(stage2=StageConfig(epochs=3))
+    with pytest.raises(ConfigError, match="different: stage2"):
+        distil_pairs(other)
+
+
+def test_settings_that_do_not_go_together_are_refused(recipe: PairRecipe, tiny_cross_encoder_3: Path) -> None:
+    with pytest.raises(ConfigError, match="gives 3 logit"):
+        distil_pairs(recipe.replaced(teacher=TeacherConfig(models=(str(tiny_cross_encoder_3),))))
+    with pytest.raises(ConfigError, match="kl needs two or more labels"):
+        distil_pairs(recipe.replaced(output=recipe.output + "2", objective=ObjectiveConfig(kind="kl")))
+    with pytest.raises(ConfigError, match="0 epochs"):
+        distil_pairs(recipe.replaced(output=recipe.output + "3", stage1=StageConfig(epochs=0), stage2=StageConfig(epochs=0)))
+
+
+def test_a_table_without_labels_or_blocks_is_refused() -> None:
+    table = TupleTable(texts=["a", "b"], rows=np.array([[0, 1]]))
+    with pytest.raises(DataError, match="label_transfer_set"):
+        BlockDataset(table)
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        BlockDataset(
+            TupleTable(
+                texts=["a", "b"],
+                rows=np.array([[0, 1]]),
+                teacher=np.array([[np.nan]], dtype=np.float32),
+                blocks=np.array([0]),
+            )
+        )
+
+
+@pytest.mark.distributed
+def test_two_processes_train_one_student(recipe: PairRecipe, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    recipe.to_yaml(path)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "from distilmatch.config import PairRecipe\n"
+        "from distilmatch.training.distil import distil_pairs\n"
+        "distil_pairs(PairRecipe.from_yaml(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), str(path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((Path(recipe.output) / "stage2" / "stage.json").read_text())
+    blocks = len(BlockDataset(label_transfer_set(recipe)))
+    assert summary["steps"] == -(-blocks // (2 * recipe.stage2.blocks_per_batch)) * 2
+    assert DiPair.from_pretrained(Path(recipe.output) / "student").logits([("the red car", "a house")]).shape == (1, 1)
