@@ -16,13 +16,16 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 from distilmatch.errors import MissingExtraError
 from distilmatch.runtime import resolve_model
 
-_WORDS = """a an the is are was not no and or of in on with without for to by at from it this that red blue green black
-white grey pink brown small big large tiny tall short long new old good bad fast slow hot cold dry wet car bus train
-bike plane boat house flat room door chair table lamp bed book pen cup glass plate knife fork shoe boot shirt coat hat
-dog cat bird fish horse cow man woman boy girl child people person group one two three four five six runs walks sits
-stands eats drinks plays sings sleeps reads writes opens closes buys sells finds loses makes takes gives holds music
-guitar piano ball game park street city river sea sun rain snow wind tree flower grass food bread milk water coffee tea
-apple cheap steel wood cotton leather plastic case charger cable phone camera screen watch ring bag""".split()
+_WORDS = """
+a an the is are was not no and or of in on with without for to by at from it this that red blue green black
+white grey pink brown small big large tiny tall short long new old good bad fast slow hot cold dry wet car bus
+train bike plane boat house flat room door chair table lamp bed book pen cup glass plate knife fork shoe boot
+shirt coat hat dog cat bird fish horse cow man woman boy girl child people person group one two three four
+five six runs walks sits stands eats drinks plays sings sleeps reads writes opens closes buys sells finds
+loses makes takes gives holds music guitar piano ball game park street city river sea sun rain snow wind tree
+flower grass food bread milk water coffee tea apple cheap steel wood cotton leather plastic case charger cable
+phone camera screen watch ring bag
+""".split()
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
 
 

@@ -56,7 +56,9 @@ class FrozenConfig(BaseModel):
             ConfigError: an unknown key or a value out of range; the message names it and `source`.
         """
         if not isinstance(settings, dict):
-            raise ConfigError(f"{source or cls.__name__}: expected a mapping of settings, not {type(settings).__name__}")
+            raise ConfigError(
+                f"{source or cls.__name__}: expected a mapping of settings, not {type(settings).__name__}"
+            )
         try:
             return cls.model_validate(settings)
         except ValidationError as error:

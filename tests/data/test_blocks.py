@@ -50,7 +50,9 @@ def test_neighbour_groups_cover_everything_once(count: int, size: int, seed: int
 
 def test_groups_are_of_neighbours() -> None:
     centres = np.eye(4, dtype=np.float32)
-    vectors = np.repeat(centres, 8, axis=0) + np.random.default_rng(0).normal(scale=0.01, size=(32, 4)).astype(np.float32)
+    vectors = np.repeat(centres, 8, axis=0) + np.random.default_rng(0).normal(scale=0.01, size=(32, 4)).astype(
+        np.float32
+    )
     groups = neighbour_groups(vectors, 8, np.random.default_rng(1))
     assert len(groups) == 4 and all(len(set(group // 8)) == 1 for group in groups)
 
@@ -70,7 +72,13 @@ def test_every_known_row_is_in_every_round_with_its_label(
 ) -> None:
     table, vectors = _table(seed=seed, separate=separate)
     config = TransferConfig(
-        rounds=2, block_size=4, near=near, hard_negatives=hard, random=random, perturbed=perturbed, cells_per_block=cells
+        rounds=2,
+        block_size=4,
+        near=near,
+        hard_negatives=hard,
+        random=random,
+        perturbed=perturbed,
+        cells_per_block=cells,
     )
     blocks = build_blocks(table, vectors, config, seed)
     assert blocks.blocks is not None and blocks.gold is not None and table.gold is not None
@@ -120,7 +128,7 @@ def test_an_empty_table_is_refused() -> None:
         build_blocks(table.take(np.array([], dtype=int)), vectors, TransferConfig())
 
 
-@given(st.lists(st.sampled_from("one two three four five".split()), min_size=1, max_size=8), st.integers(0, 500))
+@given(st.lists(st.sampled_from(["one", "two", "three", "four", "five"]), min_size=1, max_size=8), st.integers(0, 500))
 def test_perturbed_texts_keep_some_words(words: list[str], seed: int) -> None:
     altered = perturb(" ".join(words), np.random.default_rng(seed), "donor words here")
     assert altered and abs(len(altered.split()) - len(words)) <= 2

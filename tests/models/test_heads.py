@@ -99,7 +99,9 @@ def test_the_feed_forward_head_equals_one_over_the_concatenation() -> None:
 def test_the_cosine_head_is_the_mean_cosine_of_the_means(count: int) -> None:
     torch.manual_seed(0)
     names = tuple(f"side{j}" for j in range(count))
-    student = StudentConfig(kept_tokens=(3,) * count, max_lengths=(8,) * count, side_names=names, width=8, head="cosine")
+    student = StudentConfig(
+        kept_tokens=(3,) * count, max_lengths=(8,) * count, side_names=names, width=8, head="cosine"
+    )
     sides = _sides(student.kept_tokens, 3, 8)
     rows = torch.randint(0, 3, (5, count))
     for got, row in zip(make_head(student)(sides, rows), rows.tolist(), strict=True):

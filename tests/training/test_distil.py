@@ -13,8 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import ObjectiveConfig, PairRecipe, StageConfig, StudentConfig, TableConfig, TaskConfig
-from distilmatch.config import TeacherConfig, TransferConfig
+from distilmatch.config import (
+    ObjectiveConfig,
+    PairRecipe,
+    StageConfig,
+    StudentConfig,
+    TableConfig,
+    TaskConfig,
+    TeacherConfig,
+    TransferConfig,
+)
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
@@ -204,7 +212,9 @@ def test_settings_that_do_not_go_together_are_refused(recipe: PairRecipe, tiny_c
     with pytest.raises(ConfigError, match="kl needs two or more labels"):
         distil_pairs(recipe.replaced(output=recipe.output + "2", objective=ObjectiveConfig(kind="kl")))
     with pytest.raises(ConfigError, match="0 epochs"):
-        distil_pairs(recipe.replaced(output=recipe.output + "3", stage1=StageConfig(epochs=0), stage2=StageConfig(epochs=0)))
+        distil_pairs(
+            recipe.replaced(output=recipe.output + "3", stage1=StageConfig(epochs=0), stage2=StageConfig(epochs=0))
+        )
 
 
 def test_a_table_without_labels_or_blocks_is_refused() -> None:
@@ -233,7 +243,15 @@ def test_two_processes_train_one_student(recipe: PairRecipe, tmp_path: Path) -> 
         "from distilmatch.training.distil import distil_pairs\n"
         "distil_pairs(PairRecipe.from_yaml(sys.argv[1]))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+        str(path),
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )

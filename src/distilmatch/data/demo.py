@@ -25,6 +25,7 @@ PAIRS_PER_QUERY = 5
 MATCHES = 2  # of a query's pairs; then one or two that fail by one wish; the rest fail by more
 _SPLIT_SHARE = {"train": 0.2, "dev": 0.05, "test": 0.1}  # of the products, met in one split only
 _SCANNED = 1500
+_ATTEMPTS = 5000
 _MISSPELT = 0.06
 _NEGATED = 0.12
 _ASIDES = 0.2
@@ -106,17 +107,17 @@ def write_demo_catalogue(
     pools = _share_out(catalogue, draw)
     folder = Path(folder)
     told: dict[str, str] = {}
-    seen: set[Any] = set()
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
     for split, pairs in sizes.items():
-        finder = _Finder(pools[split], draw)
-        rows: list[dict[str, Any]] = []
+        finder = _Finder(split, pools[split], _Splitter(seed, sizes), draw)
         for _ in range(-(-pairs // PAIRS_PER_QUERY)):
-            wishes, text, found = _new_query(finder, draw, seen, told)
+            wishes, text, found = _new_query(finder, draw, told)
             query_id = f"Q{len(told) + 1:06d}"
             told[text] = query_id
-            rows += _pairs(query_id, text, wishes, found, graded)
-        draw.shuffle(rows)
-        _write_lines(folder / f"{split}.jsonl", rows)
+            rows[split] += _pairs(query_id, text, wishes, found, graded)
+        draw.shuffle(rows[split])
+    for split in sizes:
+        _write_lines(folder / f"{split}.jsonl", rows[split])
     _write_lines(folder / "products.jsonl", ({"id": product.id, "text": product.text} for product in catalogue))
     _write_lines(folder / "queries.jsonl", ({"id": query_id, "text": text} for text, query_id in told.items()))
     names = ("train", "dev", "test", "products", "queries")
@@ -198,11 +199,9 @@ _PRODUCT_PHRASES: dict[str, Forms] = {
     "material": ("made of {}", "material: {}", "{} quality"),
     "capacity": ("holds {}", "capacity {}", "volume {}"),
     "size": ("{}", "fit: {}"),
-    "bed": ("{}", "for {}"),
     "seats": ("{}",),
     "pack": ("{}", "sold as {}"),
     "length": ("cable {}", "{} of cable"),
-    "diameter": ("{} across", "diameter {}"),
     "fits": ("fits {}", "compatible with {}", "made for {}"),
 }
 _HAS = ("with {}", "{} included", "has {}")
@@ -235,18 +234,36 @@ def _share_out(catalogue: list[_Product], draw: random.Random) -> dict[str, list
 # --- queries -------------------------------------------------------------------------------------------------------
 
 
+class _Splitter:
+    """Gives every set of wishes to one split, whatever its wording, in about the shares of the splits."""
+
+    def __init__(self, seed: int, sizes: dict[str, int]) -> None:
+        self._seed = seed
+        self._splits = list(sizes)
+        self._weights = [max(size, 0.05 * sum(sizes.values())) for size in sizes.values()]
+
+    def split_of(self, wishes: tuple[_Wish, ...]) -> str:
+        """The only split that may hold a query with these wishes."""
+        draw = random.Random(f"{self._seed} {sorted(map(repr, wishes))}")
+        return draw.choices(self._splits, self._weights)[0]
+
+
 class _Finder:
     """Products of one split that meet all wishes, all but one, or fewer."""
 
-    def __init__(self, pool: list[_Product], draw: random.Random) -> None:
+    def __init__(self, split: str, pool: list[_Product], splitter: _Splitter, draw: random.Random) -> None:
         self.pool = pool
+        self._split = split
+        self._splitter = splitter
         self._draw = draw
         self._of_category: dict[int, list[_Product]] = {}
         for product in pool:
             self._of_category.setdefault(product.category, []).append(product)
 
     def find(self, wishes: tuple[_Wish, ...]) -> list[_Product] | None:
-        """A query's products, or None where the pool has too few of a kind."""
+        """A query's products; None where the pool has too few of a kind, or the wishes belong to another split."""
+        if self._splitter.split_of(wishes) != self._split:
+            return None
         same = self._of_category[wishes[0].value]
         other = self._draw.sample(self.pool, min(len(self.pool), _SCANNED))
         by_failures: dict[int, list[_Product]] = {0: [], 1: [], 2: []}
@@ -273,19 +290,15 @@ def _distinct(products: list[_Product]) -> list[_Product]:
 
 
 def _new_query(
-    finder: _Finder, draw: random.Random, seen: set[Any], told: dict[str, str]
+    finder: _Finder, draw: random.Random, told: dict[str, str]
 ) -> tuple[tuple[_Wish, ...], str, list[_Product]]:
-    for _ in range(5000):
+    for _ in range(_ATTEMPTS):
         wishes = _wishes(draw.choice(finder.pool), draw)
-        key = frozenset(wishes)
-        if key in seen:
-            continue
         found = finder.find(wishes)
         if found is None:
             continue
         text = _query_text(wishes, draw)
         if text not in told:
-            seen.add(key)
             return wishes, text, found
     raise ConfigError(
         f"the demo catalogue runs out of new queries after {len(told)}; ask for fewer pairs, or for more products"
@@ -352,9 +365,7 @@ _QUERY_PHRASES: dict[str, tuple[bool, Forms]] = {  # may it stand before the nou
     "capacity": (True, ("{}", "that holds {}")),
     "pack": (False, ("{}",)),
     "seats": (False, ("{}",)),
-    "bed": (False, ("{}", "for a {}")),
     "length": (False, ("{}", "with {} cable")),
-    "diameter": (True, ("{}",)),
     "fits": (False, ("for {}", "for my {}", "that fits {}")),
 }
 

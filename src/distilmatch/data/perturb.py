@@ -7,7 +7,8 @@ import numpy as np
 
 def perturb(text: str, rng: np.random.Generator, donor: str = "") -> str:
     """A copy of `text` with one or two word-level changes: a word dropped, two swapped, one repeated, or one taken
-    from `donor`. A text of one word gets a word of the donor, or is repeated."""
+    from `donor`. A text of one word gets a word of the donor, or is repeated.
+    """
     words = text.split()
     donated = donor.split()
     for _ in range(int(rng.integers(1, 3))):

@@ -60,7 +60,8 @@ def spread_over_lengths(table: TupleTable, rows: int) -> np.ndarray:
 
 def student_logits(model: DiPair, table: TupleTable, *, measure: bool) -> tuple[np.ndarray, float | None]:
     """The student's logits, (n, c) float32, and its pairs per second end to end: each distinct text of a side is
-    encoded once, then every row is scored, all in fp32; None where nothing is to be measured."""
+    encoded once, then every row is scored, all in fp32; None where nothing is to be measured.
+    """
     tuples = table.tuples()
     if not measure:
         return model.logits(tuples), None

@@ -106,6 +106,20 @@ def encode_table(
     return RepresentationFolder.open(output)
 
 
+def count_texts(
+    source: Any, *, text_column: str | None = None, id_column: str | None = None, split: str = "train"
+) -> int:
+    """How many distinct texts `encode_table` would encode; the table is read and checked, nothing is written.
+
+    Raises:
+        BadRowsError, DataError: as `encode_table`.
+    """
+    config = TableConfig(split=split)
+    column = text_column_of(source, config, text_column, id_column)
+    columns = Columns(texts=(column,), ids=() if id_column is None else (id_column,))
+    return len({text_key("", row.texts) for row in iter_columns(source, columns, config)})
+
+
 def _check(rows: Iterator[TableRow]) -> int:
     """Reads all rows; an id must not name two texts."""
     count = 0

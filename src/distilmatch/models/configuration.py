@@ -28,7 +28,9 @@ class DiPairConfig(PreTrainedConfig):
     encoders: list[Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        student = self.student if isinstance(self.student, StudentConfig) else StudentConfig.from_dict(self.student or {})
+        student = (
+            self.student if isinstance(self.student, StudentConfig) else StudentConfig.from_dict(self.student or {})
+        )
         task = self.task if isinstance(self.task, TaskConfig) else TaskConfig.from_dict(self.task or {"kind": "binary"})
         self.student, self.task = student.to_dict(), task.to_dict()
         self.encoders = [

@@ -138,7 +138,9 @@ class DiPair(DiPairInference, PreTrainedModel):
         return model
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> DiPair:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> DiPair:
         """Loads a saved student, tokenizers included; arguments as in `transformers`.
 
         Raises:
@@ -146,11 +148,15 @@ class DiPair(DiPairInference, PreTrainedModel):
         """
         name = str(pretrained_model_name_or_path)
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise ModelError(f"{name} holds no config.json: give the folder that a training run or save_pretrained wrote")
+            raise ModelError(
+                f"{name} holds no config.json: give the folder that a training run or save_pretrained wrote"
+            )
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
         config = kwargs.get("config") or AutoConfig.from_pretrained(name, **hub)
         if not isinstance(config, DiPairConfig):
-            raise ModelError(f"{name} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder")
+            raise ModelError(
+                f"{name} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder"
+            )
         model = super().from_pretrained(name, *args, **kwargs)
         loaded = model[0] if isinstance(model, tuple) else model
         for index in range(len(loaded.encoders)):
@@ -158,7 +164,9 @@ class DiPair(DiPairInference, PreTrainedModel):
             loaded.tokenizers.append(AutoTokenizer.from_pretrained(name, subfolder=subfolder, **hub))
         return model
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *args: Any, **kwargs: Any
+    ) -> None:
         """Writes safetensors weights, config, tokenizers and a model card; arguments as in `transformers`."""
         folder = Path(save_directory)
         super().save_pretrained(str(folder), *args, **kwargs)
@@ -168,10 +176,13 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     def save_encoder(self, folder: str | Path, side: int | str = 0) -> None:
         """Writes a side's encoder and tokenizer as a stock `transformers` folder, which `AutoModel` and
-        `SentenceTransformer` load without this package."""
+        `SentenceTransformer` load without this package.
+        """
         stream = self.side_streams[self.side_index(side)]
         index = self.streams[stream][0]
-        self.encoders[index].save_pretrained(str(folder))
+        encoder = self.encoders[index]
+        assert isinstance(encoder, PreTrainedModel)
+        encoder.save_pretrained(str(folder))
         self._tokenizer(index).save_pretrained(str(folder))
 
     def forward(
@@ -227,6 +238,10 @@ class DiPair(DiPairInference, PreTrainedModel):
         """(p, c) logits of tuples of representations; `rows` is (p, s)."""
         return self.classifier(self.head(sides, rows))
 
+    def encoder_width(self, side: int) -> int:
+        """h, the width of the encoder of a side."""
+        return int(self.config.encoder_configs()[self.streams[self.side_streams[side]][0]].hidden_size)
+
     def side_index(self, side: int | str) -> int:
         """The number of a side given by number or name.
 
@@ -266,7 +281,7 @@ class DiPair(DiPairInference, PreTrainedModel):
 def _without_pooler(encoder: nn.Module) -> nn.Module:
     # Token outputs are read, never the pooler: its weights would be dead, and data parallel refuses dead weights.
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.pooler = None  # type: ignore[assignment]
     return encoder
 
 

@@ -23,7 +23,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 def make_head(student: StudentConfig) -> TransformerHead | FeedForwardHead | CosineHead:
     """The head that `student` describes."""
-    return {"transformer": TransformerHead, "feed_forward": FeedForwardHead, "cosine": CosineHead}[student.head](student)
+    return {"transformer": TransformerHead, "feed_forward": FeedForwardHead, "cosine": CosineHead}[student.head](
+        student
+    )
 
 
 class HeadLayer(nn.Module):
@@ -102,6 +104,7 @@ class TransformerHead(nn.Module):
         if mask.all():
             mask = None
         first_layer = self.layers[0]
+        assert isinstance(first_layer, HeadLayer)
         seen = [first_layer.attention_input(side.tokens) for side in sides]
         key_value = _merge([first_layer.key_value(tokens) for tokens in seen], rows)
         if len(self.layers) == 1:
@@ -136,7 +139,11 @@ class FeedForwardHead(nn.Module):
         )
         layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
         for _ in range(student.head_layers - 1):
-            layers += [nn.Linear(hidden, hidden), _ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
+            layers += [
+                nn.Linear(hidden, hidden),
+                _ACTIVATIONS[student.head_activation](),
+                nn.Dropout(student.head_dropout),
+            ]
         self.hidden = nn.Sequential(*layers)
         self.features = hidden
 

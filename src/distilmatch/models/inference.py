@@ -25,7 +25,7 @@ Pairs = Sequence[Sequence[str]]
 class DiPairInference:
     """What a user calls on a trained student; mixed into `DiPair`, which owns the modules."""
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # what the mixin needs of the model
         from distilmatch.config import StudentConfig, TaskConfig
 
         student: StudentConfig

@@ -244,7 +244,8 @@ def _token_limit(model: CrossEncoder, max_length: int | None, name: str) -> int:
 
 def _pair_tokenizer(model: CrossEncoder) -> Any | None:
     """The tokenizer where pairs can go straight to it; None where sentence-transformers must prepare them (prompts,
-    chat templates, own processing)."""
+    chat templates, own processing).
+    """
     first = model[0]
     plain = (
         isinstance(first, Transformer)

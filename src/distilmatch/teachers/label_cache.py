@@ -1,1 +1,2 @@
-class SoftLabelCache: pass
+class SoftLabelCache:
+    pass

@@ -182,7 +182,9 @@ def _finish(run: RunFolder, latest: Path, table: TupleTable) -> None:
     }
     for name, summary in stages.items():
         if summary:
-            best = "" if summary["best_metric"] is None else f", best dev {summary['metric']} {summary['best_metric']:.4f}"
+            best = (
+                "" if summary["best_metric"] is None else f", best dev {summary['metric']} {summary['best_metric']:.4f}"
+            )
             model.training_summary[name] = f"{summary['steps']} steps, {summary['seconds']:.0f} s{best}"
     model.save_pretrained(run.student)
     run.copy_records()

@@ -70,7 +70,7 @@ def cache_kept_outputs(
 def _write(model: DiPair, texts: Sequence[str], side: int, folder: Path, precision: Precision) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = model.student.kept_tokens[side]
-    width = model.head_inputs[model.streams[model.side_streams[side]][0]].projection.in_features
+    width = model.encoder_width(side)
     states = np.lib.format.open_memmap(
         folder / "states.npy", mode="w+", dtype=np.float16, shape=(len(texts), kept, width)
     )

@@ -26,7 +26,7 @@ from sentence_transformers.cross_encoder.training_args import CrossEncoderTraini
 from distilmatch.config import FineTuneConfig, TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import main_metric, task_metrics
-from distilmatch.runtime import Precision, environment, pick_device, seed_everything, use_bf16, write_json
+from distilmatch.runtime import Precision, environment, seed_everything, use_bf16, write_json
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder, position_limit
 from distilmatch.types import TupleTable
 
@@ -94,7 +94,8 @@ def fine_tune_teacher(
 
 class LengthGroupedBatches(DefaultBatchSampler):
     """Random batches of pairs of about the same length: rows are shuffled, cut into groups of 50 batches, each group
-    is sorted by length and cut into batches, and the batches are shuffled."""
+    is sorted by length and cut into batches, and the batches are shuffled.
+    """
 
     group = 50
 

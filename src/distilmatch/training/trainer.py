@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from distilmatch.config import ObjectiveConfig, TaskConfig
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
@@ -61,7 +61,7 @@ class BlockTrainer(Trainer):
 
     def __init__(
         self,
-        *args: Any,
+        *,
         task: TaskConfig,
         objective: ObjectiveConfig,
         encoder_learning_rate: float | None,
@@ -71,13 +71,13 @@ class BlockTrainer(Trainer):
     ) -> None:
         objective_kind(objective, task)  # a mismatch must show before the first step
         self.task = task
-        self.objective = objective
+        self.objective: ObjectiveConfig = objective
         self.encoder_learning_rate = encoder_learning_rate
         self.dev_set = dev_set
         self.dev_precision = dev_precision
         self.pairs_supervised = 0
         # Trainer insists on an evaluation dataset wherever evaluations are asked for; `evaluate` never reads it.
-        super().__init__(*args, eval_dataset=[] if dev_set else None, **kwargs)
+        super().__init__(eval_dataset=[] if dev_set else None, **kwargs)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -94,6 +94,7 @@ class BlockTrainer(Trainer):
         """AdamW with one learning rate for the encoders and one for the rest; no decay on biases and norms."""
         if self.optimizer is None:
             own = model if model is not None else self.model
+            assert isinstance(own, PreTrainedModel)
             decayed = set(self.get_decay_parameter_names(own))
             groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
             for name, parameter in own.named_parameters():
@@ -129,6 +130,6 @@ class BlockTrainer(Trainer):
         return metrics
 
 
-def flat_history(history: list[Mapping[str, Any]]) -> list[dict[str, float]]:
+def flat_history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """The trainer's log with numbers only, for a JSON file."""
     return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in history]

@@ -1,0 +1,36 @@
+"""How every benchmark reports: one JSON line last, and the same as a file beside its command, machine and versions."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from distilmatch.runtime import environment, write_json
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def publish(
+    name: str, metrics: Mapping[str, float], seeds: Sequence[int], notes: Mapping[str, object] | None = None
+) -> None:
+    """Writes `results/NAME.json` and prints it as the last line.
+
+    Args:
+        metrics: flat names and numbers.
+        seeds: every seed that was used.
+        notes: what a reader needs besides: the theory of the bottleneck, settings.
+    """
+    arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
+    result = {
+        "name": name,
+        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *arguments]),
+        "seeds": list(seeds),
+        "metrics": {key: round(float(value), 6) for key, value in metrics.items()},
+        "notes": dict(notes or {}),
+        "machine": environment(),
+    }
+    write_json(FOLDER / f"{name}.json", result)
+    print(json.dumps(result, ensure_ascii=False))

@@ -1,0 +1,5 @@
+"""The command line: thin, one module a command."""
+
+from distilmatch.cli.app import main
+
+__all__ = ["main"]

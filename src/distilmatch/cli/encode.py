@@ -1,0 +1,72 @@
+"""`distilmatch encode`: write one side's representations to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, say
+
+
+def run(
+    model: ModelPath,
+    table: TablePath,
+    output: Path = typer.Option(..., "--output", help="Folder for the representations."),
+    side: str = typer.Option(..., "--side", help="Name or number of the side."),
+    text_column: str | None = typer.Option(None, "--text-column", help="Column of the texts; by default the first."),
+    id_column: str | None = typer.Option(None, "--id-column", help="Column of ids."),
+    dtype: str = typer.Option("float32", "--dtype", metavar="float32|float16|bfloat16", help="On disk."),
+    batch_size: int = typer.Option(64, "--batch-size", help="Texts a forward pass."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Of the encoder."),
+    split: Split = "train",
+    on_bad_rows: OnBadRows = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Encode every distinct text of a table once and keep what the head needs of it.
+
+    A stopped run goes on where it was.
+    """
+    from distilmatch.errors import ConfigError
+    from distilmatch.runtime import pick_device
+
+    _one_of("--dtype", dtype, ("float32", "float16", "bfloat16"))
+    _one_of("--precision", precision, ("fp32", "bf16", "auto"))
+    _one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
+    if batch_size < 1:
+        raise ConfigError("--batch-size must be 1 or more")
+    from distilmatch.jobs.encode import count_texts, encode_table
+    from distilmatch.models import DiPair
+
+    student = DiPair.from_pretrained(model).eval()
+    chosen = int(side) if side.isdigit() else side
+    index = student.side_index(chosen)
+    if dry_run:
+        texts = count_texts(table, text_column=text_column, id_column=id_column, split=split)
+        item = student.student.kept_tokens[index] * student.student.width * (4 if dtype == "float32" else 2)
+        say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=str(output))
+        typer.echo("Nothing was encoded or written (--dry-run).")
+        return
+    student.to(pick_device(device))  # type: ignore[arg-type]
+    folder = encode_table(
+        student,
+        table,
+        output,
+        side=chosen,
+        text_column=text_column,
+        id_column=id_column,
+        dtype=dtype,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        precision=precision,  # type: ignore[arg-type]
+        on_bad_rows=on_bad_rows or "stop",  # type: ignore[arg-type]
+        split=split,
+    )
+    say(texts=len(folder), side=student.student.side_names[index], folder=str(output))
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    from distilmatch.errors import ConfigError
+
+    if value not in allowed:
+        raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")

@@ -1,0 +1,76 @@
+"""`distilmatch finetune-teacher`: a cross-encoder teacher from gold labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from distilmatch.cli.options import (
+    DryRun,
+    IdColumns,
+    OnBadRows,
+    Split,
+    TablePath,
+    TextColumns,
+    names,
+    say,
+    table_config,
+)
+
+
+def run(
+    table: TablePath,
+    output: Path = typer.Option(..., "--output", help="Folder for the teacher; must not hold anything yet."),
+    task: str = typer.Option(..., "--task", metavar="classification|binary|regression|ranking", help="What it learns."),
+    label_column: str = typer.Option(..., "--label-column", help="Column of the gold labels."),
+    classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Class names, in order of the logits."),
+    label_range: str | None = typer.Option(None, "--label-range", metavar="LOW,HIGH", help="Of regression labels."),
+    dev: str | None = typer.Option(None, "--dev", help="Table of the same form; the best epoch on it is kept."),
+    text_columns: TextColumns = None,
+    id_columns: IdColumns = None,
+    base_model: str = typer.Option("all-MiniLM-L6-v2", "--base-model", help="Pre-trained model to start from."),
+    epochs: float | None = typer.Option(None, "--epochs", help="Passes over the rows."),
+    batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs a step."),
+    learning_rate: float | None = typer.Option(None, "--learning-rate"),
+    max_length: int | None = typer.Option(None, "--max-length", help="Tokens of a pair."),
+    seed: int = typer.Option(0, "--seed"),
+    split: Split = "train",
+    on_bad_rows: OnBadRows = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune a cross-encoder on labelled pairs, for those who have no teacher yet."""
+    from distilmatch.config import FineTuneConfig, TaskConfig
+    from distilmatch.data.tables import load_table
+    from distilmatch.errors import ConfigError
+
+    settings: dict[str, object] = {"kind": task, "classes": names(classes) or []}
+    if label_range is not None:
+        try:
+            settings["label_range"] = [float(part) for part in label_range.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
+    learned = TaskConfig.from_dict(settings, "options")
+    read = table_config(
+        text_columns=text_columns,
+        id_columns=id_columns,
+        label_column=label_column,
+        on_bad_rows=on_bad_rows,
+        split=split,
+    )
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length}
+    config = FineTuneConfig.from_dict(
+        {"base_model": base_model, "seed": seed} | {name: value for name, value in given.items() if value is not None},
+        "options",
+    )
+    rows = load_table(table, read, learned)
+    dev_rows = None if dev is None else load_table(dev, read, learned)
+    labelled = 0 if rows.gold is None else int(np.isfinite(rows.gold).sum())
+    if dry_run:
+        say(labelled_rows=labelled, dev_rows=0 if dev_rows is None else len(dev_rows), config=config.to_dict())
+        typer.echo("Nothing was trained or written (--dry-run).")
+        return
+    from distilmatch.training.teacher import fine_tune_teacher
+
+    say(teacher=str(fine_tune_teacher(rows, learned, output, config, dev_rows)))

@@ -1,0 +1,40 @@
+"""`distilmatch label`: make the transfer set and have the teacher label it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from distilmatch.cli.options import Device, DryRun, OnBadRows, RecipePath, Set, load_recipe, say
+
+
+def run(
+    recipe: RecipePath,
+    output: str | None = typer.Option(None, "--output", help="Folder of the run; by default the recipe's."),
+    seed: int | None = typer.Option(None, "--seed", help="Seed of the blocks."),
+    changes: Set = None,
+    on_bad_rows: OnBadRows = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make the transfer set and have the teacher label it.
+
+    Labels are kept as they come: a stopped run goes on where it was. `train` does the same first, where it is missing.
+    """
+    options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
+    settings = load_recipe(recipe, changes, options)
+    from distilmatch.training.distil import label_transfer_set, plan_transfer_set
+
+    table = plan_transfer_set(settings) if dry_run else label_transfer_set(settings)
+    pairs = {tuple(row) for row in table.rows.tolist()}
+    assert table.blocks is not None
+    say(
+        rows=len(table),
+        distinct_pairs=len(pairs),
+        distinct_texts=len(table.texts),
+        blocks=int(table.blocks[-1]) + 1,
+        **({} if dry_run else {"labelled_set": str(Path(settings.output) / "transfer")}),
+    )
+    if dry_run:
+        typer.echo("Nothing was labelled or written (--dry-run).")

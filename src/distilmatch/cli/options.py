@@ -1,0 +1,112 @@
+"""Options that several commands share, and the small conversions behind them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from distilmatch.config import PairRecipe, TableConfig
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
+ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Student: a folder or a hub name.", show_default=False)]
+TablePath = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", help="JSONL, CSV, TSV or Parquet file, or a hub dataset.", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in stage2.epochs=1. May be repeated."),
+]
+OnBadRows = Annotated[
+    str | None,
+    typer.Option("--on-bad-rows", metavar="stop|quarantine", help="Stop before any work, or set bad rows aside."),
+]
+TextColumns = Annotated[
+    str | None,
+    typer.Option("--text-columns", metavar="A,B", help="Text columns in the order of the sides."),
+]
+IdColumns = Annotated[str | None, typer.Option("--id-columns", metavar="A,B", help="Id columns, one a side.")]
+Split = Annotated[str, typer.Option("--split", help="Split of a hub dataset.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default the best one here.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
+
+
+def names(value: str | None) -> list[str] | None:
+    """A comma-separated option as a list; None stays None."""
+    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def table_config(
+    *,
+    text_columns: str | None = None,
+    id_columns: str | None = None,
+    label_column: str | None = None,
+    on_bad_rows: str | None = None,
+    split: str = "train",
+    sides: int = 2,
+) -> TableConfig:
+    """How a table is read, from the options of a command."""
+    from distilmatch.config import TableConfig
+
+    return TableConfig.from_dict(
+        {
+            "sides": sides,
+            "text_columns": names(text_columns),
+            "id_columns": names(id_columns) or [],
+            "label_column": label_column,
+            "on_bad_rows": on_bad_rows or "stop",
+            "split": split,
+        },
+        "options",
+    )
+
+
+def load_recipe(path: Path, changes: list[str] | None, extra: dict[str, Any]) -> PairRecipe:
+    """The recipe of a file, with `--set` changes and the command's own options put in.
+
+    Raises:
+        ConfigError: no such file, no such setting, or a value that does not fit.
+    """
+    import yaml
+
+    from distilmatch.config import PairRecipe
+    from distilmatch.errors import ConfigError
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{path} holds no settings: a recipe is a YAML mapping with train, output, task, teacher, ..."
+        )
+    given = dict(extra)
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change!r} must be KEY=VALUE, such as stage2.epochs=1")
+        given[key] = yaml.safe_load(value)
+    for key, value in given.items():
+        if value is not None:
+            _put(settings, key.split("."), value)
+    return PairRecipe.from_dict(settings, str(path))
+
+
+def _put(settings: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = settings.get(key)
+        settings[key] = inner = inner if isinstance(inner, dict) else {}
+        settings = inner
+    settings[keys[-1]] = value
+
+
+def say(**facts: Any) -> None:
+    """Prints facts, one a line: names to the left, values to the right."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        text = f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)
+        typer.echo(f"{name.replace('_', ' '):<{width}}  {text}")

@@ -1,0 +1,72 @@
+"""`distilmatch score`: score a table from cached representations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from distilmatch.cli.options import (
+    Device,
+    DryRun,
+    IdColumns,
+    ModelPath,
+    OnBadRows,
+    Split,
+    TablePath,
+    TextColumns,
+    say,
+    table_config,
+)
+
+
+def run(
+    model: ModelPath,
+    table: TablePath,
+    output: Path = typer.Option(..., "--output", help="Parquet file for the scores."),
+    left: str | None = typer.Option(None, "--left", help="Representations of the first side."),
+    right: str | None = typer.Option(None, "--right", help="Representations of the second side."),
+    folders: list[str] | None = typer.Option(None, "--folder", help="For other than two sides: one a side, in order."),
+    by: str = typer.Option("text", "--by", metavar="text|id", help="Whether rows name texts or ids."),
+    text_columns: TextColumns = None,
+    id_columns: IdColumns = None,
+    split: Split = "train",
+    on_bad_rows: OnBadRows = None,
+    device: Device = None,
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that is there."),
+    dry_run: DryRun = False,
+) -> None:
+    """Score every row of a pair table from cached representations; no encoder runs.
+
+    Writes Parquet in the table's order. A stopped run goes on where it was.
+    """
+    from distilmatch.errors import ConfigError
+    from distilmatch.runtime import pick_device
+
+    places = list(folders or []) or [place for place in (left, right) if place is not None]
+    if by not in ("text", "id"):
+        raise ConfigError(f"--by must be text or id, not {by!r}")
+    if len(places) < 2:
+        raise ConfigError("give a folder for each side: --left and --right, or --folder once a side")
+    from distilmatch.jobs.score import score_table
+    from distilmatch.models import DiPair
+    from distilmatch.store.folder import RepresentationFolder
+
+    student = DiPair.from_pretrained(model).eval()
+    opened = [RepresentationFolder.open(place) for place in places]
+    read = table_config(
+        text_columns=text_columns,
+        id_columns=id_columns,
+        on_bad_rows=on_bad_rows,
+        split=split,
+        sides=student.student.sides,
+    )
+    if dry_run:
+        from distilmatch.data.tables import check_table
+
+        say(rows=check_table(table, read), texts=[len(folder) for folder in opened], output=str(output))
+        typer.echo("Nothing was scored or written (--dry-run).")
+        return
+    student.to(pick_device(device))  # type: ignore[arg-type]
+    rows = score_table(student, table, output, opened, table=read, by=by, overwrite=overwrite)  # type: ignore[arg-type]
+    say(rows=rows, scores=str(output))

@@ -1,0 +1,62 @@
+"""`distilmatch train`: distil a student as a recipe says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import typer
+
+from distilmatch.cli.options import Device, DryRun, OnBadRows, RecipePath, Set, load_recipe, say
+
+
+def run(
+    recipe: RecipePath,
+    output: str | None = typer.Option(None, "--output", help="Folder of the run; by default the recipe's."),
+    seed: int | None = typer.Option(None, "--seed", help="Seed of everything."),
+    changes: Set = None,
+    on_bad_rows: OnBadRows = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Distil a student: label the transfer set where that is missing, then train in two stages.
+
+    A stopped run goes on from its last checkpoint. For several processes: torchrun --nproc_per_node=2 -m
+    distilmatch.cli train RECIPE.
+    """
+    options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
+    settings = load_recipe(recipe, changes, options)
+    if dry_run:
+        _plan(settings)
+        return
+    from distilmatch.training.distil import distil_pairs
+
+    distil_pairs(settings)
+    root = Path(settings.output)
+    say(student=str(root / "student"), labels=str(root / "transfer"), logs=f"tensorboard --logdir {root}")
+
+
+def _plan(settings: object) -> None:
+    from distilmatch.config import PairRecipe
+    from distilmatch.data.tables import load_table
+    from distilmatch.training.distil import plan_transfer_set
+
+    assert isinstance(settings, PairRecipe)
+    table = plan_transfer_set(settings)
+    assert table.blocks is not None
+    blocks = int(table.blocks[-1]) + 1
+    dev = 0 if settings.dev is None else len(load_table(settings.dev, settings.table, settings.task))
+    say(
+        labelled_rows=len(table),
+        distinct_texts=len(table.texts),
+        blocks=blocks,
+        dev_rows=dev,
+        **{
+            f"{name}_steps": math.ceil(
+                blocks / stage.blocks_per_batch / stage.gradient_accumulation_steps * stage.epochs
+            )
+            for name, stage in (("stage1", settings.stage1), ("stage2", settings.stage2))
+        },
+        output=settings.output,
+    )
+    typer.echo("Nothing was labelled, trained or written (--dry-run).")
