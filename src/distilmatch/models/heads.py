@@ -23,9 +23,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 def make_head(student: StudentConfig) -> TransformerHead | FeedForwardHead | CosineHead:
     """The head that `student` describes."""
-    return {"transformer": TransformerHead, "feed_forward": FeedForwardHead, "cosine": CosineHead}[student.head](
-        student
-    )
+    if student.head == "transformer":
+        return TransformerHead(student)
+    return FeedForwardHead(student) if student.head == "feed_forward" else CosineHead(student)
 
 
 class HeadLayer(nn.Module):
@@ -103,8 +103,7 @@ class TransformerHead(nn.Module):
         assert mask is not None
         if mask.all():
             mask = None
-        first_layer = self.layers[0]
-        assert isinstance(first_layer, HeadLayer)
+        first_layer = self._layer(0)
         seen = [first_layer.attention_input(side.tokens) for side in sides]
         key_value = _merge([first_layer.key_value(tokens) for tokens in seen], rows)
         if len(self.layers) == 1:
@@ -114,13 +113,19 @@ class TransformerHead(nn.Module):
             tokens = _merge([side.tokens for side in sides], rows)
             query = _merge([first_layer.query(tokens) for tokens in seen], rows)
         tokens = first_layer(tokens, query, key_value, mask)
-        for depth, layer in enumerate(self.layers[1:], start=2):
+        for depth in range(2, len(self.layers) + 1):
+            layer = self._layer(depth - 1)
             seen_tokens = layer.attention_input(tokens)
             key_value = layer.key_value(seen_tokens)
             if depth == len(self.layers):
                 tokens, seen_tokens = tokens[:, :1], seen_tokens[:, :1]
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
         return self.final_norm(tokens[:, 0])
+
+    def _layer(self, index: int) -> HeadLayer:
+        layer = self.layers[index]
+        assert isinstance(layer, HeadLayer)
+        return layer
 
 
 def _merge(per_text: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
