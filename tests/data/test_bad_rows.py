@@ -218,9 +218,9 @@ def test_quarantine_without_a_good_row_is_an_error(tmp_path: Path) -> None:
         load_table(path, TableConfig(on_bad_rows="quarantine"))
 
 
-_MAYBE_BAD = st.sampled_from(
-    [b'{"a": "x", "b": "y"}', b'{"a": "\xc3\xa9", "b": "z"}', b'{"a": "x"}', b"{", b"[]", b'{"a": "\xff", "b": "y"}', b'{"a": "", "b": "y"}']
-)  # fmt: skip
+_GOOD_LINES = (b'{"a": "x", "b": "y"}', b'{"a": "\xc3\xa9", "b": "z"}')
+_BAD_LINES = (b'{"a": "x"}', b"{", b"[]", b'{"a": "\xff", "b": "y"}', b'{"a": "", "b": "y"}')
+_MAYBE_BAD = st.sampled_from(_GOOD_LINES + _BAD_LINES)
 
 
 @given(st.lists(_MAYBE_BAD, min_size=1, max_size=40))
@@ -238,10 +238,10 @@ def test_nothing_is_lost(tmp_path_factory: pytest.TempPathFactory, lines: list[b
     side = folder / "t.bad_rows.jsonl"
     bad = [json.loads(line)["row"] for line in side.read_text().splitlines()] if side.exists() else []
     assert sorted(good + bad) == list(range(1, len(lines) + 1))
-    assert good == [i for i, line in enumerate(lines, start=1) if line.endswith((b'"y"}', b'"z"}')) and b"\xff" not in line and b'""' not in line]  # fmt: skip
+    assert good == [i for i, line in enumerate(lines, start=1) if line in _GOOD_LINES]
 
 
-_CELL = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), min_size=1).filter(lambda text: text.strip())
+_CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1).filter(lambda text: text.strip())
 
 
 @given(st.lists(st.tuples(_CELL, _CELL), min_size=1, max_size=8), st.sampled_from(["jsonl", "csv", "tsv", "parquet"]))

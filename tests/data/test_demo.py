@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.data import demo as demo_module
 from distilmatch.data.demo import DemoPaths, write_demo_catalogue
 from distilmatch.data.demo_words import CATEGORIES
 from distilmatch.data.tables import load_table
@@ -100,15 +102,35 @@ def test_shared_words_alone_do_not_tell(demo: DemoPaths) -> None:
     assert roc_auc_score(gold, bag.decision_function(query + product)) < 0.6
 
 
+def test_wishes_stay_in_one_split_whatever_their_wording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wishes_of: dict[str, set] = {}
+    new_query = demo_module._new_query
+
+    def noted(finder: Any, *rest: Any) -> Any:
+        found = new_query(finder, *rest)
+        wishes_of.setdefault(finder._split, set()).add(frozenset(found[0]))
+        return found
+
+    monkeypatch.setattr(demo_module, "_new_query", noted)
+    write_demo_catalogue(tmp_path, train_pairs=2000, dev_pairs=500, test_pairs=500)
+    train, dev, test = (wishes_of[split] for split in ("train", "dev", "test"))
+    assert not train & dev and not train & test and not dev & test
+    assert len(train) > 300
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"train_pairs": 0}, "one pair or more"),
-        ({"products": 10}, "260 products or more"),
-        ({"products": 260, "train_pairs": 10**7}, "runs out of new queries"),
-    ],
+    ("settings", "message"), [({"train_pairs": 0}, "one pair or more"), ({"products": 10}, "160 products or more")]
 )
 def test_impossible_sizes_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         write_demo_catalogue(tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_running_out_of_queries_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_module, "_ATTEMPTS", 1)
+    with pytest.raises(ConfigError, match="runs out of new queries after .*ask for fewer pairs"):
+        write_demo_catalogue(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ BINARY = TaskConfig(kind="binary")
 REGRESSION = TaskConfig(kind="regression", label_range=(1.0, 5.0))
 RANKING = TaskConfig(kind="ranking")
 LABELLED = TableConfig(label_column="label")
+NAN = float("nan")
 ROWS = [
     {"query": "red mug", "product": "mug, red", "label": 1},
     {"query": "red mug", "product": "blue 'mug', \"x\"", "label": 0},
@@ -253,13 +254,13 @@ def test_good_labels(task: TaskConfig | None, value: Any, gold: float | None) ->
     [
         (NLI, "mabye", "not a class; did you mean 'maybe'"),
         (NLI, 3, "out of range"), (NLI, -1, "out of range"), (NLI, 1.5, "not a class"), (NLI, True, "not a class"),
-        (NLI, [1], "not a number"), (NLI, math_nan := float("nan"), "NaN"),
+        (NLI, [1], "not a number"), (NLI, NAN, "NaN"),
         (BINARY, 1.01, "out of range"), (BINARY, -0.01, "out of range"), (BINARY, "perhaps", "not a number"),
-        (BINARY, math_nan, "NaN"), (BINARY, "nan", "NaN"), (BINARY, {"v": 1}, "not a number"),
+        (BINARY, NAN, "NaN"), (BINARY, "nan", "NaN"), (BINARY, {"v": 1}, "not a number"),
         (REGRESSION, 5.01, "out of range"), (REGRESSION, 0.99, "out of range"), (REGRESSION, True, "not a number"),
         (REGRESSION, "1_0", "not a number"), (REGRESSION, float("inf"), "infinite"), (REGRESSION, "-inf", "infinite"),
         (RANKING, -1, "0 or more"), (RANKING, 1e39, "too large"), (RANKING, 10**400, "too large"),
-        (None, "word", "not a number"), (None, math_nan, "NaN"),
+        (None, "word", "not a number"), (None, NAN, "NaN"),
     ],
 )  # fmt: skip
 def test_bad_labels(task: TaskConfig | None, value: Any, reason: str) -> None:

@@ -91,6 +91,8 @@ def write_demo_catalogue(
 
     Args:
         folder: made if need be; files of the same names are replaced.
+        seed: of everything that is drawn.
+        train_pairs, dev_pairs, test_pairs: how many pairs each split has.
         products: how many products the pairs are drawn from; two thirds of them may occur in every split.
         graded: adds a column `relevance`: 3 for a match, 2 where one wish fails, 1 for the right type of product, 0.
 

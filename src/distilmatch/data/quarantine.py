@@ -75,7 +75,7 @@ class Quarantine:
                     kept.append(entry)
         except (ValueError, OSError) as error:
             raise DataError(
-                f"{self.path} exists and is no list of bad rows, so it is not overwritten; set another `quarantine_file`"
+                f"{self.path} exists and is no list of bad rows, so it stays as it is; set another `quarantine_file`"
             ) from error
         return [entry for entry in kept if entry["file"] != self._source]
 

@@ -52,7 +52,8 @@ def run_stage(
     Returns:
         Steps, seconds, pairs supervised and the log, as in `stage.json`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
     precision = stage.precision
     for encoder in model.encoders:
         encoder.requires_grad_(not frozen_encoders)
@@ -85,7 +86,7 @@ def run_stage(
         dev_precision=precision,
     )
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder / "checkpoints")))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     summary = {
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - started, 1),
@@ -97,7 +98,7 @@ def run_stage(
     if processes.is_main:
         model.save_pretrained(folder / "student")
         write_json(folder / _DONE, summary)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         shutil.rmtree(kept_folder, ignore_errors=True)
     processes.wait()
     return summary
