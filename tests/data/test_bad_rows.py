@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -280,3 +281,17 @@ def test_an_endless_source_can_be_begun() -> None:
             yield {"a": f"x{i}", "b": "y"}
 
     assert [row.texts[0] for row in itertools.islice(iter_rows(rows()), 1000)][-1] == "x999"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "dataset"])
+def test_row_numbers_go_on_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(readers, "BATCH_ROWS", 3)
+    rows = [{"a": None if i in (5, 8) else f"x{i}", "b": "y"} for i in range(1, 10)]
+    source: Any = datasets.Dataset.from_list(rows)
+    if kind == "parquet":
+        source = tmp_path / "t.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), source)
+    with pytest.raises(BadRowsError) as caught:
+        check_table(source)
+    assert [bad.row for bad in caught.value.bad_rows] == [5, 8]
+    assert [row.row for row in iter_rows([row for row in rows if row["a"]])] == list(range(1, 8))

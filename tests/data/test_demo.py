@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.data import demo as demo_module
 from distilmatch.data.demo import DemoPaths, write_demo_catalogue
-from distilmatch.data.demo_words import CATEGORIES
+from distilmatch.data.demo_words import BRANDS, CATEGORIES
 from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError
 
@@ -85,6 +85,15 @@ def test_negation_in_a_query_is_obeyed(demo: DemoPaths) -> None:
                 assert not has, row
                 checked += 1
     assert checked > 20
+
+
+def test_a_brand_that_is_not_wanted_is_not_matched(demo: DemoPaths) -> None:
+    rows = [row for path in (demo.train, demo.dev, demo.test) for row in _rows(path)]
+    unwanted = [row for row in rows if row["query"].split(" ")[-2] in ("not", "but")]
+    checked = [row for row in unwanted if row["query"].split(" ")[-1] in BRANDS]
+    assert len(checked) > 50
+    for row in checked:
+        assert not (row["label"] and row["product"].startswith(row["query"].split(" ")[-1])), row
 
 
 def test_shared_words_alone_do_not_tell(demo: DemoPaths) -> None:

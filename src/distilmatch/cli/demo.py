@@ -38,7 +38,7 @@ def run(
     def step(title: str) -> None:
         typer.secho(f"[{time.perf_counter() - started:4.0f} s] {title}", bold=True)
 
-    sizes: dict[str, Any] = {"train_pairs": 200, "dev_pairs": 50, "test_pairs": 80, "products": 60} if quick else {}
+    sizes: dict[str, Any] = {"train_pairs": 200, "dev_pairs": 50, "test_pairs": 80, "products": 160} if quick else {}
     step("1/6 A catalogue of products, and queries that ask for them")
     paths = write_demo_catalogue(output / "data", seed=seed, **sizes)
     columns = TableConfig(text_columns=("query", "product"), label_column="label")
@@ -91,7 +91,7 @@ def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str,
         "teacher": {"models": [str(output / "teacher")]},
         "encoder": [encoder],
         "transfer": {"rounds": 1, "cells_per_block": 64},
-        "student": {"side_names": ["query", "document"], "max_lengths": [64, 64]} | {"head_layers": 1},
+        "student": {"side_names": ["query", "document"], "max_lengths": [64, 64]},
         "stage1": {"epochs": 1},
         "stage2": {"epochs": 0.5 if quick else 4},
         "seed": seed,

@@ -41,7 +41,7 @@ def available_columns(source: Any, config: TableConfig) -> tuple[str, ...]:
     peeked = list(islice(opened.read(None), _PEEKED_ROWS))
     if not peeked:
         raise DataError(f"{opened.name} has no rows; give a source with rows")
-    return usual_columns(peeked)
+    return usual_columns(peeked, config)
 
 
 def text_column_of(source: Any, config: TableConfig, text_column: str | None, id_column: str | None) -> str:

@@ -149,10 +149,12 @@ class DiPairInference:
         starts = range(0, len(index), batch_size)
         for start in tqdm(starts, desc="Score", unit="batch", disable=_quiet(show_progress_bar, len(starts), 1000)):
             part = index[start : start + batch_size]
-            gathered = [side[part[:, j]].to(self.device) for j, side in enumerate(sides)]
-            own = torch.arange(len(part), device=self.device)[:, None].expand(-1, len(sides))
+            # A text that stands in many tuples of the batch does its own share of the head's work once.
+            distinct = [torch.unique(part[:, j], return_inverse=True) for j in range(len(sides))]
+            gathered = [side[texts].to(self.device) for side, (texts, _) in zip(sides, distinct, strict=True)]
+            local = torch.stack([inverse for _, inverse in distinct], 1).to(self.device)
             with autocast(precision, self.device):
-                scored = self.score_rows(gathered, own)
+                scored = self.score_rows(gathered, local)
             logits[start : start + len(part)] = scored.float().cpu().numpy()
         self.train(was_training)
         return logits

@@ -95,6 +95,7 @@ def run_stage(
         "metric": None if dev_set is None else dev_set.metric,
         "history": flat_history(trainer.state.log_history),
     }
+    processes.wait()  # every process has read its best checkpoint
     if processes.is_main:
         model.save_pretrained(folder / "student")
         write_json(folder / _DONE, summary)
