@@ -11,6 +11,8 @@ import typer
 
 from distilmatch.cli import demo, encode, evaluate, finetune_teacher, info, label, score, train
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="distilmatch",
     help="Distil a slow, accurate text matcher into a student that scores cached texts hundreds of times faster.",
@@ -48,10 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=given, standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("Interrupted. The same command goes on where this one stopped.", err=True)
-        code = 130
+        code = _INTERRUPTED
     except Exception as error:
         code = _report(error, debug)
+    if code == _INTERRUPTED:  # typer turns an interrupt within a command into this code
+        typer.echo("Interrupted. The same command goes on where this one stopped.", err=True)
     sys.exit(code or 0)
 
 

@@ -47,7 +47,7 @@ def run(
     step("2/6 The teacher: a cross-encoder fine-tuned on the labelled pairs")
     if not teacher.exists():
         config = FineTuneConfig(
-            base_model=encoder, seed=seed, epochs=1 if quick else 4, learning_rate=1e-4, max_length=96
+            base_model=encoder, seed=seed, epochs=1 if quick else 3, batch_size=16, dropout=0.0, max_length=96
         )
         rows, dev = load_table(paths.train, columns, task), load_table(paths.dev, columns, task)
         fine_tune_teacher(rows, task, teacher, config, dev)

@@ -34,6 +34,7 @@ def run(
     epochs: float | None = typer.Option(None, "--epochs", help="Passes over the rows."),
     batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs a step."),
     learning_rate: float | None = typer.Option(None, "--learning-rate"),
+    dropout: float | None = typer.Option(None, "--dropout", help="In training; by default the base model's own."),
     max_length: int | None = typer.Option(None, "--max-length", help="Tokens of a pair."),
     seed: int = typer.Option(0, "--seed"),
     split: Split = "train",
@@ -59,7 +60,13 @@ def run(
         on_bad_rows=on_bad_rows,
         split=split,
     )
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "max_length": max_length}
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "max_length": max_length,
+        "dropout": dropout,
+    }
     config = FineTuneConfig.from_dict(
         {"base_model": base_model, "seed": seed} | {name: value for name, value in given.items() if value is not None},
         "options",

@@ -42,7 +42,9 @@ class SoftLabelCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection, connection:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("CREATE TABLE IF NOT EXISTS labels (key BLOB PRIMARY KEY, logits BLOB) WITHOUT ROWID")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS labels (key BLOB PRIMARY KEY, logits BLOB) WITHOUT ROWID"
+                )
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
 
@@ -80,7 +82,9 @@ class SoftLabelCache:
         with closing(self._connect()) as connection:
             known = self._find(connection, list(first), teacher.num_labels, first, logits)
             # Longest first: chunks of like length waste no padding, and a progress bar that starts slow ends early.
-            missing = sorted((row for key, row in first.items() if key not in known), key=lambda row: -_length(pairs[row]))
+            missing = sorted(
+                (row for key, row in first.items() if key not in known), key=lambda row: -_length(pairs[row])
+            )
             quiet = None if show_progress_bar is None else not show_progress_bar
             title = f"Label ({len(known):,} pairs from the cache)" if known else "Label"
             with tqdm(total=len(missing), desc=title, unit="pair", disable=quiet if missing else True) as bar:

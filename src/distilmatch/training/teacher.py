@@ -217,6 +217,10 @@ def _new_cross_encoder(task: TaskConfig, config: FineTuneConfig) -> CrossEncoder
     if config.max_length > limit:
         logger.info("%s has positions for %d tokens: max_length is cut to that", config.base_model, limit)
         model.max_seq_length = limit
+    if config.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = config.dropout
     return model
 
 

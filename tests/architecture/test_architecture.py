@@ -1,0 +1,174 @@
+"""The walls: which package imports which, what is exported, and what must not stand in the repository."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import distilmatch
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "distilmatch"
+
+FLOORS = {
+    "types": 0,
+    "errors": 0,
+    "config": 0,
+    "fingerprint": 0,
+    "runtime": 0,
+    "data": 1,
+    "store": 1,
+    "metrics": 1,
+    "models": 2,
+    "teachers": 2,
+    "objectives": 2,
+    "training": 3,
+    "jobs": 4,
+    "evaluation": 4,
+    "cli": 5,
+}
+
+
+def _package(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The package's own modules that a file imports, wherever in the file the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("distilmatch"))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            if node.module is not None and node.module.startswith("distilmatch"):
+                yield from (
+                    [f"distilmatch.{alias.name}" for alias in node.names]
+                    if node.module == "distilmatch"
+                    else [node.module]
+                )
+
+
+def _files() -> list[Path]:
+    return [path for path in sorted(SOURCE.rglob("*.py")) if path != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down_the_floors(path: Path) -> None:
+    own = _package(path)
+    for module in _imports(path):
+        other = module.split(".")[1]
+        assert other in FLOORS, f"{path} imports {module}, which stands on no floor"
+        if other != own and not (FLOORS[own] == 0 == FLOORS[other]):
+            assert FLOORS[other] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
+
+
+def test_every_package_stands_on_a_floor_and_in_the_documentation() -> None:
+    packages = {_package(path) for path in _files()}
+    assert packages == set(FLOORS)
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    for package in packages:
+        assert f"`{package}`" in text or f"`{package}/`" in text, f"{package} is not in architecture.md"
+
+
+def test_floor_zero_has_no_cycle() -> None:
+    needs = {
+        name: {module.split(".")[1] for module in _imports(SOURCE / f"{name}.py")}
+        for name, floor in FLOORS.items()
+        if floor == 0
+    }
+    while needs:
+        free = [name for name, others in needs.items() if not others & set(needs)]
+        assert free, f"a cycle among {sorted(needs)}"
+        for name in free:
+            del needs[name]
+
+
+def test_the_exported_names() -> None:
+    assert distilmatch.__all__ == sorted(distilmatch.__all__)
+    assert set(distilmatch.__all__) == {
+        "CrossEncoderTeacher",
+        "DiPair",
+        "DiPairConfig",
+        "DistilmatchError",
+        "FineTuneConfig",
+        "ObjectiveConfig",
+        "PairRecipe",
+        "RepresentationFolder",
+        "SoftLabelCache",
+        "StageConfig",
+        "StudentConfig",
+        "TableConfig",
+        "TaskConfig",
+        "TeacherConfig",
+        "TeacherEnsemble",
+        "TransferConfig",
+        "distil_pairs",
+        "encode_table",
+        "evaluate_pairs",
+        "fine_tune_teacher",
+        "label_transfer_set",
+        "load_table",
+        "score_table",
+    }
+    for name in distilmatch.__all__:
+        assert getattr(distilmatch, name).__doc__, f"{name} has no docstring"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = distilmatch.no_such_name
+
+
+@pytest.mark.parametrize("name", ["models", "teachers", "objectives", "data", "metrics", "store"])
+def test_what_a_package_exports_exists(name: str) -> None:
+    package = importlib.import_module(f"distilmatch.{name}")
+    assert all(hasattr(package, exported) for exported in getattr(package, "__all__", ()))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, distilmatch; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom distilmatch.cli import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def _tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_no_file_is_too_long() -> None:
+    for path in _files():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path
+
+
+def test_no_path_of_a_machine_and_no_pickle() -> None:
+    forbidden = ["/" + "work/", "/" + "root/", "/" + "home/"]
+    for path in _tracked():
+        if path.suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".json", ".txt") or path.name == "Makefile":
+            text = path.read_text(encoding="utf-8")
+            for word in forbidden:
+                assert word not in text, f"{path} holds {word}"
+    for path in _files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert "pickle" not in [alias.name for alias in node.names], path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                is_torch = isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+                assert not (is_torch and node.func.attr in ("save", "load")), f"{path} pickles"

@@ -1,0 +1,219 @@
+"""The command line: help, exit codes, errors without a traceback, dry runs, and the whole round on tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from distilmatch.cli import main
+from distilmatch.evaluation.report import PairReport
+from distilmatch.models import DiPair
+
+COMMANDS = {
+    "demo": {"--output", "--seed", "--quick", "--encoder"},
+    "finetune-teacher": {"--output", "--task", "--classes", "--label-column", "--label-range", "--dev", "--base-model"},
+    "label": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
+    "train": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
+    "encode": {"--output", "--side", "--text-column", "--id-column", "--dtype", "--on-bad-rows", "--dry-run"},
+    "score": {"--output", "--left", "--right", "--folder", "--by", "--text-columns", "--id-columns", "--dry-run"},
+    "evaluate": {"--output", "--teacher", "--label-column", "--text-columns", "--no-speed", "--dry-run"},
+    "info": set(),
+}
+
+
+def call(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def _rows(path: Path, count: int) -> Path:
+    words = ["red car", "blue car", "green house", "small dog", "big boat", "old book"]
+    rows = [
+        {"q": f"the {words[i % 6]}", "p": f"a {words[(i * 5) % 6]} is {i % 4}", "label": i % 2, "qid": f"q{i % 6}"}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_encoder: Path, tiny_cross_encoder: Path) -> Path:
+    settings = {
+        "train": str(_rows(tmp_path / "train.jsonl", 40)),
+        "dev": str(_rows(tmp_path / "dev.jsonl", 12)),
+        "output": str(tmp_path / "run"),
+        "task": {"kind": "binary"},
+        "table": {"text_columns": ["q", "p"], "label_column": "label"},
+        "teacher": {"models": [str(tiny_cross_encoder)]},
+        "encoder": [str(tiny_encoder)],
+        "transfer": {"rounds": 1, "cells_per_block": 16},
+        "student": {"width": 16, "head_heads": 2, "kept_tokens": [3, 3], "max_lengths": [16, 16]},
+        "stage1": {"epochs": 1, "evaluations": 1},
+        "stage2": {"epochs": 1, "evaluations": 1},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_the_commands_and_their_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    listed = capsys.readouterr().out
+    for command, flags in COMMANDS.items():
+        assert f" {command} " in listed
+        assert call(command, "--help") == 0
+        told = capsys.readouterr().out
+        for flag in flags:
+            assert flag in told, f"{command} has no {flag}"
+
+
+def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recipe.parent
+    assert call("label", recipe) == 0
+    assert "labelled set" in capsys.readouterr().out
+    assert call("train", recipe) == 0
+    student = folder / "run" / "student"
+    assert str(student) in capsys.readouterr().out
+    test = folder / "dev.jsonl"
+    for side, column in (("left", "q"), ("right", "p")):
+        assert call("encode", student, test, "--side", side, "--text-column", column, "--output", folder / side) == 0
+    scores = folder / "scores.parquet"
+    columns = ["--text-columns", "q,p"]
+    assert (
+        call(
+            "score", student, test, "--left", folder / "left", "--right", folder / "right", *columns, "--output", scores
+        )
+        == 0
+    )
+    table = pq.read_table(scores).to_pydict()
+    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    expected = DiPair.from_pretrained(student).logits([(row["q"], row["p"]) for row in rows])[:, 0]
+    assert table["q"] == [row["q"] for row in rows]
+    assert table["logit_0"] == pytest.approx(expected.tolist(), abs=1e-4)
+    capsys.readouterr()
+    report = folder / "report"
+    asked = ["--teacher", tiny_cross_encoder, "--label-column", "label", "--no-speed", "--output", report]
+    assert call("evaluate", student, test, *columns, *asked) == 0
+    assert "student" in capsys.readouterr().out
+    assert {path.name for path in report.iterdir()} == {"report.json", "report.md", "report.png"}
+    assert PairReport.load(report).rows == len(rows)
+
+
+def test_a_setting_from_the_command_line(recipe: Path) -> None:
+    output = recipe.parent / "other"
+    assert (
+        call("train", recipe, "--output", output, "--set", "stage2.epochs=0", "--set", "student.width=8", "--seed", "3")
+        == 0
+    )
+    saved = yaml.safe_load((output / "recipe.yaml").read_text())
+    assert (saved["stage2"]["epochs"], saved["student"]["width"], saved["seed"]) == (0.0, 8, 3)
+    assert not (output / "stage2").exists()
+
+
+@pytest.mark.parametrize("command", ["label", "train"])
+def test_a_dry_run_writes_nothing(recipe: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(recipe.parent.rglob("*"))
+    assert call(command, recipe, "--dry-run") == 0
+    assert sorted(recipe.parent.rglob("*")) == before
+    assert "blocks" in capsys.readouterr().out
+
+
+def test_dry_runs_of_the_others(recipe: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recipe.parent
+    assert call("train", recipe) == 0
+    student = folder / "run" / "student"
+    assert (
+        call("encode", student, folder / "dev.jsonl", "--side", "0", "--text-column", "q", "--output", folder / "left")
+        == 0
+    )
+    assert (
+        call("encode", student, folder / "dev.jsonl", "--side", "1", "--text-column", "p", "--output", folder / "right")
+        == 0
+    )
+    before = sorted(folder.rglob("*"))
+    out = folder / "new"
+    table = folder / "dev.jsonl"
+    assert call("encode", student, table, "--side", "left", "--text-column", "q", "--output", out, "--dry-run") == 0
+    pair = ["--text-columns", "q,p", "--output", out, "--dry-run"]
+    assert call("score", student, table, "--left", folder / "left", "--right", folder / "right", *pair) == 0
+    assert call("evaluate", student, table, "--label-column", "label", *pair) == 0
+    tuning = ["--task", "binary", "--label-column", "label", "--base-model", tiny_encoder]
+    assert call("finetune-teacher", table, *tuning, *pair) == 0
+    assert sorted(folder.rglob("*")) == before
+    assert capsys.readouterr().out.count("--dry-run") == 4
+
+
+def test_finetune_teacher(recipe: Path, tiny_encoder: Path) -> None:
+    output = recipe.parent / "teacher"
+    arguments = ["--task", "classification", "--classes", "0,1", "--label-column", "label", "--text-columns", "q,p"]
+    tuned = call("finetune-teacher", recipe.parent / "train.jsonl", *arguments, "--base-model", tiny_encoder, "--epochs", "1",
+                 "--max-length", "32", "--output", output)  # fmt: skip
+    assert tuned == 0
+    assert (output / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("studnt.width=8", "studnt: no such setting"),
+        ("student.width=-1", "student.width"),
+        ("student.width", "must be KEY=VALUE"),
+        ("train=missing.jsonl", "missing.jsonl"),
+        ("task={kind: classification}", "classification needs `classes`"),
+    ],
+)
+def test_wrong_settings(recipe: Path, change: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", recipe, "--set", change) == 1
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told and told.count("\n") <= 3
+
+
+def test_bad_rows_stop_before_work_or_are_set_aside(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = recipe.parent / "train.jsonl"
+    train.write_text(train.read_text() + '{"q": "", "p": "x", "label": 1}\n{"q": "a", "p": "b", "label": 7}\n{broken\n')
+    assert call("train", recipe) == 1
+    told = capsys.readouterr().err
+    assert "3 bad row(s)" in told and "train.jsonl, row 41" in told and "quarantine" in told
+    assert not (recipe.parent / "run" / "stage1").exists()
+    assert call("train", recipe, "--on-bad-rows", "quarantine") == 0
+    aside = (recipe.parent / "train.bad_rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in aside] == [41, 42, 43]
+
+
+def test_debug_shows_the_traceback(recipe: Path) -> None:
+    from distilmatch.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        main(["train", str(recipe), "--set", "studnt=1", "--debug"])
+
+
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("no-such-command") == 2
+    assert call("encode") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from distilmatch.training import distil
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distil, "distil_pairs", stop)
+    assert call("train", recipe) == 130
+    assert "same command" in capsys.readouterr().err
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info") == 0
+    assert "torch" in capsys.readouterr().out
