@@ -29,6 +29,8 @@ from distilmatch.types import TokenRepresentations
 
 TextBatch = Mapping[str, torch.Tensor]
 
+# RoBERTa and its kin count positions from 2.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 _QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
 
 
@@ -299,6 +301,8 @@ def _load_encoder(name: str | Path, student: StudentConfig) -> tuple[PreTrainedM
             raise ModelError(f"{path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
         config.num_hidden_layers = student.encoder_layers
     positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in _OFFSET_POSITIONS:
+        positions -= 2
     if positions is not None and max(student.max_lengths) > positions:
         raise ModelError(f"{path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
     tokenizer.padding_side = "right"
