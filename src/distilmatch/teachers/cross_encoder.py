@@ -67,7 +67,7 @@ class CrossEncoderTeacher:
         self.batch_size = batch_size
         self.precision: Precision = "bf16" if use_bf16(precision, self.model.device) else "fp32"
         self.max_length = _token_limit(self.model, max_length, self.name)
-        self._tokenizer = _pair_tokenizer(self.model)
+        self._tokenizer: Any = _pair_tokenizer(self.model)
 
     @property
     def num_labels(self) -> int:

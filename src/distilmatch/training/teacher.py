@@ -146,7 +146,7 @@ class DevEvaluator(BaseEvaluator):
         # Labels for which the metrics are not defined must show before the training, not after its first epoch.
         task_metrics(task, self.gold, np.zeros((len(self.gold), task.num_labels), dtype=np.float32), self.queries)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, model: CrossEncoder, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """The metrics of `model` on the dev set, by name."""
