@@ -67,7 +67,9 @@ def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> Non
         encode_table(student, test, tmp_path / side, side=side, text_column=column)
         for side, column in (("query", "query"), ("document", "product"))
     ]
-    score_table(student, test, tmp_path / "scores.parquet", folders, table=TableConfig(text_columns=("query", "product")))
+    score_table(
+        student, test, tmp_path / "scores.parquet", folders, table=TableConfig(text_columns=("query", "product"))
+    )
     import pyarrow.parquet as pq
 
     scored = np.array(pq.read_table(tmp_path / "scores.parquet")["logit_0"].to_pylist())
