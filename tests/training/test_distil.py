@@ -199,6 +199,53 @@ def test_three_sides_and_classes(recipe: PairRecipe, tmp_path: Path) -> None:
     assert student.predict([("the red car", "a red car", "blue car")]).shape == (1, 2)
 
 
+@pytest.mark.parametrize(("kind", "pool"), [("margin_mse", "separate"), ("listwise", "auto"), ("mse", "merged")])
+def test_ranking(recipe: PairRecipe, tmp_path: Path, kind: str, pool: str) -> None:
+    rng = np.random.default_rng(0)
+    paths = {}
+    for name, queries in (("train", 12), ("dev", 4)):
+        paths[name] = tmp_path / f"{name}-ranking.jsonl"
+        with paths[name].open("w") as file:
+            for query in range(queries):
+                wanted = rng.choice(COLOURS)
+                for document in range(5):
+                    colour = rng.choice(COLOURS)
+                    row = {
+                        "q": f"the {wanted} car {query}",
+                        "d": f"{colour} car {document}",
+                        "qid": query,
+                        "did": document,
+                    }
+                    file.write(json.dumps(row | {"grade": 3 if colour == wanted or document == 0 else 0}) + "\n")
+    settings = recipe.to_dict() | {
+        "train": str(paths["train"]),
+        "dev": str(paths["dev"]),
+        "task": {"kind": "ranking"},
+        "table": {"text_columns": ["q", "d"], "label_column": "grade", "id_columns": ["qid", "did"]},
+        "objective": {"kind": kind, "gold_weight": 0.2},
+        "transfer": {"rounds": 1, "block_size": 4, "hard_negatives": 1, "cells_per_block": 24, "pool": pool},
+    }
+    student = distil_pairs(PairRecipe.from_dict(settings))
+    summary = json.loads((Path(recipe.output) / "stage2" / "stage.json").read_text())
+    assert summary["metric"] == "ndcg@10" and 0 < summary["best_metric"] <= 1
+    assert len(student.rank("the red car", ["red car 1", "blue car 1"])) == 2
+
+
+def test_triplets(recipe: PairRecipe, tmp_path: Path) -> None:
+    path = tmp_path / "triplets.jsonl"
+    rows = [{"a": f"the {c} car", "p": f"{c} car {i}", "n": f"house {i}"} for i in range(10) for c in COLOURS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = recipe.to_dict() | {
+        "train": str(path),
+        "dev": None,
+        "task": {"kind": "ranking"},
+        "table": {"layout": "triplets"},
+    }
+    table = label_transfer_set(PairRecipe.from_dict(settings))
+    assert table.queries is not None and table.gold is not None and set(table.gold[~np.isnan(table.gold)]) == {0.0, 1.0}
+    assert distil_pairs(PairRecipe.from_dict(settings)).predict([("the red car", "red car 1")]).shape == (1,)
+
+
 def test_a_folder_of_another_recipe_is_refused(recipe: PairRecipe) -> None:
     distil_pairs(recipe)
     other = recipe.replaced(stage2=StageConfig(epochs=3))
