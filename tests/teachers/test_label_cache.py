@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -67,10 +68,8 @@ def test_stopped_anywhere_nothing_is_lost_or_doubled(
     asked: Counter[tuple[str, str]] = Counter()
     for stop in stops:
         teacher = CountingTeacher(chunks=stop)
-        try:
+        with contextlib.suppress(InterruptedError):
             SoftLabelCache(folder).label(teacher, pairs, chunk_pairs=chunk)
-        except InterruptedError:
-            pass
         asked += teacher.asked
     teacher = CountingTeacher()
     cache = SoftLabelCache(folder)

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import FineTuneConfig, PairRecipe, StageConfig, StudentConfig, TableConfig, TaskConfig
-from distilmatch.config import TeacherConfig, TransferConfig
+from distilmatch.config import (
+    FineTuneConfig,
+    PairRecipe,
+    StageConfig,
+    StudentConfig,
+    TableConfig,
+    TaskConfig,
+    TeacherConfig,
+    TransferConfig,
+)
 from distilmatch.data.tables import load_table
 from distilmatch.evaluation.report import evaluate_pairs
 from distilmatch.jobs.encode import encode_table

@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not debug:  # the bars and reports of every loaded checkpoint; those of training and labelling stay
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("distilmatch").setLevel(logging.DEBUG if debug else logging.INFO)
     try:

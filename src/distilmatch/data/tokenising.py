@@ -11,20 +11,46 @@ from typing import Any
 import numpy as np
 import torch
 
-TokenIds = list[list[int]]
+_CHUNK = 8192  # texts given to a tokenizer at once
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int, chunk: int = 8192) -> TokenIds:
+class TokenIds(Sequence[np.ndarray]):
+    """Token ids of n texts, four bytes each, in one array.
+
+    Args:
+        flat: (all tokens,) int32.
+        bounds: (n + 1,) int64, text i is `flat[bounds[i]:bounds[i + 1]]`.
+    """
+
+    def __init__(self, flat: np.ndarray, bounds: np.ndarray) -> None:
+        self.flat = flat
+        self.bounds = bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        assert not isinstance(index, slice)
+        return self.flat[self.bounds[index] : self.bounds[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) int64, tokens of each text."""
+        return np.diff(self.bounds)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> TokenIds:
     """The token ids of each text, special tokens included, cut at `max_length`; `tokenizer` is Hugging Face's."""
-    ids: TokenIds = []
-    for start in range(0, len(texts), chunk):
-        part = list(texts[start : start + chunk])
+    parts, lengths = [np.empty(0, dtype=np.int32)], []
+    for start in range(0, len(texts), _CHUNK):
+        part = [texts[i] for i in range(start, min(start + _CHUNK, len(texts)))]
         encoded = tokenizer(part, truncation=True, max_length=max_length, padding=False, return_attention_mask=False)
-        ids += encoded["input_ids"]
-    return ids
+        lengths += [len(ids) for ids in encoded["input_ids"]]
+        parts.append(np.array([token for ids in encoded["input_ids"] for token in ids], dtype=np.int32))
+    return TokenIds(np.concatenate(parts), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
-def pad_batch(ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+def pad_batch(ids: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask`, (n, t) int64, padded on the right."""
     longest = max(len(text) for text in ids)
     input_ids = np.full((len(ids), longest), pad_id, dtype=np.int64)
@@ -35,7 +61,7 @@ def pad_batch(ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tens
     return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
 
 
-def length_order(lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def length_order(lengths: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) positions that sort by length, longest first, and (n,) positions that restore the given order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     restore = np.empty_like(order)
@@ -43,7 +69,7 @@ def length_order(lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return order, restore
 
 
-def length_chunks(lengths: Sequence[int], max_waste: float = 0.1, min_tokens: int = 256) -> list[slice]:
+def length_chunks(lengths: Sequence[int] | np.ndarray, max_waste: float = 0.1, min_tokens: int = 256) -> list[slice]:
     """Cuts texts that are sorted by length, longest first, into chunks with little padding.
 
     A chunk ends where one more text would make more than `max_waste` of its padded tokens padding, but not before it

@@ -58,7 +58,7 @@ class DiPairInference:
         encoder, max_length = self.streams[self.side_streams[index]]
         tokenizer = self._tokenizer(encoder)
         ids = token_ids(tokenizer, texts, max_length)
-        order, restore = length_order([len(text) for text in ids])
+        order, restore = length_order(ids.lengths)
         states, masks = [], []
         starts = range(0, len(ids), batch_size)
         was_training = self.training

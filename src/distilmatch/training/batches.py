@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from distilmatch.data.tokenising import length_chunks, pad_batch, token_ids
+from distilmatch.data.tokenising import TokenIds, length_chunks, length_order, pad_batch, token_ids
 from distilmatch.errors import DataError
 from distilmatch.models import DiPair
 from distilmatch.training.frozen import KeptOutputs
@@ -68,11 +68,11 @@ class TextCollator(_Collator):
         super().__init__(table)
         self.side_streams = model.side_streams
         self.pad_ids: list[int] = []
-        self.token_ids: list[list[list[int]]] = []
+        self.token_ids: list[TokenIds] = []
         for encoder, max_length in model.streams:
             tokenizer = model.tokenizers[encoder]
             self.pad_ids.append(tokenizer.pad_token_id)
-            self.token_ids.append(token_ids(tokenizer, list(table.texts), max_length))
+            self.token_ids.append(token_ids(tokenizer, table.texts, max_length))
 
     def inputs(self, rows: np.ndarray) -> Batch:
         """`streams`, for each stream the tokenised chunks of its distinct texts, and `rows`, (p, s) into them."""
@@ -81,12 +81,10 @@ class TextCollator(_Collator):
         for stream, ids in enumerate(self.token_ids):
             sides = [side for side, own in enumerate(self.side_streams) if own == stream]
             texts, inverse = np.unique(rows[:, sides], return_inverse=True)
-            order = np.argsort([-len(ids[text]) for text in texts], kind="stable")
-            position = np.empty_like(order)
-            position[order] = np.arange(len(order))
+            order, position = length_order(ids.lengths[texts])
             local[:, sides] = position[inverse.reshape(len(rows), len(sides))]
             ordered = [ids[text] for text in texts[order]]
-            cuts = length_chunks([len(text) for text in ordered])
+            cuts = length_chunks(ids.lengths[texts[order]])
             streams.append([pad_batch(ordered[cut], self.pad_ids[stream]) for cut in cuts])
         return {"streams": streams, "rows": torch.from_numpy(local)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,6 +243,7 @@ def _training_arguments(
         save_strategy="no",
         logging_strategy="epoch",
         report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=device.type == "cuda",
     )
 
