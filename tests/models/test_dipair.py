@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from distilmatch.config import StudentConfig, TaskConfig
 from distilmatch.errors import ModelError
-from distilmatch.models import DiPair, DiPairConfig
+from distilmatch.models import DiPair, DiPairConfig, dipair
 
 SMALL = dict(width=16, head_heads=2, max_lengths=(24, 24), kept_tokens=(3, 5))
 THREE = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
@@ -106,6 +107,28 @@ def test_cached_scores_equal_predicted_ones(student: DiPair) -> None:
     rows = np.array([[0, 2], [1, 0], [1, 1], [0, 0]])
     cached = student.score(student.encode(left, "left"), student.encode(right, "document"), rows=rows)
     np.testing.assert_allclose(cached, student.logits([(left[i], right[j]) for i, j in rows]), atol=1e-5)
+
+
+def test_push_to_hub_uploads_a_whole_folder(student: DiPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, str] = {}
+
+    class Hub:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=f"someone/{repo_id}")
+
+        def upload_folder(self, repo_id: str, folder_path: str, **_: object) -> SimpleNamespace:
+            sent["repo"] = repo_id
+            sent.update({path.name: path.read_text(errors="replace") for path in Path(folder_path).iterdir()})
+            return SimpleNamespace(commit_url="the commit")
+
+    monkeypatch.setattr(dipair, "HfApi", Hub)
+    assert student.push_to_hub("a-student") == "the commit"
+    assert sent["repo"] == "someone/a-student"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(sent)
+    assert "# DiPair student" in sent["README.md"]
 
 
 def test_forward_equals_logits(student: DiPair) -> None:

@@ -223,6 +223,7 @@ def test_ranking(recipe: PairRecipe, tmp_path: Path, kind: str, pool: str) -> No
         "task": {"kind": "ranking"},
         "table": {"text_columns": ["q", "d"], "label_column": "grade", "id_columns": ["qid", "did"]},
         "objective": {"kind": kind, "gold_weight": 0.2},
+        "stage1": {"epochs": 1, "evaluations": 3, "patience": 1},
         "transfer": {"rounds": 1, "block_size": 4, "hard_negatives": 1, "cells_per_block": 24, "pool": pool},
     }
     student = distil_pairs(PairRecipe.from_dict(settings))

@@ -7,11 +7,13 @@ labels.
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -175,6 +177,33 @@ class DiPair(DiPairInference, PreTrainedModel):
         for index, tokenizer in enumerate(self.tokenizers):
             tokenizer.save_pretrained(str(folder if index == 0 else folder / f"tokenizer_{index}"))
         write_model_card(folder, self.student, self.task, self.training_summary)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload a DiPair student",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads what `save_pretrained` writes, the model card included, and returns the commit's address.
+
+        `transformers`' own method would put a card of its own in the place of this one.
+        """
+        hub = HfApi(token=token)
+        repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            commit = hub.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+        return str(commit.commit_url)
 
     def save_encoder(self, folder: str | Path, side: int | str = 0) -> None:
         """Writes a side's encoder and tokenizer as a stock `transformers` folder, which `AutoModel` and

@@ -144,9 +144,8 @@ def new_student(recipe: PairRecipe) -> DiPair:
 
 
 def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
-    """(n, h) float32 normalised mean-pooled embeddings of texts under the untrained (first) encoder."""
+    """(n, h) float32 normalised mean-pooled embeddings of texts under the untrained (first) encoder, whole."""
     pooled = StudentConfig(
-        encoder_layers=recipe.student.encoder_layers,
         kept_tokens=(1, 1),
         kept_strategy="first_pooled",
         max_lengths=(max(recipe.student.max_lengths),) * 2,

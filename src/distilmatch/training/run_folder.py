@@ -38,7 +38,9 @@ class RunFolder:
     def transfer_fingerprint(self) -> str:
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
-        return fingerprint(table_fingerprint(self.recipe.train), {name: settings[name] for name in _LABEL_SETTINGS})
+        parts = {name: settings[name] for name in _LABEL_SETTINGS}
+        longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
+        return fingerprint(table_fingerprint(self.recipe.train), parts, longest, list(self.recipe.student.side_names))
 
     def claim(self) -> None:
         """Writes the recipe, or checks that the folder belongs to the same one.
