@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from distilmatch.errors import CacheError
 from distilmatch.fingerprint import text_key
-from distilmatch.teachers.base import Teacher, check_logits
+from distilmatch.teachers.base import Teacher, check_logits, check_pairs
 
 _FILE = "soft_labels.sqlite"
 _BUSY_SECONDS = 60.0
@@ -72,9 +72,11 @@ class SoftLabelCache:
             (n, c) float32 raw logits, in the order of `pairs`.
 
         Raises:
+            DataError: an item that is not two texts.
             CacheError: the database is damaged, locked for a minute, or holds labels of another width.
             ModelError: the teacher gives a logit that is not finite.
         """
+        check_pairs(pairs)
         fingerprint = teacher.fingerprint
         keys = [text_key(fingerprint, pair) for pair in pairs]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
@@ -114,7 +116,12 @@ class SoftLabelCache:
                         f"{self.path} holds {len(blob)} bytes where {labels} labels are expected: it is damaged; "
                         "delete it and label again"
                     )
-                out[row_of[key]] = np.frombuffer(blob, dtype=_LABELS)
+                values = np.frombuffer(blob, dtype=_LABELS)
+                if not np.isfinite(values).all():
+                    raise CacheError(
+                        f"{self.path} holds labels that are not finite: it is damaged; delete it and label again"
+                    )
+                out[row_of[key]] = values
                 known.add(key)
         return known
 
@@ -139,8 +146,15 @@ class SoftLabelCache:
             raise self._unusable(error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
-        connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        try:
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.Error as error:
+            connection.close()
+            raise self._unusable(error) from error
         return connection
 
     def _unusable(self, error: Exception) -> CacheError:

@@ -1,0 +1,94 @@
+"""The report: its figures are those of the metrics, it survives saving, and it says what it could not measure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.evaluation.report import PairReport, evaluate_pairs
+from distilmatch.metrics import task_metrics
+from distilmatch.models import DiPair
+from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.types import TupleTable
+
+TASK = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
+
+
+@pytest.fixture(scope="module")
+def student(tiny_encoder: Path) -> DiPair:
+    torch.manual_seed(0)
+    shape = StudentConfig(width=16, head_heads=2, kept_tokens=(3, 5), max_lengths=(16, 16))
+    model = DiPair.from_encoder(tiny_encoder, shape, TASK).eval()
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    return model
+
+
+def _table(gold: bool = True, rows: int = 40) -> TupleTable:
+    rng = np.random.default_rng(0)
+    words = "red blue green car house dog runs small".split()
+    texts = list(dict.fromkeys(" ".join(rng.choice(words, 4)) for _ in range(30)))
+    return TupleTable(
+        texts=texts,
+        rows=rng.integers(0, len(texts), (rows, 2)),
+        gold=rng.integers(0, 3, rows).astype(np.float32) if gold else None,
+    )
+
+
+def test_the_figures_are_those_of_the_metrics(student: DiPair, tiny_cross_encoder_3: Path) -> None:
+    table, teacher = _table(), CrossEncoderTeacher(tiny_cross_encoder_3, precision="fp32")
+    guesses = np.random.default_rng(1).normal(size=(len(table), 3)).astype(np.float32)
+    report = evaluate_pairs(student, table, teacher=teacher, baselines={"guess": guesses}, measure_speed=False)
+    flat = report.flat_metrics()
+    assert table.gold is not None
+    own, asked = student.logits(table.tuples()), teacher.logits(table.tuples())  # type: ignore[arg-type]
+    for name, logits in (("student", own), ("teacher", asked), ("baseline_guess", guesses)):
+        expected = task_metrics(TASK, table.gold, logits)["accuracy"]
+        assert flat[f"{name}_accuracy"] == pytest.approx(expected)
+    assert flat["share_of_teacher"] == pytest.approx(flat["student_accuracy"] / flat["teacher_accuracy"])
+    assert flat["student_teacher_agreement"] == pytest.approx(float((own.argmax(1) == asked.argmax(1)).mean()))
+    assert report.speed is None
+
+
+def test_saved_and_loaded_it_is_the_same(student: DiPair, tmp_path: Path) -> None:
+    report = evaluate_pairs(student, _table(), measure_speed=False)
+    report.save(tmp_path)
+    assert PairReport.load(tmp_path) == report == PairReport.load(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"] == report.flat_metrics()
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "report.md").read_text()
+    assert f"{report.flat_metrics()['student_accuracy']:.4f}" in text and "report.png" in text
+
+
+def test_speed_is_measured_and_the_cache_counted(student: DiPair, tiny_cross_encoder_3: Path) -> None:
+    report = evaluate_pairs(student, _table(rows=12), teacher=CrossEncoderTeacher(tiny_cross_encoder_3))
+    assert report.speed is not None and report.speed.teacher_pairs_per_s is not None
+    assert report.speed.head_pairs_per_s > report.speed.end_to_end_pairs_per_s > 0
+    left, right = report.cache
+    assert (left.kept_tokens, right.kept_tokens) == (3, 5)
+    assert left.fp16_bytes < left.fp32_bytes < right.fp32_bytes
+
+
+def test_without_gold_labels_agreement_is_what_is_left(student: DiPair, tiny_cross_encoder_3: Path) -> None:
+    teacher = CrossEncoderTeacher(tiny_cross_encoder_3)
+    report = evaluate_pairs(student, _table(gold=False), teacher=teacher, measure_speed=False)
+    assert report.main_metric is None and report.share_of_teacher is None
+    assert "agreement" in report.student.agreement
+
+
+def test_what_cannot_be_measured_is_refused(student: DiPair, tiny_cross_encoder: Path) -> None:
+    with pytest.raises(DataError, match="neither gold labels nor"):
+        evaluate_pairs(student, _table(gold=False))
+    with pytest.raises(DataError, match="no rows"):
+        evaluate_pairs(student, _table().take(np.array([], dtype=int)))
+    with pytest.raises(ModelError):
+        evaluate_pairs(student, _table(), teacher=CrossEncoderTeacher(tiny_cross_encoder))
+    with pytest.raises(ConfigError, match="shape"):
+        evaluate_pairs(student, _table(), baselines={"short": np.zeros((3, 3), dtype=np.float32)})
+    with pytest.raises(DataError):
+        PairReport.load("no-such-folder")
