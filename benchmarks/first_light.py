@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, dev.jsonl, test.jsonl")
     parser.add_argument("--work", type=Path, default=Path("first-light"), help="where the run goes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--note", default="", help="kept with the result")
     arguments = parser.parse_args()
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,8 @@ def main() -> None:
         minutes[step] = (time.perf_counter() - started) / 60
         (work / "minutes.json").write_text(json.dumps(minutes))
     report = json.loads((work / "report" / "report.json").read_text())["metrics"]
+    settings = yaml.safe_load((work / "run" / "recipe.yaml").read_text())
+    settings = {name: settings[name] for name in ("transfer", "student", "objective", "stage1", "stage2")}
     publish(
         "first_light",
         {
@@ -91,13 +94,16 @@ def main() -> None:
             "share_of_teacher": report["student_accuracy"] / report["teacher_accuracy"],
             "minutes": sum(minutes.values()),
             **{f"minutes_{step}": value for step, value in minutes.items()},
-            "student_pairs_per_s": report["student_pairs_per_s"],
+            "student_pairs_per_s": report["student_head_pairs_per_s"],
             "student_end_to_end_pairs_per_s": report["student_end_to_end_pairs_per_s"],
             "teacher_pairs_per_s": report["teacher_pairs_per_s"],
-            "cache_bytes_per_item": report["cache_bytes_per_item"],
+            "cache_bytes_per_item_left_fp32": report["cache_bytes_per_item_left_fp32"],
+            "cache_bytes_per_item_left_fp16": report["cache_bytes_per_item_left_fp16"],
+            "cache_bytes_per_item_right_fp32": report["cache_bytes_per_item_right_fp32"],
+            "cache_bytes_per_item_right_fp16": report["cache_bytes_per_item_right_fp16"],
         },
         [arguments.seed],
-        {"recipe": yaml.safe_load((work / "run" / "recipe.yaml").read_text())["transfer"]},
+        {"note": arguments.note, "recipe": settings},
     )
 
 
