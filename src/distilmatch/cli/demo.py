@@ -40,14 +40,14 @@ def run(
 
     sizes: dict[str, Any] = {"train_pairs": 200, "dev_pairs": 50, "test_pairs": 80, "products": 160} if quick else {}
     step("1/6 A catalogue of products, and queries that ask for them")
-    paths = write_demo_catalogue(output / "data", seed=seed, **sizes)
+    paths = write_demo_catalogue(output / "data", seed=seed, simple=True, **sizes)
     columns = TableConfig(text_columns=("query", "product"), label_column="label")
     task = TaskConfig(kind="binary")
     teacher = output / "teacher"
     step("2/6 The teacher: a cross-encoder fine-tuned on the labelled pairs")
     if not teacher.exists():
         config = FineTuneConfig(
-            base_model=encoder, seed=seed, epochs=1 if quick else 3, batch_size=16, dropout=0.0, max_length=96
+            base_model=encoder, seed=seed, epochs=1 if quick else 2, batch_size=16, dropout=0.0, max_length=96
         )
         rows, dev = load_table(paths.train, columns, task), load_table(paths.dev, columns, task)
         fine_tune_teacher(rows, task, teacher, config, dev)
@@ -90,9 +90,9 @@ def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str,
         "table": {"text_columns": ["query", "product"], "label_column": "label"},
         "teacher": {"models": [str(output / "teacher")]},
         "encoder": [encoder],
-        "transfer": {"rounds": 1, "cells_per_block": 64},
+        "transfer": {"rounds": 2, "cells_per_block": 96},
         "student": {"side_names": ["query", "document"], "max_lengths": [64, 64]},
         "stage1": {"epochs": 1},
-        "stage2": {"epochs": 0.5 if quick else 4},
+        "stage2": {"epochs": 0.5 if quick else 5, "blocks_per_batch": 4},
         "seed": seed,
     }

@@ -83,6 +83,7 @@ def write_demo_catalogue(
     test_pairs: int = 800,
     products: int = 600,
     graded: bool = False,
+    simple: bool = False,
 ) -> DemoPaths:
     """Writes a catalogue of query-product pairs; the same arguments give the same bytes.
 
@@ -94,6 +95,8 @@ def write_demo_catalogue(
         seed: of everything that is drawn.
         train_pairs, dev_pairs, test_pairs: how many pairs each split has.
         products: how many products the pairs are drawn from; two thirds of them may occur in every split.
+        simple: queries ask for a type and one or two of brand, colour and material, with nothing negated or misspelt;
+            a student learns them in minutes.
         graded: adds a column `relevance`: 3 for a match, 2 where one wish fails, 1 for the right type of product, 0.
 
     Raises:
@@ -113,7 +116,7 @@ def write_demo_catalogue(
     for split, pairs in sizes.items():
         finder = _Finder(split, pools[split], _Splitter(seed, sizes), draw)
         for _ in range(-(-pairs // PAIRS_PER_QUERY)):
-            wishes, text, found = _new_query(finder, draw, told)
+            wishes, text, found = _new_query(finder, draw, told, simple)
             query_id = f"Q{len(told) + 1:06d}"
             told[text] = query_id
             rows[split] += _pairs(query_id, text, wishes, found, graded)
@@ -292,14 +295,14 @@ def _distinct(products: list[_Product]) -> list[_Product]:
 
 
 def _new_query(
-    finder: _Finder, draw: random.Random, told: dict[str, str]
+    finder: _Finder, draw: random.Random, told: dict[str, str], simple: bool
 ) -> tuple[tuple[_Wish, ...], str, list[_Product]]:
     for _ in range(_ATTEMPTS):
-        wishes = _wishes(draw.choice(finder.pool), draw)
+        wishes = _wishes(draw.choice(finder.pool), draw, simple)
         found = finder.find(wishes)
         if found is None:
             continue
-        text = _query_text(wishes, draw)
+        text = _query_text(wishes, draw, simple)
         if text not in told:
             return wishes, text, found
     raise ConfigError(
@@ -307,14 +310,16 @@ def _new_query(
     )
 
 
-def _wishes(target: _Product, draw: random.Random) -> tuple[_Wish, ...]:
+def _wishes(target: _Product, draw: random.Random, simple: bool) -> tuple[_Wish, ...]:
     """The type and two or three more wishes that `target` meets."""
     category = CATEGORIES[target.category]
     names = ["brand", *category.values, draw.choice(category.features)]
+    if simple:
+        names = [name for name in names if name in _PLAIN]
     wishes = [_Wish("type", target.category)]
-    for name in draw.sample(names, draw.choice((1, 2, 2, 3))):
+    for name in draw.sample(names, min(len(names), draw.choice((1, 2) if simple else (1, 2, 2, 3)))):
         value = target.values[name]
-        negated = name in ("brand", "colour", "material") and draw.random() < _NEGATED
+        negated = not simple and name in _PLAIN and draw.random() < _NEGATED
         if name == "brand":
             if negated:
                 value = draw.choice([brand for brand in category.brands if brand != value])
@@ -327,11 +332,12 @@ def _wishes(target: _Product, draw: random.Random) -> tuple[_Wish, ...]:
     return tuple(wishes)
 
 
+_PLAIN = ("brand", "colour", "material")
 _OPENERS = ("", "", "", "looking for a ", "I need a ", "buy ")
 _NOT = ("not {}", "but not {}", "anything but {}")
 
 
-def _query_text(wishes: tuple[_Wish, ...], draw: random.Random) -> str:
+def _query_text(wishes: tuple[_Wish, ...], draw: random.Random, simple: bool) -> str:
     category = CATEGORIES[wishes[0].value]
     before: list[str] = []
     after: list[str] = []
@@ -356,7 +362,7 @@ def _query_text(wishes: tuple[_Wish, ...], draw: random.Random) -> str:
     draw.shuffle(before)
     draw.shuffle(after)
     text = draw.choice(_OPENERS) + " ".join([*before, _say(category.names, draw), *after])
-    return ", ".join([_misspell(text, draw) if draw.random() < _MISSPELT else text, *last])
+    return ", ".join([_misspell(text, draw) if not simple and draw.random() < _MISSPELT else text, *last])
 
 
 _QUERY_PHRASES: dict[str, tuple[bool, Forms]] = {  # may it stand before the noun; how it is said after it
