@@ -58,7 +58,7 @@ def commands(data: Path, work: Path, seed: int) -> dict[str, list[str]]:
         "score": ["score", student, test, "--left", left, "--right", right, *columns, "--output", str(work / "scores.parquet")],
         "evaluate": [
             "evaluate", student, test, "--teacher", teacher, "--label-column", "entailment", *columns,
-            "--output", str(work / "report"),
+            "--precision", "auto", "--output", str(work / "report"),
         ],
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, say
+from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, one_of, say
 
 
 def run(
@@ -31,9 +31,9 @@ def run(
     from distilmatch.errors import ConfigError
     from distilmatch.runtime import pick_device
 
-    _one_of("--dtype", dtype, ("float32", "float16", "bfloat16"))
-    _one_of("--precision", precision, ("fp32", "bf16", "auto"))
-    _one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
+    one_of("--dtype", dtype, ("float32", "float16", "bfloat16"))
+    one_of("--precision", precision, ("fp32", "bf16", "auto"))
+    one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
     if batch_size < 1:
         raise ConfigError("--batch-size must be 1 or more")
     from distilmatch.jobs.encode import count_texts, encode_table
@@ -63,10 +63,3 @@ def run(
         split=split,
     )
     say(texts=len(folder), side=student.student.side_names[index], folder=str(output))
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    from distilmatch.errors import ConfigError
-
-    if value not in allowed:
-        raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")

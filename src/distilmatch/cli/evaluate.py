@@ -17,6 +17,7 @@ from distilmatch.cli.options import (
     TablePath,
     TextColumns,
     names,
+    one_of,
     say,
     table_config,
 )
@@ -34,6 +35,7 @@ def run(
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="In which the student runs."),
     split: Split = "train",
     on_bad_rows: OnBadRows = None,
     device: Device = None,
@@ -45,6 +47,7 @@ def run(
     from distilmatch.models import DiPair
     from distilmatch.runtime import pick_device
 
+    one_of("--precision", precision, ("fp32", "bf16", "auto"))
     student = DiPair.from_pretrained(model).eval()
     read = table_config(
         text_columns=text_columns,
@@ -64,7 +67,7 @@ def run(
 
     student.to(pick_device(device))  # type: ignore[arg-type]
     asked = load_teacher(TeacherConfig(models=tuple(names(teacher) or ())), device=device) if teacher else None
-    report = evaluate_pairs(student, rows, teacher=asked, measure_speed=speed)
+    report = evaluate_pairs(student, rows, teacher=asked, measure_speed=speed, precision=precision)  # type: ignore[arg-type]
     report.save(output)
     show(report)
     say(report=str(output / "report.md"), plot=str(output / "report.png"))

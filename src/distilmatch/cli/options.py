@@ -40,6 +40,18 @@ def names(value: str | None) -> list[str] | None:
     return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
 
 
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Checks an option that takes one of a few words.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    from distilmatch.errors import ConfigError
+
+    if value not in allowed:
+        raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
+
+
 def table_config(
     *,
     text_columns: str | None = None,

@@ -20,7 +20,7 @@ from distilmatch.evaluation.bootstrap import Intervals, query_intervals, resampl
 from distilmatch.evaluation.speed import PairTeacher, head_pairs_per_s, student_logits, teacher_pairs_per_s
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
 from distilmatch.models.dipair import DiPair
-from distilmatch.runtime import environment, write_atomically, write_json
+from distilmatch.runtime import Precision, environment, use_bf16, write_atomically, write_json
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.types import TupleTable
 
@@ -180,6 +180,7 @@ def evaluate_pairs(
     measure_speed: bool = True,
     resamples: int = 200,
     seed: int = 0,
+    precision: Precision = "fp32",
 ) -> PairReport:
     """Measures a student on a table, beside its teacher and baselines on the same rows.
 
@@ -191,6 +192,7 @@ def evaluate_pairs(
         measure_speed: time the student and the teacher; about 10 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
         seed: of the bootstrap and of the order of the timed pairs.
+        precision: in which the student runs; "auto" is bf16 where the hardware multiplies in it, as for teachers.
 
     Raises:
         DataError: an empty table, one with neither gold labels nor a teacher, or ranking without queries.
@@ -205,13 +207,13 @@ def evaluate_pairs(
     if taken:
         raise ConfigError(f"a baseline cannot be called {taken.pop()!r}; give it another name")
     _check_gold(model, table, teacher, known)
-    own, end_to_end = student_logits(model, table, measure=measure_speed)
+    own, end_to_end = student_logits(model, table, measure=measure_speed, precision=precision)
     if known is None and teacher is not None:
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
     logits = ({} if known is None else {"teacher": known}) | {"student": own} | others
     measure = _Measure(task, table, known, resamples, seed)
     systems = tuple(measure.system(name, values) for name, values in logits.items())
-    speed = _measure_speed(model, table, teacher, end_to_end, seed) if end_to_end is not None else None
+    speed = _measure_speed(model, table, teacher, end_to_end, seed, precision) if end_to_end is not None else None
     student = model.student
     return PairReport(
         task=task,
@@ -233,7 +235,7 @@ def evaluate_pairs(
             )
             for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
         ),
-        notes=tuple(_notes(measure, table, speed)),
+        notes=tuple(_notes(measure, table, speed, "bf16" if use_bf16(precision, model.device) else "fp32")),
         environment=environment(),
     )
 
@@ -347,19 +349,24 @@ class _Measure:
 
 
 def _measure_speed(
-    model: DiPair, table: TupleTable, teacher: PairTeacher | None, end_to_end: float, seed: int
+    model: DiPair,
+    table: TupleTable,
+    teacher: PairTeacher | None,
+    end_to_end: float,
+    seed: int,
+    precision: Precision,
 ) -> SpeedResult:
     rate, count = (None, None) if teacher is None else teacher_pairs_per_s(teacher, table)
     return SpeedResult(
-        head_pairs_per_s=head_pairs_per_s(model, table, seed=seed),
+        head_pairs_per_s=head_pairs_per_s(model, table, seed=seed, precision=precision),
         end_to_end_pairs_per_s=end_to_end,
         teacher_pairs_per_s=rate,
         teacher_pairs=count,
     )
 
 
-def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None) -> list[str]:
-    notes = []
+def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None, precision: str) -> list[str]:
+    notes = [f"The student ran in {precision}."]
     if not len(measure.agreeing):
         notes.append("No teacher was given: the student is reported alone, without a share of the teacher.")
     if not len(measure.measured):
@@ -373,8 +380,8 @@ def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None) -> l
         notes.append("Speed was not measured.")
         return notes
     notes.append(
-        "Student, cached: the head alone, fp32, representations in memory, pairs in random order. Student, from text: "
-        "every distinct text encoded once, then all rows scored, fp32. Each rate is the median of repeated runs."
+        "Student, cached: the head alone, fp32 representations in memory, pairs in random order. Student, from text: "
+        "every distinct text encoded once, then all rows scored. Each rate is the median of repeated runs."
     )
     if speed.teacher_pairs is not None:
         notes.append(

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from distilmatch.models.dipair import DiPair
+from distilmatch.runtime import Precision
 from distilmatch.types import TupleTable
 
 _SECONDS = 2.0
@@ -58,22 +59,25 @@ def spread_over_lengths(table: TupleTable, rows: int) -> np.ndarray:
     return order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)]
 
 
-def student_logits(model: DiPair, table: TupleTable, *, measure: bool) -> tuple[np.ndarray, float | None]:
+def student_logits(
+    model: DiPair, table: TupleTable, *, measure: bool, precision: Precision = "fp32"
+) -> tuple[np.ndarray, float | None]:
     """The student's logits, (n, c) float32, and its pairs per second end to end: each distinct text of a side is
-    encoded once, then every row is scored, all in fp32; None where nothing is to be measured.
+    encoded once, then every row is scored, all in `precision`; None where nothing is to be measured.
     """
     tuples = table.tuples()
     if not measure:
-        return model.logits(tuples), None
-    model.logits(tuples[:64], show_progress_bar=False)
+        return model.logits(tuples, precision=precision), None
+    model.logits(tuples[:64], precision=precision, show_progress_bar=False)
     start = time.perf_counter()
-    logits = model.logits(tuples)
+    logits = model.logits(tuples, precision=precision)
     first = time.perf_counter() - start
-    return logits, len(tuples) / median_seconds(lambda: model.logits(tuples, show_progress_bar=False), first=first)
+    seconds = median_seconds(lambda: model.logits(tuples, precision=precision, show_progress_bar=False), first=first)
+    return logits, len(tuples) / seconds
 
 
-def head_pairs_per_s(model: DiPair, table: TupleTable, *, seed: int = 0) -> float:
-    """Pairs per second of the head alone, from fp32 representations in memory, in random order."""
+def head_pairs_per_s(model: DiPair, table: TupleTable, *, seed: int = 0, precision: Precision = "fp32") -> float:
+    """Pairs per second of the head alone in `precision`, from fp32 representations in memory, in random order."""
     sample = table.rows[spread_over_lengths(table, _SAMPLED_ROWS)]
     sides, columns = [], []
     for side in range(table.sides):
@@ -81,8 +85,12 @@ def head_pairs_per_s(model: DiPair, table: TupleTable, *, seed: int = 0) -> floa
         sides.append(model.encode([table.texts[i] for i in distinct], side, show_progress_bar=False))
         columns.append(column)
     rows = np.stack(columns, axis=1)[np.random.default_rng(seed).integers(0, len(sample), _HEAD_PAIRS)]
-    model.score(*sides, rows=rows[:1024], show_progress_bar=False)
-    return len(rows) / median_seconds(lambda: model.score(*sides, rows=rows, show_progress_bar=False))
+
+    def score() -> np.ndarray:
+        return model.score(*sides, rows=rows, precision=precision, show_progress_bar=False)
+
+    score()
+    return len(rows) / median_seconds(score)
 
 
 def teacher_pairs_per_s(teacher: PairTeacher, table: TupleTable) -> tuple[float, int]:
