@@ -334,7 +334,8 @@ class PairRecipe(FrozenConfig):
     """Everything that `distil_pairs` does, in one place: data, teacher, transfer set, student, objective, stages.
 
     Attributes:
-        train, dev, test: table paths (or hub dataset names); dev and test are optional.
+        train, dev, test: table paths (or hub dataset names); dev and test are optional. dev picks the best checkpoint;
+            test is never read in training, its fingerprint is recorded.
         table: how all of them are read.
         teacher: may be left out when the train table holds teacher labels and `transfer.rounds` is 0.
         encoder: the pre-trained encoder(s) that the student starts from: one, or one a side.

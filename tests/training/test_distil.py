@@ -259,6 +259,12 @@ def test_settings_that_do_not_go_together_are_refused(recipe: PairRecipe, tiny_c
         distil_pairs(recipe.replaced(teacher=TeacherConfig(models=(str(tiny_cross_encoder_3),))))
     with pytest.raises(ConfigError, match="kl needs two or more labels"):
         distil_pairs(recipe.replaced(output=recipe.output + "2", objective=ObjectiveConfig(kind="kl")))
+    assert not Path(recipe.output + "2").exists()
+    bad = Path(recipe.train).with_name("bad-dev.jsonl")
+    bad.write_text('{"a": "", "b": "x", "label": 1}\n')
+    with pytest.raises(DataError, match="bad-dev.jsonl, row 1"):
+        distil_pairs(recipe.replaced(dev=str(bad), output=recipe.output + "4"))
+    assert not Path(recipe.output + "4").exists()
     with pytest.raises(ConfigError, match="0 epochs"):
         distil_pairs(
             recipe.replaced(output=recipe.output + "3", stage1=StageConfig(epochs=0), stage2=StageConfig(epochs=0))

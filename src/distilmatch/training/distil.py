@@ -19,6 +19,7 @@ from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
+from distilmatch.objectives import objective_kind
 from distilmatch.runtime import pick_device, seed_everything
 from distilmatch.teachers import SoftLabelCache, load_teacher
 from distilmatch.training.processes import Processes
@@ -46,7 +47,12 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         ConfigError: the settings do not go together, or the output folder belongs to another recipe.
         DataError: a table cannot be used.
     """
+    # All that can be refused is looked at before the teacher is asked for the first label.
+    objective_kind(recipe.objective, recipe.task)
+    if recipe.stage1.epochs == recipe.stage2.epochs == 0:
+        raise ConfigError("both stages have 0 epochs: nothing to train")
     device = pick_device(recipe.device)
+    dev = None if recipe.dev is None else _load(recipe, recipe.dev)
     processes = Processes(cpu=device.type == "cpu")
     run = RunFolder(recipe)
     seed_everything(recipe.seed)
@@ -56,7 +62,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         label_transfer_set(recipe)
     processes.wait()
     table = read_saved_table(run.transfer)
-    dev_set = _dev_set(recipe, run, processes)
+    dev_set = None if dev is None else _dev_set(recipe, run, dev, processes)
     stages = ((run.stage1, recipe.stage1, True), (run.stage2, recipe.stage2, False))
     latest: Path | None = None
     for number, (folder, stage, frozen) in enumerate(stages, start=1):
@@ -79,8 +85,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
                 seed=recipe.seed + number,
             )
         latest = folder / "student"
-    if latest is None:
-        raise ConfigError("both stages have 0 epochs: nothing to train")
+    assert latest is not None
     if processes.is_main:
         _finish(run, latest, table)
     processes.wait()
@@ -111,7 +116,7 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
 
 def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
     """The blocks of the transfer set, before any label: also what a dry run counts."""
-    source = load_table(recipe.train, recipe.table, recipe.task, side_names=recipe.student.side_names)
+    source = _load(recipe, recipe.train)
     embeddings = mean_embeddings(recipe, source.texts)
     return build_blocks(source, embeddings, recipe.transfer, recipe.seed)
 
@@ -156,10 +161,11 @@ def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
     return torch.nn.functional.normalize(kept[:, 0], dim=-1).numpy()
 
 
-def _dev_set(recipe: PairRecipe, run: RunFolder, processes: Processes) -> DevSet | None:
-    if recipe.dev is None:
-        return None
-    table = load_table(recipe.dev, recipe.table, recipe.task, side_names=recipe.student.side_names)
+def _load(recipe: PairRecipe, source: str) -> TupleTable:
+    return load_table(source, recipe.table, recipe.task, side_names=recipe.student.side_names)
+
+
+def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: Processes) -> DevSet:
     if table.teacher is None and recipe.teacher is not None:
         if processes.is_main:  # the others find every label in the cache
             with_soft_labels(recipe, run, table)
