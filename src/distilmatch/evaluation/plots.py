@@ -124,11 +124,14 @@ def _draw_speed(
     # Room for the labels, which are wider than the points they stand at.
     axes.set_xlim(min(rates) / 6, max(rates) * 6)
     axes.set_ylim(*limits)
-    middle = sum(limits) / 2
+    # Labels point away from the other system; two points of the student that stand close point apart.
+    student_is_lower = value.get("student", 0.0) <= value.get("teacher", limits[1])
+    crowded = speed.head_pairs_per_s < 10 * speed.end_to_end_pairs_per_s
     for number, (rate, quality, marker, role, text) in enumerate(points):
         axes.plot(rate, quality, marker, color=_COLOURS[role], markersize=9, zorder=3)
-        crowded = role == "student" and speed.head_pairs_per_s < 30 * speed.end_to_end_pairs_per_s
-        below = (number == len(points) - 1) if crowded else quality > middle
+        below = student_is_lower == (role == "student")
+        if crowded and role == "student" and number == len(points) - 1:
+            below = not below
         axes.annotate(
             text,
             (rate, quality),
