@@ -21,6 +21,7 @@ from distilmatch.runtime import pick_device, use_bf16, write_json
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
+from distilmatch.training.progress import show_shortly
 from distilmatch.training.trainer import BlockTrainer, DevSet, flat_history
 from distilmatch.types import TupleTable
 
@@ -85,6 +86,7 @@ def run_stage(
         dev_set=dev_set,
         dev_precision=precision,
     )
+    show_shortly(trainer, () if dev_set is None else dev_set.shown)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     summary = {
@@ -124,7 +126,7 @@ def _arguments(
     chosen = pick_device(device)
     blocks_per_step = stage.blocks_per_batch * stage.gradient_accumulation_steps * processes.count
     steps = max(1, math.ceil(blocks / blocks_per_step * stage.epochs))
-    every = max(1, steps // stage.evaluations)
+    every = math.ceil(steps / stage.evaluations)
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=stage.epochs,

@@ -29,6 +29,7 @@ from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import main_metric, task_metrics
 from distilmatch.runtime import Precision, environment, seed_everything, use_bf16, write_json
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder, position_limit
+from distilmatch.training.progress import show_shortly
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def fine_tune_teacher(
             loss=CrossEntropyLoss(model) if task.kind == "classification" else BinaryCrossEntropyLoss(model),
             evaluator=evaluator,
         )
+        show_shortly(trainer, (main_metric(task),))
         trainer.train()
         if evaluator is not None:
             evaluator.restore_best(model)

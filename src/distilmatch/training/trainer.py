@@ -34,6 +34,12 @@ class DevSet:
             return main_metric(self.task)
         return "teacher_agreement" if self.task.kind == "classification" else "teacher_spearman"
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that a run prints: the one that picks the checkpoint, and agreement with the teacher."""
+        agreement = "teacher_agreement" if self.task.kind == "classification" else "teacher_spearman"
+        return (self.metric,) if self.table.teacher is None else tuple(dict.fromkeys((self.metric, agreement)))
+
     def measure(self, model: DiPair, precision: Precision) -> dict[str, float]:
         """Task metrics (with gold labels) and agreement with the teacher (with its labels, as `teacher_*`)."""
         table = self.table

@@ -1,0 +1,73 @@
+"""How a run shows where it is: a bar with the loss in a terminal, and a line an evaluation everywhere."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+logger = logging.getLogger(__name__)
+
+
+class ShortProgress(ProgressCallback):
+    """`transformers`' bar, with the loss in it; of the log only the dev metrics are printed, one line each time.
+
+    Args:
+        shown: the dev metrics to print, without their `eval_`, the one that picks the checkpoint first.
+        with_bar: whether there is a terminal to draw a bar in.
+    """
+
+    def __init__(self, shown: tuple[str, ...], with_bar: bool) -> None:
+        super().__init__()
+        self.shown = shown
+        self.with_bar = with_bar
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Opens the bar."""
+        if self.with_bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Moves the bar."""
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Closes the bar."""
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Puts the loss beside the bar and prints dev metrics."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.4f}")
+        measured = [f"{name} {float(logs[f'eval_{name}']):.4f}" for name in self.shown if f"eval_{name}" in logs]
+        if measured:
+            line = f"step {state.global_step}/{state.max_steps}: {', '.join(measured)}"
+            if self.training_bar is not None:
+                self.training_bar.write(line)
+            else:
+                logger.info(line)
+
+
+def show_shortly(trainer: Trainer, shown: tuple[str, ...]) -> None:
+    """Puts `ShortProgress` in the place of the trainer's own printing."""
+    with_bar = not trainer.args.disable_tqdm
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(ShortProgress(shown, with_bar))
