@@ -61,7 +61,10 @@ def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> Non
         transfer=TransferConfig(rounds=2, cells_per_block=64),
         student=StudentConfig(side_names=("query", "document"), kept_tokens=(8, 8), max_lengths=(16, 16)),
         stage1=StageConfig(epochs=1),
-        stage2=StageConfig(epochs=5, blocks_per_batch=2),
+        # Small batches want small rates: at the defaults one run in four stays where it began (docs/log.md).
+        stage2=StageConfig(
+            epochs=5, blocks_per_batch=2, learning_rate=5e-4, encoder_learning_rate=1e-4, warmup_ratio=0.1
+        ),
     )
     student = distil_pairs(recipe)
     rows = load_table(test, COLUMNS, TASK, side_names=("query", "document"))
