@@ -15,9 +15,9 @@ from distilmatch.errors import ConfigError
 from distilmatch.runtime import Precision, write_atomically
 
 TaskKind = Literal["classification", "binary", "regression", "ranking"]
-HeadKind = Literal["transformer", "feed_forward", "cosine"]
+HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
 KeptStrategy = Literal["first", "first_pooled", "spaced"]
-ObjectiveKind = Literal["auto", "kl", "bce", "mse", "margin_mse", "listwise"]
+ObjectiveKind = Literal["auto", "kl", "decoupled_kl", "skewed_kl", "bce", "mse", "margin_mse", "listwise"]
 OnBadRows = Literal["stop", "quarantine"]
 
 
@@ -239,18 +239,21 @@ class StudentConfig(FrozenConfig):
     """The shape of a DiPair student (DiPair, section 3); the paper leaves depth, heads and activation open.
 
     Attributes:
-        encoder_layers: the first K layers of the pre-trained encoder; None keeps all.
+        encoder_layers: the first K layers of the pre-trained encoder; None keeps all, less those that start the head.
         shared_encoder: one encoder for all sides, or one a side.
         encoder_dropout: dropout inside the encoders in training; 0 because soft labels on many pairs regularise enough.
         max_lengths: tokens of input text a side.
         kept_tokens: cached vectors a side.
         kept_strategy: "first" keeps the first k output tokens; "first_pooled" the mean over the text, then the first
             k - 1; "spaced" k tokens evenly spaced over the text.
-        width: d, the width of the cached vectors and of the head.
-        head: "transformer", "feed_forward" (over all kept tokens), or "cosine". DE-Cos is "cosine" and DE-FFNN is
-            "feed_forward", with one kept token a side.
+        width: d, the width of the cached vectors and of the head; None is the encoder's own.
+        head: "transformer", "feed_forward" (over all kept tokens), "lite" (over the kept tokens' similarities), or
+            "cosine". DE-Cos is "cosine" and DE-FFNN is "feed_forward", with one kept token a side.
         head_layers, head_heads, head_intermediate, head_activation, head_norm, head_dropout: the head's shape;
-            head_intermediate None is four times the width for a transformer, the width for a feed-forward head.
+            head_heads None makes them as wide as the encoder's; head_intermediate None is four times the width for a
+            transformer, the width for another head.
+        head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, cut to
+            its width; "random" as in the paper; "auto" from the encoder where that fits.
     """
 
     encoder_layers: int | None = Field(default=None, ge=1)
@@ -260,14 +263,15 @@ class StudentConfig(FrozenConfig):
     kept_tokens: tuple[int, ...] = (16, 16)
     kept_strategy: KeptStrategy = "first"
     side_names: tuple[str, ...] = ("left", "right")
-    width: int = Field(default=256, ge=1)
+    width: int | None = Field(default=None, ge=1)
     head: HeadKind = "transformer"
     head_layers: int = Field(default=1, ge=1)
-    head_heads: int = Field(default=4, ge=1)
+    head_heads: int | None = Field(default=None, ge=1)
     head_intermediate: int | None = Field(default=None, ge=1)
     head_activation: Literal["gelu", "relu"] = "gelu"
     head_norm: Literal["post", "pre"] = "post"
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
+    head_start: Literal["auto", "encoder", "random"] = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -282,9 +286,36 @@ class StudentConfig(FrozenConfig):
                 raise ValueError(f"`{name}` must be 1 or more")
         if any(kept > length for kept, length in zip(self.kept_tokens, self.max_lengths, strict=True)):
             raise ValueError("`kept_tokens` of a side must not be more than its `max_lengths`")
-        if self.head == "transformer" and self.width % self.head_heads:
+        if self.head == "lite" and sides != 2:
+            raise ValueError(f"the lite head compares two sides, not {sides}: use another head")
+        if self.head in ("transformer", "lite") and self.width and self.head_heads and self.width % self.head_heads:
             raise ValueError(f"`width` {self.width} is not a multiple of `head_heads` {self.head_heads}")
+        if self.head_start == "encoder" and (self.head != "transformer" or self.head_norm != "post"):
+            raise ValueError("`head_start` encoder needs a transformer head with `head_norm` post, as encoders have")
         return self
+
+    @property
+    def vector_width(self) -> int:
+        """`width`, of a student whose encoder is known (see `for_encoder`)."""
+        if self.width is None:
+            raise ConfigError("`width` is not known before the encoder is: build the student with DiPair.from_encoder")
+        return self.width
+
+    @property
+    def attention_heads(self) -> int:
+        """`head_heads`, of a student whose encoder is known (see `for_encoder`)."""
+        if self.head_heads is None:
+            raise ConfigError("`head_heads` is not known before the encoder is: build it with DiPair.from_encoder")
+        return self.head_heads
+
+    def for_encoder(self, width: int, attention_heads: int) -> Self:
+        """The same shape with `width` and `head_heads` filled in from those of an encoder, where they are None."""
+        own_width = self.width or width
+        if self.head_heads is not None:
+            return self.replaced(width=own_width)
+        size = width // attention_heads if width % attention_heads == 0 else own_width
+        heads = own_width // size if own_width % size == 0 else 1
+        return self.replaced(width=own_width, head_heads=heads)
 
     @property
     def sides(self) -> int:
@@ -297,11 +328,15 @@ class ObjectiveConfig(FrozenConfig):
 
     Attributes:
         kind: "auto" is "kl" for classification, "bce" for binary and regression, "margin_mse" for ranking.
-        temperature: of the soft labels (kl, listwise, bce).
+        temperature: of the soft labels (kl, decoupled_kl, skewed_kl, listwise, bce).
+        non_target_weight: weight of the classes that the teacher does not choose (decoupled_kl).
+        skew: share of the teacher in the mixture that the student is compared as (skewed_kl).
     """
 
     kind: ObjectiveKind = "auto"
     temperature: float = Field(default=1.0, gt=0)
+    non_target_weight: float = Field(default=1.0, ge=0)
+    skew: float = Field(default=0.1, ge=0, lt=1)
     gold_weight: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -318,10 +353,10 @@ class StageConfig(FrozenConfig):
 
     epochs: float = Field(default=1.0, ge=0)
     blocks_per_batch: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     encoder_learning_rate: float = Field(default=2e-4, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_accumulation_steps: int = Field(default=1, ge=1)

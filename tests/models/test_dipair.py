@@ -76,7 +76,7 @@ def test_save_and_load_is_exact(tiny_encoder: Path, tmp_path: Path, changes: dic
     model = DiPair.from_encoder(tiny_encoder, config, THREE).eval()
     model.save_pretrained(tmp_path)
     loaded = DiPair.from_pretrained(tmp_path)
-    assert loaded.student == config and loaded.task == THREE
+    assert loaded.student == model.student and loaded.task == THREE
     before, after = model.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     rows = [("red car", "a big house", "not")[: config.sides], ("small", "the car runs", "red")[: config.sides]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from distilmatch.config import StudentConfig
-from distilmatch.models.heads import HeadLayer, TransformerHead, make_head
+from distilmatch.models.heads import HeadLayer, LiteHead, TransformerHead, make_head
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.types import TokenRepresentations
 
@@ -93,6 +93,26 @@ def test_the_feed_forward_head_equals_one_over_the_concatenation() -> None:
     weight = torch.cat([layer.weight for layer in head.side_inputs], 1)  # type: ignore[union-attr]
     expected = head.hidden(joined @ weight.T + head.side_inputs[0].bias)  # type: ignore[operator,union-attr,index]
     torch.testing.assert_close(head(sides, rows), expected)
+
+
+def test_the_lite_head_against_a_loop() -> None:
+    torch.manual_seed(0)
+    student = StudentConfig(kept_tokens=(2, 3), width=8, head_heads=2, head="lite", head_layers=2)
+    head = make_head(student).eval()
+    assert isinstance(head, LiteHead)
+    sides = _sides(student.kept_tokens, 4, 8)
+    rows = torch.tensor([[0, 1], [3, 3], [2, 0]])
+    for got, (i, j) in zip(head(sides, rows), rows.tolist(), strict=True):
+        left, right = sides[0].tokens[i], sides[1].tokens[j]
+        similarities = [
+            float(left[a, 4 * part : 4 * part + 4] @ right[b, 4 * part : 4 * part + 4]) / 2
+            for part in range(2)
+            for a in range(2)
+            for b in range(3)
+        ]
+        first = head.similarity_input(head.similarity_norm(torch.tensor(similarities)))
+        first = first + head.side_inputs[0](left[0]) + head.side_inputs[1](right[0])
+        torch.testing.assert_close(got, head.hidden(first), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from distilmatch.config import ObjectiveConfig, TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.objectives import (
+    decoupled_kl,
     distillation_loss,
     gold_loss,
     listwise_kl,
     logit_mse,
     margin_mse,
     objective_kind,
+    skewed_kl,
     soft_binary_cross_entropy,
     soft_label_kl,
 )
@@ -49,6 +51,35 @@ def test_soft_label_kl_is_the_mean_divergence(seed: int, temperature: float) -> 
         q = _softmax([value / temperature for value in own])
         expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 5
     assert soft_label_kl(student, teacher, temperature).item() == pytest.approx(temperature**2 * expected, abs=1e-4)
+
+
+@given(seeds, temperatures, st.sampled_from([0.0, 1.0, 4.0]))
+def test_decoupled_kl_is_the_target_class_and_the_others_apart(seed: int, temperature: float, weight: float) -> None:
+    student, teacher = _logits(seed, 5, 4)
+    expected = 0.0
+    for own, target in zip(student.tolist(), teacher.tolist(), strict=True):
+        p = _softmax([value / temperature for value in target])
+        q = _softmax([value / temperature for value in own])
+        best = target.index(max(target))
+        others = [k for k in range(4) if k != best]
+        expected += p[best] * math.log(p[best] / q[best]) + (1 - p[best]) * math.log((1 - p[best]) / (1 - q[best]))
+        for k in others:
+            ours, theirs = q[k] / (1 - q[best]), p[k] / (1 - p[best])
+            expected += weight * theirs * math.log(theirs / ours)
+    actual = decoupled_kl(student, teacher, temperature, weight).item()
+    assert actual == pytest.approx(temperature**2 * expected / 5, rel=1e-3, abs=1e-3)
+
+
+@given(seeds, temperatures, st.sampled_from([0.0, 0.1, 0.5]))
+def test_skewed_kl_is_the_divergence_from_a_mixture(seed: int, temperature: float, skew: float) -> None:
+    student, teacher = _logits(seed, 5, 3)
+    expected = 0.0
+    for own, target in zip(student.tolist(), teacher.tolist(), strict=True):
+        p = _softmax([value / temperature for value in target])
+        q = _softmax([value / temperature for value in own])
+        expected += sum(a * math.log(a / (skew * a + (1 - skew) * b)) for a, b in zip(p, q, strict=True)) / 5
+    actual = skewed_kl(student, teacher, temperature, skew).item()
+    assert actual == pytest.approx(temperature**2 * expected, rel=1e-3, abs=1e-4)
 
 
 @given(seeds, temperatures)

@@ -44,7 +44,7 @@ def run(
     index = student.side_index(chosen)
     if dry_run:
         texts = count_texts(table, text_column=text_column, id_column=id_column, split=split)
-        item = student.student.kept_tokens[index] * student.student.width * (4 if dtype == "float32" else 2)
+        item = student.student.kept_tokens[index] * student.student.vector_width * (4 if dtype == "float32" else 2)
         say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=str(output))
         typer.echo("Nothing was encoded or written (--dry-run).")
         return

@@ -229,9 +229,9 @@ def evaluate_pairs(
             CacheSize(
                 side_name=name,
                 kept_tokens=kept,
-                width=student.width,
-                fp32_bytes=bytes_per_item(kept, student.width, "float32"),
-                fp16_bytes=bytes_per_item(kept, student.width, "float16"),
+                width=student.vector_width,
+                fp32_bytes=bytes_per_item(kept, student.vector_width, "float32"),
+                fp16_bytes=bytes_per_item(kept, student.vector_width, "float16"),
             )
             for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
         ),

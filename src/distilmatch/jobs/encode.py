@@ -86,7 +86,7 @@ def encode_table(
         side=index,
         side_name=model.student.side_names[index],
         kept_tokens=model.student.kept_tokens[index],
-        width=model.student.width,
+        width=model.student.vector_width,
         dtype=dtype,
         shard_rows=shard_rows,
         texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}, {used}",

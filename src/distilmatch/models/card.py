@@ -53,7 +53,7 @@ def write_model_card(folder: Path, student: StudentConfig, task: TaskConfig, tra
     Args:
         training: flat rows (teacher, data, figures) for a table; may be empty.
     """
-    sizes = [kept * student.width * 2 for kept in student.kept_tokens]
+    sizes = [kept * student.vector_width * 2 for kept in student.kept_tokens]
     card = _CARD.format(
         pipeline="text-classification" if task.kind == "classification" else "text-ranking",
         examples=", ".join(f'"{name} text"' for name in student.side_names),

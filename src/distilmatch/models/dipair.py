@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from distilmatch.errors import ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
-from distilmatch.models.heads import make_head
+from distilmatch.models.head_start import PretrainedLayer, fits, pretrained_layers, sampled_outputs, start_head
+from distilmatch.models.heads import TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.runtime import resolve_model
@@ -45,12 +47,12 @@ class HeadInput(nn.Module):
 
     def __init__(self, encoder_width: int, student: StudentConfig) -> None:
         super().__init__()
-        self.projection = nn.Linear(encoder_width, student.width)
+        self.projection = nn.Linear(encoder_width, student.vector_width)
         self.embedded = student.head != "cosine"
         if self.embedded:
-            self.position = nn.Embedding(max(student.kept_tokens), student.width)
-            self.segment = nn.Embedding(student.sides, student.width)
-            self.norm = nn.LayerNorm(student.width)
+            self.position = nn.Embedding(max(student.kept_tokens), student.vector_width)
+            self.segment = nn.Embedding(student.sides, student.vector_width)
+            self.norm = nn.LayerNorm(student.vector_width)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
         """(n, k, d) representations from (n, k, h) kept outputs and their (n, k) mask."""
@@ -113,16 +115,20 @@ class DiPair(DiPairInference, PreTrainedModel):
         encoder: str | Path | Sequence[str | Path],
         student: StudentConfig | None = None,
         task: TaskConfig | None = None,
+        sample_texts: Sequence[str] = (),
     ) -> DiPair:
-        """A student whose encoders start from pre-trained weights, projection and head from random ones.
+        """A student whose encoders, and by `student.head_start` its head, start from pre-trained weights.
 
         Args:
             encoder: folder or hub name of any BERT-like model; one for all sides, or one a side.
-            student: the student's shape.
+            student: the student's shape; what it leaves open is the (first) encoder's own.
             task: what its logits mean; a binary score by default.
+            sample_texts: a few hundred texts of the kind to be scored; a head narrower than the encoder starts better
+                from them.
 
         Raises:
-            ModelError: the encoder has fewer layers or positions than asked for, or cannot be loaded.
+            ModelError: the encoder has fewer layers or positions than asked for, cannot be loaded, or cannot start a
+                head that is to start from it.
         """
         student = student or StudentConfig()
         task = task or TaskConfig(kind="binary")
@@ -131,14 +137,26 @@ class DiPair(DiPairInference, PreTrainedModel):
         if len(names) not in (1, wanted):
             raise ModelError(f"{len(names)} encoders given for {wanted}: name one, or one a side")
         names = names * wanted if len(names) == 1 else names
-        loaded = [_load_encoder(name, student) for name in names]
+        loaded = [_Pretrained.load(name) for name in names]
+        student, start = _fitted(loaded[0], student)
+        truncated = [source.truncated(student) for source in loaded]
         config = DiPairConfig(
-            student=student.to_dict(), task=task.to_dict(), encoders=[model.config.to_dict() for model, _ in loaded]
+            student=student.to_dict(), task=task.to_dict(), encoders=[own.config.to_dict() for own in truncated]
         )
         model = cls(config)
-        for own, (pretrained, _) in zip(model.encoders, loaded, strict=True):
+        for own, pretrained in zip(model.encoders, truncated, strict=True):
             own.load_state_dict(pretrained.state_dict())
-        model.tokenizers = [tokenizer for _, tokenizer in loaded]
+        model.tokenizers = [source.tokenizer for source in loaded]
+        if start:
+            assert isinstance(model.head, TransformerHead)
+            segments = getattr(getattr(model.encoders[0], "embeddings", None), "token_type_embeddings", None)
+            second = None
+            if segments is not None and len(segments.weight) > 1:
+                second = segments.weight[1] - segments.weight[0]
+            for name, own, head_input in zip(names, model.encoders, model.head_inputs, strict=True):
+                if str(name) == str(names[0]):  # another encoder's tokens mean something else: its projection is learnt
+                    outputs = sampled_outputs(own, model.tokenizers[0], sample_texts)
+                    start_head(model.head, head_input, start, outputs, second_segment=second)
         return model
 
     @classmethod
@@ -316,27 +334,62 @@ def _without_pooler(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def _load_encoder(name: str | Path, student: StudentConfig) -> tuple[PreTrainedModel, Any]:
-    path = resolve_model(name)
-    try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load an encoder from {path!r}: {error}") from error
-    config = copy.deepcopy(config)
-    if student.encoder_layers is not None:
-        layers = config.num_hidden_layers
-        if student.encoder_layers > layers:
-            raise ModelError(f"{path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
-        config.num_hidden_layers = student.encoder_layers
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in _OFFSET_POSITIONS:
-        positions -= 2
-    if positions is not None and max(student.max_lengths) > positions:
-        raise ModelError(f"{path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
-    tokenizer.padding_side = "right"
-    model = AutoModel.from_pretrained(path, config=config, dtype=torch.float32)
-    return _without_pooler(model), tokenizer  # type: ignore[return-value]
+def _fitted(source: _Pretrained, student: StudentConfig) -> tuple[StudentConfig, list[PretrainedLayer]]:
+    """The student's shape with the encoder's numbers filled in, and the layers that its head starts from, if any."""
+    config = source.model.config
+    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    student = student.for_encoder(width, int(config.num_attention_heads))
+    if student.head_start == "random" or student.head != "transformer":
+        return student.replaced(head_start="random"), []
+    first = min(student.encoder_layers or layers, layers - student.head_layers)
+    start = pretrained_layers(source.model)[first : first + student.head_layers] if first > 0 else []
+    if not start or not fits(student, start):
+        if student.head_start == "encoder":
+            raise ModelError(
+                f"a head of {student.head_layers} layer(s), width {student.vector_width}, {student.attention_heads} heads "
+                f"cannot start from {source.path} ({layers} layers, width {width}): choose head_start random"
+            )
+        return student.replaced(head_start="random"), []
+    kept = student.encoder_layers or layers - student.head_layers
+    return student.replaced(head_start="encoder", encoder_layers=kept), start
+
+
+@dataclass(frozen=True)
+class _Pretrained:
+    """A pre-trained encoder with all its layers."""
+
+    path: str
+    model: PreTrainedModel
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, name: str | Path) -> _Pretrained:
+        path = resolve_model(name)
+        try:
+            config = AutoConfig.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot load an encoder from {path!r}: {error}") from error
+        tokenizer.padding_side = "right"
+        return cls(path, AutoModel.from_pretrained(path, config=config, dtype=torch.float32), tokenizer)
+
+    def truncated(self, student: StudentConfig) -> PreTrainedModel:
+        """The encoder with the layers that the student keeps, without pooler."""
+        config = copy.deepcopy(self.model.config)
+        if student.encoder_layers is not None:
+            layers = config.num_hidden_layers
+            if student.encoder_layers > layers:
+                raise ModelError(f"{self.path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
+            config.num_hidden_layers = student.encoder_layers
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and config.model_type in _OFFSET_POSITIONS:
+            positions -= 2
+        if positions is not None and max(student.max_lengths) > positions:
+            raise ModelError(f"{self.path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
+        own = _without_pooler(AutoModel.from_config(config))
+        weights = self.model.state_dict()
+        own.load_state_dict({name: weights[name] for name in own.state_dict()})
+        return own  # type: ignore[return-value]
 
 
 AutoConfig.register("dipair", DiPairConfig)

@@ -13,19 +13,22 @@ from itertools import combinations
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import normalize
 
 from distilmatch.config import StudentConfig
+from distilmatch.models.attention import attend
 from distilmatch.types import TokenRepresentations
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
-def make_head(student: StudentConfig) -> TransformerHead | FeedForwardHead | CosineHead:
+def make_head(student: StudentConfig) -> TransformerHead | FeedForwardHead | LiteHead | CosineHead:
     """The head that `student` describes."""
     if student.head == "transformer":
         return TransformerHead(student)
-    return FeedForwardHead(student) if student.head == "feed_forward" else CosineHead(student)
+    if student.head == "feed_forward":
+        return FeedForwardHead(student)
+    return LiteHead(student) if student.head == "lite" else CosineHead(student)
 
 
 class HeadLayer(nn.Module):
@@ -33,9 +36,9 @@ class HeadLayer(nn.Module):
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
-        width = student.width
+        width = student.vector_width
         intermediate = student.head_intermediate or 4 * width
-        self.heads = student.head_heads
+        self.heads = student.attention_heads
         self.pre_norm = student.head_norm == "pre"
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
@@ -67,7 +70,7 @@ class HeadLayer(nn.Module):
         """
         key, value = (self._split(part) for part in key_value.chunk(2, dim=-1))
         allowed = None if mask is None else mask[:, None, None, :]
-        attended = scaled_dot_product_attention(self._split(query), key, value, attn_mask=allowed)
+        attended = attend(self._split(query), key, value, allowed)
         attended = self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
         if self.pre_norm:
             tokens = tokens + attended
@@ -89,8 +92,8 @@ class TransformerHead(nn.Module):
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
-        self.final_norm = nn.LayerNorm(student.width) if student.head_norm == "pre" else nn.Identity()
-        self.features = student.width
+        self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
+        self.features = student.vector_width
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, d) features of the tuples.
@@ -138,9 +141,10 @@ class FeedForwardHead(nn.Module):
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
-        hidden = student.head_intermediate or student.width
+        hidden = student.head_intermediate or student.vector_width
         self.side_inputs = nn.ModuleList(
-            nn.Linear(kept * student.width, hidden, bias=side == 0) for side, kept in enumerate(student.kept_tokens)
+            nn.Linear(kept * student.vector_width, hidden, bias=side == 0)
+            for side, kept in enumerate(student.kept_tokens)
         )
         layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
         for _ in range(student.head_layers - 1):
@@ -158,6 +162,44 @@ class FeedForwardHead(nn.Module):
             [self.side_inputs[j](side.tokens.flatten(1))[rows[:, j]] for j, side in enumerate(sides)]
         ).sum(0)
         return self.hidden(merged)
+
+
+class LiteHead(nn.Module):
+    """A feed-forward network over the similarities of the two texts' kept tokens, and over their first tokens.
+
+    After LITE (arXiv 2406.17968), which reads one matrix of dot products; here each of `head_heads` slices of the width
+    gives a matrix of its own, as in multi-head attention, and the first token of either side adds what a similarity
+    cannot say. The token vectors are scaled by the fourth root of a slice's width, padding is zero. Two sides only.
+    """
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        hidden = student.head_intermediate or student.vector_width
+        left, right = student.kept_tokens
+        self.heads = student.attention_heads
+        self.scale = (student.vector_width // student.attention_heads) ** -0.25
+        self.similarity_norm = nn.LayerNorm(self.heads * left * right)
+        self.similarity_input = nn.Linear(self.heads * left * right, hidden)
+        self.side_inputs = nn.ModuleList(nn.Linear(student.vector_width, hidden, bias=False) for _ in range(2))
+        layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
+        for _ in range(student.head_layers):
+            layers += [
+                nn.Linear(hidden, hidden),
+                _ACTIVATIONS[student.head_activation](),
+                nn.Dropout(student.head_dropout),
+            ]
+        self.hidden = nn.Sequential(*layers)
+        self.features = hidden
+
+    def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
+        left, right = (
+            (side.tokens * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2)[rows[:, j]]
+            for j, side in enumerate(sides)
+        )
+        similarities = (left @ right.transpose(-1, -2)).flatten(1)
+        first = [self.side_inputs[j](side.tokens[:, 0])[rows[:, j]] for j, side in enumerate(sides)]
+        return self.hidden(self.similarity_input(self.similarity_norm(similarities)) + first[0] + first[1])
 
 
 class CosineHead(nn.Module):

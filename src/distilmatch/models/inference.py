@@ -255,7 +255,7 @@ class DiPairInference:
         if len(sides) != self.student.sides:
             raise ModelError(f"{len(sides)} sides given, the model has {self.student.sides}")
         for j, side in enumerate(sides):
-            expected = (self.student.kept_tokens[j], self.student.width)
+            expected = (self.student.kept_tokens[j], self.student.vector_width)
             if tuple(side.tokens.shape[1:]) != expected:
                 raise ModelError(
                     f"side {j} holds {tuple(side.tokens.shape[1:])} (tokens, width) a text, this model needs {expected}: "

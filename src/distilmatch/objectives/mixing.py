@@ -11,9 +11,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from distilmatch.config import ObjectiveConfig, ObjectiveKind, TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.objectives.soft_labels import (
+    decoupled_kl,
     listwise_kl,
     logit_mse,
     margin_mse,
+    skewed_kl,
     soft_binary_cross_entropy,
     soft_label_kl,
 )
@@ -24,6 +26,7 @@ _DEFAULT_KINDS: dict[str, ObjectiveKind] = {
     "regression": "bce",
     "ranking": "margin_mse",
 }
+_CLASS_KINDS = ("kl", "decoupled_kl", "skewed_kl")
 
 
 def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveKind:
@@ -33,8 +36,8 @@ def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveKind:
         ConfigError: the two do not go together.
     """
     kind = _DEFAULT_KINDS[task.kind] if config.kind == "auto" else config.kind
-    if kind == "kl" and task.num_labels == 1:
-        raise ConfigError(f"objective kl needs two or more labels, {task.kind} has one: use bce or mse")
+    if kind in _CLASS_KINDS and task.num_labels == 1:
+        raise ConfigError(f"objective {kind} needs two or more labels, {task.kind} has one: use bce or mse")
     if kind in ("bce", "margin_mse", "listwise") and task.num_labels > 1:
         raise ConfigError(f"objective {kind} needs one label, this task has {task.num_labels}: use kl or mse")
     return kind
@@ -85,6 +88,10 @@ def distillation_loss(
         queries = torch.zeros(len(student), dtype=torch.int64, device=student.device)
     if kind == "kl":
         soft = soft_label_kl(student, teacher, config.temperature)
+    elif kind == "decoupled_kl":
+        soft = decoupled_kl(student, teacher, config.temperature, config.non_target_weight)
+    elif kind == "skewed_kl":
+        soft = skewed_kl(student, teacher, config.temperature, config.skew)
     elif kind == "bce":
         soft = soft_binary_cross_entropy(student, teacher, config.temperature)
     elif kind == "mse":

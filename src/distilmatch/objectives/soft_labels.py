@@ -7,6 +7,8 @@ Shape legend: p tuples; c labels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, log_softmax, mse_loss
 
@@ -21,6 +23,49 @@ def soft_label_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: flo
     """
     target = log_softmax(teacher.float() / temperature, dim=-1)
     own = log_softmax(student.float() / temperature, dim=-1)
+    return temperature**2 * kl_div(own, target, reduction="batchmean", log_target=True)
+
+
+def decoupled_kl(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, non_target_weight: float = 1.0
+) -> torch.Tensor:
+    """Decoupled distillation (Zhao et al. 2022, eq. 7): T^2 (KL of the target class against the rest, plus
+    `non_target_weight` times the KL among the other classes), the mean over rows.
+
+    The target is the teacher's most probable class, for most rows have no gold label.
+
+    Args:
+        student, teacher: (p, c) logits, c >= 3 for the second part to be more than 0.
+    """
+    target = log_softmax(teacher.float() / temperature, dim=-1)
+    own = log_softmax(student.float() / temperature, dim=-1)
+    is_target = torch.zeros_like(target, dtype=torch.bool).scatter(1, target.argmax(-1, keepdim=True), True)
+    both = [
+        torch.stack([part[is_target], part.masked_fill(is_target, -torch.inf).logsumexp(-1)], dim=-1)
+        for part in (target, own)
+    ]
+    among_others = [
+        log_softmax(part[~is_target].view(len(part), -1), dim=-1)
+        for part in (teacher.float() / temperature, student.float() / temperature)
+    ]
+    divergence = kl_div(both[1], both[0], reduction="batchmean", log_target=True)
+    others = kl_div(among_others[1], among_others[0], reduction="batchmean", log_target=True)
+    return temperature**2 * (divergence + non_target_weight * others)
+
+
+def skewed_kl(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, skew: float = 0.1
+) -> torch.Tensor:
+    """T^2 KL(p || skew p + (1 - skew) q), teacher p and student q (DistiLLM, Ko et al. 2024, eq. 4), mean over rows.
+
+    Args:
+        student, teacher: (p, c) logits, c >= 2.
+        skew: in [0, 1); 0 is the plain divergence.
+    """
+    target = log_softmax(teacher.float() / temperature, dim=-1)
+    own = log_softmax(student.float() / temperature, dim=-1)
+    if skew > 0:
+        own = torch.logaddexp(target + math.log(skew), own + math.log1p(-skew))
     return temperature**2 * kl_div(own, target, reduction="batchmean", log_target=True)
 
 

@@ -71,7 +71,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         if finished_stage(folder) is None:
             logger.info("stage %d: %s", number, "encoders frozen" if frozen else "everything learns")
             seed_everything(recipe.seed + number)
-            model = new_student(recipe) if latest is None else DiPair.from_pretrained(latest)
+            model = new_student(recipe, table.texts) if latest is None else DiPair.from_pretrained(latest)
             run_stage(
                 model,
                 table,
@@ -142,10 +142,11 @@ def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> T
     return table.with_teacher(logits)
 
 
-def new_student(recipe: PairRecipe) -> DiPair:
-    """The untrained student of a recipe."""
+def new_student(recipe: PairRecipe, texts: Sequence[str] = ()) -> DiPair:
+    """The untrained student of a recipe; `texts` are those that it will learn from."""
     encoder = recipe.encoder[0] if len(recipe.encoder) == 1 else list(recipe.encoder)
-    return DiPair.from_encoder(encoder, recipe.student, recipe.task)
+    spread = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), 512)).astype(int)]
+    return DiPair.from_encoder(encoder, recipe.student, recipe.task, sample_texts=spread)
 
 
 def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:

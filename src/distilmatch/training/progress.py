@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import statistics
+import time
 from typing import Any
 
-from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,36 @@ class ShortProgress(ProgressCallback):
                 self.training_bar.write(line)
             else:
                 logger.info(line)
+
+
+class StepTimes(TrainerCallback):
+    """Keeps how long each step took, from the beginning of one to the beginning of the next; evaluations apart."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._began: float | None = None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Notes the time."""
+        now = time.perf_counter()
+        if self._began is not None:
+            self.seconds.append(now - self._began)
+        self._began = now
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leaves out the step in which the dev set was scored."""
+        self._began = None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leaves out the step in which a checkpoint was written."""
+        self._began = None
+
+    @property
+    def median(self) -> float | None:
+        """Seconds of the median step, the first two apart; None before there are enough."""
+        return statistics.median(self.seconds[2:]) if len(self.seconds) > 2 else None
 
 
 def show_shortly(trainer: Trainer, shown: tuple[str, ...]) -> None:

@@ -17,11 +17,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from distilmatch.config import ObjectiveConfig, StageConfig
 from distilmatch.models import DiPair
+from distilmatch.models.attention import trained_attention
 from distilmatch.runtime import pick_device, use_bf16, write_json
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
-from distilmatch.training.progress import show_shortly
+from distilmatch.training.progress import StepTimes, show_shortly
 from distilmatch.training.trainer import BlockTrainer, DevSet, flat_history
 from distilmatch.types import TupleTable
 
@@ -69,7 +70,8 @@ def run_stage(
     else:
         collator = TextCollator(table, model)
     dataset = BlockDataset(table)
-    callbacks: list[TrainerCallback] = []
+    times = StepTimes()
+    callbacks: list[TrainerCallback] = [times]
     if processes.is_main:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if dev_set is not None and stage.patience is not None:
@@ -88,10 +90,12 @@ def run_stage(
     )
     show_shortly(trainer, () if dev_set is None else dev_set.shown)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    with trained_attention(list(model.encoders), pick_device(device)):
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
     summary = {
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - started, 1),
+        "seconds_per_step": times.median,
         "pairs_supervised": trainer.pairs_supervised * processes.count,
         "best_metric": trainer.state.best_metric,
         "metric": None if dev_set is None else dev_set.metric,

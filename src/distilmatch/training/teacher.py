@@ -23,10 +23,12 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, CrossEntropyLoss
 from sentence_transformers.cross_encoder.trainer import CrossEncoderTrainer
 from sentence_transformers.cross_encoder.training_args import CrossEncoderTrainingArguments
+from transformers import PreTrainedModel
 
 from distilmatch.config import FineTuneConfig, TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import main_metric, task_metrics
+from distilmatch.models.attention import trained_attention
 from distilmatch.runtime import Precision, environment, seed_everything, use_bf16, write_json
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder, position_limit
 from distilmatch.training.progress import show_shortly
@@ -85,7 +87,9 @@ def fine_tune_teacher(
             evaluator=evaluator,
         )
         show_shortly(trainer, (main_metric(task),))
-        trainer.train()
+        transformers = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+        with trained_attention(transformers[:1], model.device):
+            trainer.train()
         if evaluator is not None:
             evaluator.restore_best(model)
         if trainer.is_world_process_zero():

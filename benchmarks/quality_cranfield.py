@@ -1,0 +1,179 @@
+"""Cranfield, ranking: reranking the top 100 of an embedding search; the student's nDCG@10 beside its teacher's.
+
+    python -m benchmarks.quality_cranfield --data DIR [--work DIR] [--seeds 0 1 2] [--jobs N]
+
+`DIR` holds Cranfield's documents, queries and qrels as JSON lines. The teacher learns titles against abstracts (the title
+cut off the abstract), its own against near and random ones; the transfer set pairs titles and sentences of abstracts
+with documents. Neither ever sees a query or a judgement, which serve the test alone. A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import publish
+from benchmarks.runs import run_all, spread, write_recipe
+from distilmatch.config import PairRecipe, TaskConfig
+from distilmatch.data.neighbours import nearest
+from distilmatch.metrics import task_metrics
+from distilmatch.models import DiPair
+from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.training.distil import mean_embeddings
+
+TASK = TaskConfig(kind="ranking")
+TOP = 100
+TOKENS = 160
+DEV_TITLES = 100
+NEGATIVES = 4
+SENTENCES = 2
+STUDENT = {
+    "side_names": ["query", "document"],
+    "max_lengths": [64, TOKENS],
+    "kept_tokens": [16, 32],
+}
+TRANSFER = {"rounds": 1, "near": 2}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows as JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def embed(texts: list[str]) -> np.ndarray:
+    """(n, h) normalised embeddings of the untrained encoder, as the search uses them."""
+    recipe = PairRecipe(train="", output="", task=TASK, teacher={"models": ["none"]}, student=STUDENT)  # type: ignore[arg-type]
+    return mean_embeddings(recipe, texts)
+
+
+def write_tables(data: Path, work: Path) -> None:
+    """The tables that teacher and student learn from: titles, abstracts and documents only."""
+    if (work / "transfer.jsonl").is_file():
+        return
+    random = np.random.default_rng(0)
+    documents = [row for row in read(data / "documents.jsonl") if row["text"].strip() and row["title"].strip()]
+    titles = [row["title"] for row in documents]
+    texts = [row["text"] for row in documents]
+    abstracts = [text.removeprefix(title).strip() or text for title, text in zip(titles, texts, strict=True)]
+    near = nearest(embed(titles), embed(abstracts), 30)
+    held_out = set(random.permutation(len(documents))[:DEV_TITLES].tolist())
+    train, dev, transfer = [], [], []
+    for number, title in enumerate(titles):
+        close = [int(other) for other in near[number] if other != number]
+        other = [*random.permutation(close)[: NEGATIVES // 2], *random.integers(len(documents), size=NEGATIVES // 2)]
+        chosen = close[:20] if number in held_out else [int(i) for i in other if i != number]
+        rows = [{"query": title, "document": abstracts[i], "label": float(i == number)} for i in [number, *chosen]]
+        (dev if number in held_out else train).extend(rows)
+        if number in held_out:
+            continue
+        sentences = [part.strip() for part in abstracts[number].split(" . ") if len(part.split()) >= 6]
+        for query in [title, *random.permutation(sentences)[:SENTENCES].tolist()]:
+            transfer.append({"query": query, "document": texts[number]})
+    write(work / "teacher_train.jsonl", train)
+    write(work / "dev.jsonl", dev)
+    write(work / "transfer.jsonl", transfer)
+
+
+def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]:
+    """Everything up to trained models; the minutes of each run."""
+    write_tables(data, work)
+    columns = ["--text-columns", "query,document", "--label-column", "label"]
+    teacher = [
+        "distilmatch.cli", "finetune-teacher", str(work / "teacher_train.jsonl"), "--dev", str(work / "dev.jsonl"),
+        "--output", str(work / "teacher"), "--task", "ranking", "--max-length", str(TOKENS), "--epochs", "2",
+        "--seed", "0", *columns,
+    ]  # fmt: skip
+    minutes = run_all({"teacher": teacher}, work)
+    commands = {}
+    for seed in seeds:
+        folder = work / f"student_seed{seed}"
+        recipe = {
+            "train": str(work / "transfer.jsonl"),
+            "dev": str(work / "dev.jsonl"),
+            "output": str(folder / "run"),
+            "task": {"kind": "ranking"},
+            "table": {"text_columns": ["query", "document"], "label_column": "label"},
+            "teacher": {"models": [str(work / "teacher")], "cache_folder": str(work / "labels"), "max_length": TOKENS},
+            "transfer": TRANSFER,
+            "student": STUDENT,
+            "seed": seed,
+        }
+        commands[folder.name] = write_recipe(folder / "recipe.yaml", recipe)
+    labels = {"labels": ["distilmatch.cli", "label", *commands[f"student_seed{seeds[0]}"][2:]]}
+    return minutes | run_all(labels, work) | run_all(commands, work, jobs)
+
+
+def candidates(data: Path) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray, np.ndarray, int]:
+    """The pairs to rerank, and what the metric needs.
+
+    Returns:
+        The top-100 pairs of all queries; then for these pairs, followed by the relevant documents that the search
+        missed: (n,) query numbers, relevances and the search's scores (the lowest of all for those missed); and how
+        many of the n are pairs.
+    """
+    documents = read(data / "documents.jsonl")
+    queries = read(data / "queries.jsonl")
+    similarity = embed([row["text"] for row in queries]) @ embed([row["text"] or " " for row in documents]).T
+    judged: dict[str, dict[str, float]] = {}
+    for row in read(data / "qrels.jsonl"):
+        judged.setdefault(row["query_id"], {})[row["document_id"]] = float(row["relevance"])
+    pairs, found, missed = [], [], []
+    for number, query in enumerate(queries):
+        own = dict(judged.get(query["id"], {}))
+        for document in np.argsort(-similarity[number])[:TOP]:
+            pairs.append((query["text"], documents[document]["text"]))
+            found.append((number, own.pop(documents[document]["id"], 0.0), float(similarity[number, document])))
+        missed += [(number, relevance, -1e9) for relevance in own.values()]
+    numbers, relevance, scores = (np.array([row[i] for row in [*found, *missed]]) for i in range(3))
+    return pairs, numbers.astype(np.int64), relevance, scores, len(pairs)
+
+
+def main() -> None:
+    """Runs it and publishes the figures of the 225 queries."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/quality_cranfield"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
+    arguments = parser.parse_args()
+    work = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    minutes = run(arguments.data, work, arguments.seeds, arguments.jobs)
+    pairs, queries, relevance, search, count = candidates(arguments.data)
+
+    def measure(scores: np.ndarray) -> dict[str, float]:
+        whole = np.concatenate([scores.reshape(-1)[:count], np.full(len(relevance) - count, -1e9)])
+        return task_metrics(TASK, relevance, whole[:, None], queries)
+
+    kept = work / "teacher_scores.npy"
+    if not kept.is_file():
+        teacher_model = CrossEncoderTeacher(str(work / "teacher"), max_length=TOKENS)
+        np.save(kept, teacher_model.logits(pairs))
+    teacher = measure(np.load(kept))
+    students = []
+    for seed in arguments.seeds:
+        model = DiPair.from_pretrained(work / f"student_seed{seed}" / "run" / "student").eval()
+        students.append(measure(np.asarray(model.logits(pairs, show_progress_bar=False))))
+    metrics = {
+        "teacher_ndcg10": teacher["ndcg@10"],
+        "teacher_map": teacher["map"],
+        "search_ndcg10": measure(search[:count])["ndcg@10"],
+        **spread("student_ndcg10", [values["ndcg@10"] for values in students]),
+        **spread("student_map", [values["map"] for values in students]),
+    }
+    metrics["student_share_of_teacher"] = metrics["student_ndcg10"] / metrics["teacher_ndcg10"]
+    metrics |= {f"minutes_{name}": value for name, value in minutes.items()}
+    publish("quality_cranfield", metrics, arguments.seeds, {"student": STUDENT, "transfer": TRANSFER})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Heavy benchmarks as commands: each run is one process with a folder of its own, is done once, and goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distilmatch.runtime import write_json
+
+
+def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) -> dict[str, float]:
+    """Runs `python -m COMMAND...` for each name and returns the minutes each took; what is done is not run again.
+
+    Args:
+        commands: name of the run: module and arguments.
+        work: receives `NAME.log` and `minutes.json`.
+        jobs: how many run at a time; each gets its share of the cores. Two runs of one thread finish sooner than
+            one after the other with two.
+
+    Raises:
+        SystemExit: a run failed; the message names its log.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    record = work / "minutes.json"
+    minutes: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+
+    def run(name: str) -> None:
+        log = work / f"{name}.log"
+        started = time.perf_counter()
+        with log.open("a") as stream:
+            code = subprocess.run(
+                [sys.executable, "-m", *commands[name]],
+                stdout=stream,
+                stderr=stream,
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+            ).returncode
+        if code != 0:
+            raise SystemExit(f"{name} failed with exit code {code}: see {log}; run the same command again to go on")
+        minutes[name] = (time.perf_counter() - started) / 60
+        write_json(record, dict(minutes))
+        print(f"{name}: {minutes[name]:.1f} min", flush=True)
+
+    waiting = [name for name in commands if name not in minutes]
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        for future in [pool.submit(run, name) for name in waiting]:
+            future.result()
+    return {name: minutes[name] for name in commands}
+
+
+def write_recipe(path: Path, recipe: Mapping[str, Any]) -> list[str]:
+    """Writes a recipe beside its run and returns the command that trains it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+    return ["distilmatch.cli", "train", str(path)]
+
+
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The mean under `name`, and beside it the lowest, the highest and the sample standard deviation."""
+    mean = sum(values) / len(values)
+    deviation = (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+    return {name: mean, f"{name}_min": min(values), f"{name}_max": max(values), f"{name}_std": deviation}

@@ -1,0 +1,224 @@
+"""A head that starts as the encoder's own last layers, instead of from random weights.
+
+The layers that follow the kept ones already read the tokens that the kept ones write. Where the head has the
+encoder's shape they are copied; a narrower head gets them cut: its inputs and outputs projected on the principal
+components of the tokens it will see, the attention heads and neurons that move most kept. The paper starts its head
+from random weights (DiPair, section 3.4); this start is ours, measured in `docs/log.md`.
+
+Shape legend: n tokens; h width of the encoder; d of the head; e of one attention head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distilmatch.config import StudentConfig
+from distilmatch.models.heads import HeadLayer, TransformerHead
+
+_SAMPLED_WORDS = 32
+_SAMPLED_TEXTS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedLayer:
+    """The parts of a post-norm transformer layer, whatever its architecture calls them."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+    attention_norm: nn.LayerNorm
+    intermediate: nn.Linear
+    feed_forward: nn.Linear
+    feed_forward_norm: nn.LayerNorm
+
+
+def pretrained_layers(encoder: nn.Module) -> list[PretrainedLayer]:
+    """The layers of an encoder of the BERT, RoBERTa, ELECTRA, MPNet or DistilBERT kind, in order; empty for others."""
+    own: Any = encoder
+    if hasattr(own, "transformer") and hasattr(own.transformer, "layer"):
+        return [_distilbert_layer(layer) for layer in own.transformer.layer]
+    if not hasattr(own, "encoder") or not hasattr(own.encoder, "layer"):
+        return []
+    layers = list(own.encoder.layer)
+    if not all(hasattr(layer, "attention") and hasattr(layer, "intermediate") for layer in layers):
+        return []
+    if all(hasattr(layer.attention, "attn") for layer in layers):
+        return [_mpnet_layer(layer) for layer in layers]
+    known = all(hasattr(getattr(layer.attention, "self", None), "query") for layer in layers)
+    return [_bert_layer(layer) for layer in layers] if known else []
+
+
+def _bert_layer(layer: Any) -> PretrainedLayer:
+    attention = layer.attention
+    return PretrainedLayer(
+        query=attention.self.query,
+        key=attention.self.key,
+        value=attention.self.value,
+        output=attention.output.dense,
+        attention_norm=attention.output.LayerNorm,
+        intermediate=layer.intermediate.dense,
+        feed_forward=layer.output.dense,
+        feed_forward_norm=layer.output.LayerNorm,
+    )
+
+
+def _mpnet_layer(layer: Any) -> PretrainedLayer:
+    attention = layer.attention
+    return PretrainedLayer(
+        query=attention.attn.q,
+        key=attention.attn.k,
+        value=attention.attn.v,
+        output=attention.attn.o,
+        attention_norm=attention.LayerNorm,
+        intermediate=layer.intermediate.dense,
+        feed_forward=layer.output.dense,
+        feed_forward_norm=layer.output.LayerNorm,
+    )
+
+
+def _distilbert_layer(layer: Any) -> PretrainedLayer:
+    attention = layer.attention
+    return PretrainedLayer(
+        query=attention.q_lin,
+        key=attention.k_lin,
+        value=attention.v_lin,
+        output=attention.out_lin,
+        attention_norm=layer.sa_layer_norm,
+        intermediate=layer.ffn.lin1,
+        feed_forward=layer.ffn.lin2,
+        feed_forward_norm=layer.output_layer_norm,
+    )
+
+
+@torch.no_grad()
+def sampled_outputs(encoder: nn.Module, tokenizer: Any, texts: Sequence[str] = ()) -> torch.Tensor:
+    """(n, h) output tokens of an encoder, for the statistics of a start.
+
+    Args:
+        encoder: the kept layers.
+        texts: a few hundred of the kind that will be scored; without any, words of the vocabulary at random.
+    """
+    own: Any = encoder
+    if not texts:
+        random = torch.Generator().manual_seed(0)
+        chosen = torch.randint(len(tokenizer), (_SAMPLED_TEXTS, _SAMPLED_WORDS), generator=random).tolist()
+        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in chosen]
+    batch = tokenizer(list(texts[:_SAMPLED_TEXTS]), padding=True, truncation=True, max_length=64, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    was_training = own.training
+    own.eval()
+    states = own(input_ids=ids.to(own.device), attention_mask=mask.to(own.device)).last_hidden_state
+    own.train(was_training)
+    return states[mask.bool().to(states.device)].float()
+
+
+@torch.no_grad()
+def start_head(
+    head: TransformerHead,
+    head_input: Any,
+    layers: Sequence[PretrainedLayer],
+    outputs: torch.Tensor,
+    second_segment: torch.Tensor | None,
+) -> None:
+    """Gives projection, embeddings and head the weights of pre-trained layers.
+
+    Args:
+        head: post-norm, with as many layers as `layers`; its attention heads are as wide as theirs.
+        head_input: the `HeadInput` before it.
+        layers: those that follow the encoder's kept layers.
+        outputs: (n, h) tokens that the kept layers write.
+        second_segment: (h,) what the encoder's segment embedding of a second text adds to the first's, or None.
+    """
+    width, encoder_width = head_input.projection.out_features, outputs.shape[1]
+    if width == encoder_width:
+        basis, mean = torch.eye(width), torch.zeros(width)
+        level = outputs.mean(1)
+    else:
+        basis, mean = _components(outputs, width)
+        level = torch.zeros(len(outputs))
+    head_input.projection.weight.copy_(basis.T)
+    head_input.projection.bias.copy_(-(mean @ basis))
+    head_input.position.weight.zero_()
+    head_input.segment.weight.zero_()
+    if second_segment is not None and len(head_input.segment.weight) > 1:
+        head_input.segment.weight[1:] += second_segment @ basis
+    # The normalisation of the input should give back what it gets: the tokens have about one level and one spread.
+    head_input.norm.weight.fill_(float(((outputs - mean) @ basis).std(1).mean()))
+    head_input.norm.bias.fill_(float(level.mean()))
+    for number, (own, source) in enumerate(zip(head.layers, layers, strict=True)):
+        assert isinstance(own, HeadLayer)
+        if width == encoder_width:
+            _copy(own, source)
+        else:
+            offset = mean if number == 0 else layers[number - 1].feed_forward_norm.bias
+            _cut(own, source, basis, offset)
+
+
+def fits(student: StudentConfig, layers: Sequence[PretrainedLayer]) -> bool:
+    """Whether `start_head` can start the head of `student` from these layers."""
+    source = layers[0]
+    encoder_width, width = source.query.in_features, student.vector_width
+    if student.head_norm != "post" or student.head_activation != "gelu" or len(layers) != student.head_layers:
+        return False
+    if width % student.attention_heads or width > encoder_width:
+        return False
+    if width == encoder_width and (student.head_intermediate or 4 * width) != source.intermediate.out_features:
+        return False
+    return encoder_width % (width // student.attention_heads) == 0
+
+
+def _components(outputs: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    # Principal components, turned at random so that every one of the `width` numbers has about the same variance.
+    mean = outputs.mean(0)
+    _, _, directions = torch.linalg.svd(outputs - mean, full_matrices=False)
+    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
+    return directions[:width].T.contiguous() @ turn, mean
+
+
+def _copy(own: HeadLayer, source: PretrainedLayer) -> None:
+    own.query.load_state_dict(source.query.state_dict())
+    own.key_value.weight.copy_(torch.cat([source.key.weight, source.value.weight]))
+    own.key_value.bias.copy_(torch.cat([source.key.bias, source.value.bias]))
+    own.output.load_state_dict(source.output.state_dict())
+    own.attention_norm.load_state_dict(source.attention_norm.state_dict())
+    own.feed_forward[0].load_state_dict(source.intermediate.state_dict())
+    own.feed_forward[2].load_state_dict(source.feed_forward.state_dict())
+    own.feed_forward_norm.load_state_dict(source.feed_forward_norm.state_dict())
+
+
+def _cut(own: HeadLayer, source: PretrainedLayer, basis: torch.Tensor, offset: torch.Tensor) -> None:
+    # Weights that read a token take W (offset + B z) = (W B) z + W offset; those that write one give B^T of it.
+    e = own.query.out_features // own.heads
+    strength = (source.output.weight.norm(dim=0) * (source.value.weight @ basis).norm(dim=1)).view(-1, e).norm(dim=1)
+    chosen = strength.topk(own.heads).indices.sort().values
+    rows = (chosen[:, None] * e + torch.arange(e)).flatten()
+    key_value_weights, key_value_biases = [], []
+    for linear in (source.key, source.value):
+        key_value_weights.append(linear.weight[rows] @ basis)
+        key_value_biases.append(linear.weight[rows] @ offset + linear.bias[rows])
+    own.query.weight.copy_(source.query.weight[rows] @ basis)
+    own.query.bias.copy_(source.query.weight[rows] @ offset + source.query.bias[rows])
+    own.key_value.weight.copy_(torch.cat(key_value_weights))
+    own.key_value.bias.copy_(torch.cat(key_value_biases))
+    own.output.weight.copy_(basis.T @ source.output.weight[:, rows])
+    own.output.bias.copy_(source.output.bias @ basis)
+    own.attention_norm.weight.fill_(float(source.attention_norm.weight.mean()))
+    own.attention_norm.bias.zero_()
+    inner, outer = own.feed_forward[0], own.feed_forward[2]
+    assert isinstance(inner, nn.Linear) and isinstance(outer, nn.Linear)
+    strength = source.intermediate.weight.norm(dim=1) * source.feed_forward.weight.norm(dim=0)
+    kept = strength.topk(min(inner.out_features, len(strength))).indices
+    inner.weight[: len(kept)] = source.intermediate.weight[kept] @ basis
+    inner.bias[: len(kept)] = (
+        source.intermediate.weight[kept] @ source.attention_norm.bias + source.intermediate.bias[kept]
+    )
+    outer.weight[:, : len(kept)] = basis.T @ source.feed_forward.weight[:, kept]
+    outer.bias.copy_(source.feed_forward.bias @ basis)
+    own.feed_forward_norm.weight.fill_(float(source.feed_forward_norm.weight.mean()))
+    own.feed_forward_norm.bias.zero_()
