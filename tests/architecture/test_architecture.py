@@ -31,7 +31,8 @@ FLOORS = {
     "training": 3,
     "jobs": 4,
     "evaluation": 4,
-    "cli": 5,
+    "tuning": 5,
+    "cli": 6,
 }
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "finetune-teacher": {"--output", "--task", "--classes", "--label-column", "--label-range", "--dev", "--base-model"},
     "label": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
     "train": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
+    "tune": {"--output", "--minutes", "--trials", "--min-pairs-per-s", "--max-bytes-per-item", "--set", "--device"},
     "encode": {"--output", "--side", "--text-column", "--id-column", "--dtype", "--on-bad-rows", "--dry-run"},
     "score": {"--output", "--left", "--right", "--folder", "--by", "--text-columns", "--id-columns", "--dry-run"},
     "evaluate": {"--output", "--teacher", "--label-column", "--text-columns", "--no-speed", "--dry-run"},

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from distilmatch.cli import demo, encode, evaluate, finetune_teacher, info, label, score, train
+from distilmatch.cli import demo, encode, evaluate, finetune_teacher, info, label, score, train, tune
 
 _INTERRUPTED = 130
 
@@ -26,6 +26,7 @@ app.command("demo")(demo.run)
 app.command("finetune-teacher")(finetune_teacher.run)
 app.command("label")(label.run)
 app.command("train")(train.run)
+app.command("tune")(tune.run)
 app.command("encode")(encode.run)
 app.command("score")(score.run)
 app.command("evaluate")(evaluate.run)

@@ -1,0 +1,71 @@
+"""`distilmatch tune`: the recipe that fits a time budget and a target of speed or cache size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from distilmatch.cli.options import Device, RecipePath, Set, load_recipe, say
+
+
+def run(
+    recipe: RecipePath,
+    minutes: float = typer.Option(..., "--minutes", help="For all trainings together; labelling comes before."),
+    output: str | None = typer.Option(None, "--output", help="Folder of the search; by default the recipe's."),
+    trials: int = typer.Option(12, "--trials", help="How many students share the time."),
+    min_pairs_per_s: float | None = typer.Option(
+        None, "--min-pairs-per-s", help="The chosen student's cached head must be this fast, on this machine."
+    ),
+    max_bytes_per_item: int | None = typer.Option(
+        None, "--max-bytes-per-item", help="The chosen student's fp16 cache may take this much an item."
+    ),
+    changes: Set = None,
+    device: Device = None,
+) -> None:
+    """Search for a recipe: short trainings of students of many shapes, and the frontier of quality, speed and size.
+
+    A stopped search goes on when the same command is given again. Train what it chose with: distilmatch train
+    OUTPUT/best.yaml.
+    """
+    settings = load_recipe(recipe, changes, {"device": device})
+    folder = Path(output or settings.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    from rich.console import Console
+    from rich.table import Table
+
+    from distilmatch.tuning.plots import plot_frontier
+    from distilmatch.tuning.search import tune
+
+    frontier = tune(
+        settings,
+        folder,
+        minutes=minutes,
+        trials=trials,
+        min_pairs_per_s=min_pairs_per_s,
+        max_bytes_per_item=max_bytes_per_item,
+    )
+    table = Table(title="Students, best first; * on the frontier, > chosen")
+    for heading in ("", "kept tokens", "head", "width", frontier.metric, "pairs/s", "bytes/item", "min"):
+        table.add_column(heading, justify="left" if heading in ("", "head") else "right")
+    for trial in frontier.trials:
+        mark = (">" if frontier.best == trial else "") + ("*" if trial.on_frontier else "")
+        student = trial.student
+        layers = f" x{student['head_layers']}" if student["head"] == "transformer" else ""
+        table.add_row(
+            mark,
+            " + ".join(map(str, student["kept_tokens"])),
+            f"{student['head']}{layers}",
+            str(student["width"] or "own"),
+            f"{trial.quality:.4f}",
+            f"{trial.pairs_per_s:,.0f}",
+            f"{trial.bytes_per_item:,}",
+            f"{trial.minutes:.1f}",
+        )
+    Console().print(table)
+    picture = plot_frontier(frontier, folder / "frontier.png")
+    if frontier.recipe is None:
+        typer.echo("No student meets the targets: allow a slower or larger one, or more --trials.")
+    else:
+        say(recipe=str(frontier.recipe), next_step=f"distilmatch train {frontier.recipe}")
+    say(frontier=str(folder / "frontier.json"), plot=str(picture))

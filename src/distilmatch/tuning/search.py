@@ -1,0 +1,290 @@
+"""The search: short trainings of students of many shapes on one labelled transfer set, chosen by Optuna.
+
+Three things are wanted at once, and none can be had alone: quality on the dev set, pairs per second of the cached
+head, and bytes of cache an item. What no other student beats in all three is the frontier.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distilmatch.config import PairRecipe, StudentConfig
+from distilmatch.data.tables import load_table
+from distilmatch.errors import ConfigError, MissingExtraError, ModelError
+from distilmatch.evaluation.speed import head_pairs_per_s
+from distilmatch.models import DiPair
+from distilmatch.runtime import pick_device, seed_everything, write_json
+from distilmatch.training.distil import label_transfer_set, new_student, with_soft_labels
+from distilmatch.training.processes import Processes
+from distilmatch.training.run_folder import RunFolder
+from distilmatch.training.stages import run_stage
+from distilmatch.training.throughput import epochs_for, seconds_per_step
+from distilmatch.training.trainer import DevSet
+from distilmatch.types import TupleTable
+
+logger = logging.getLogger(__name__)
+
+_FP16_BYTES = 2
+_STAGE1_SHARE = 0.1
+_KEPT = (2, 4, 8, 16, 32)
+_WIDTHS = ("own", 256, 128, 64)
+_HEADS = ("transformer 1", "transformer 2", "lite", "feed_forward")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One student of the search.
+
+    Attributes:
+        number: its number in the study.
+        quality: the dev metric.
+        pairs_per_s: of the head alone, from cached representations.
+        bytes_per_item: fp16 cache of the side that takes more.
+        minutes: its training, measuring included.
+        fits: whether it meets the targets.
+        on_frontier: whether no other trial is at least as good in all three and better in one.
+        student, learning_rate, encoder_learning_rate: what differed from the recipe.
+    """
+
+    number: int
+    quality: float
+    pairs_per_s: float
+    bytes_per_item: int
+    minutes: float
+    fits: bool
+    on_frontier: bool
+    student: dict[str, Any]
+    learning_rate: float
+    encoder_learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """What a search found: all trials, best quality first, the name of the quality, and the recipe to train with."""
+
+    metric: str
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    recipe: Path | None
+
+
+def tune(
+    recipe: PairRecipe,
+    output: Path,
+    *,
+    minutes: float,
+    trials: int = 12,
+    min_pairs_per_s: float | None = None,
+    max_bytes_per_item: int | None = None,
+) -> Frontier:
+    """Searches shapes and learning rates; the same call goes on where a stopped one was.
+
+    Args:
+        recipe: data, teacher and whatever is not searched; needs `dev`.
+        output: labels, the study (`study.db`), `frontier.json`, `best.yaml`.
+        minutes: for all trainings together; labelling comes before and is not counted.
+        trials: how many students share the time. The recipe's own is the first.
+        min_pairs_per_s, max_bytes_per_item: what the chosen student must keep to; None for no target.
+
+    Returns:
+        The trials and the recipe of the best student that fits, with its full length of training.
+
+    Raises:
+        ConfigError: no dev table, or no time.
+        MissingExtraError: Optuna is not installed.
+    """
+    if recipe.dev is None:
+        raise ConfigError("tune compares students on the dev table: name one as `dev` in the recipe")
+    if minutes <= 0 or trials < 1:
+        raise ConfigError("tune needs some minutes and at least one trial")
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingExtraError("optuna", "tune")
+    import optuna
+
+    recipe = recipe.replaced(output=str(output / "base"))
+    run = RunFolder(recipe)
+    run.claim()
+    table = label_transfer_set(recipe)
+    dev_set = _dev_set(recipe, run)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name="distilmatch",
+        storage=f"sqlite:///{(output / 'study.db').resolve()}",
+        load_if_exists=True,
+        directions=["maximize", "maximize", "minimize"],
+        sampler=optuna.samplers.TPESampler(seed=recipe.seed + _done(output), multivariate=True, n_startup_trials=6),
+    )
+    if not study.trials:
+        study.enqueue_trial(_parameters(recipe))
+    for stale in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # a stopped run's
+        study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
+    each = minutes / trials
+    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    while len(study.get_trials(states=finished)) < trials:
+        study.optimize(
+            lambda trial: _objective(trial, recipe, table, dev_set, each, output),
+            n_trials=1,
+            catch=(KeyboardInterrupt,)[:0],
+        )
+    return _frontier(study, recipe, dev_set.metric, output, min_pairs_per_s, max_bytes_per_item)
+
+
+def _done(output: Path) -> int:
+    # The sampler's stream must not start again where a stopped search began.
+    return len(list((output / "trials").glob("*.json"))) if (output / "trials").is_dir() else 0
+
+
+def _dev_set(recipe: PairRecipe, run: RunFolder) -> DevSet:
+    assert recipe.dev is not None
+    table = load_table(recipe.dev, recipe.table, recipe.task, side_names=recipe.student.side_names)
+    if table.teacher is None and recipe.teacher is not None:
+        table = with_soft_labels(recipe, run, table)
+    return DevSet(table=table, task=recipe.task)
+
+
+def _parameters(recipe: PairRecipe) -> dict[str, Any]:
+    """The recipe's own student in the terms of the search, as near as these come."""
+    student = recipe.student
+    head = f"transformer {min(student.head_layers, 2)}" if student.head == "transformer" else student.head
+    width = student.width if student.width in _WIDTHS else "own"
+    nearest = {side: min(_KEPT, key=lambda k: abs(k - kept)) for side, kept in enumerate(student.kept_tokens)}
+    return {
+        **{f"kept_{side}": kept for side, kept in nearest.items()},
+        "head": head if head in _HEADS else "transformer 1",
+        "width": width,
+        "rate": 1.0,
+    }
+
+
+def shape(recipe: PairRecipe, parameters: dict[str, Any]) -> StudentConfig:
+    """The student that the parameters of a trial describe."""
+    head, _, layers = str(parameters["head"]).partition(" ")
+    student = recipe.student
+    kept = [min(int(parameters[f"kept_{side}"]), length) for side, length in enumerate(student.max_lengths)]
+    width = None if parameters["width"] == "own" else int(parameters["width"])
+    changes: dict[str, Any] = {"kept_tokens": kept, "head": head, "width": width, "head_layers": int(layers or 1)}
+    if width is not None or head != student.head:
+        changes |= {"head_heads": None, "head_intermediate": None}
+    if head != student.head:
+        changes["head_start"] = "auto"
+    return student.replaced(**changes)
+
+
+def _objective(
+    trial: Any, recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: float, output: Path
+) -> tuple[float, float, float]:
+    import optuna
+
+    sides = range(recipe.student.sides)
+    parameters: dict[str, Any] = {f"kept_{side}": trial.suggest_categorical(f"kept_{side}", _KEPT) for side in sides}
+    heads = _HEADS if recipe.student.sides == 2 else tuple(head for head in _HEADS if head != "lite")
+    parameters["head"] = trial.suggest_categorical("head", heads)
+    parameters["width"] = trial.suggest_categorical("width", _WIDTHS)
+    rate = trial.suggest_float("rate", 0.4, 2.5, log=True)
+    own = recipe.replaced(student=shape(recipe, parameters))
+    folder = output / "trials" / f"{trial.number:03d}"
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.perf_counter()
+    try:
+        model = _train(own, table, dev_set, minutes, rate, folder)
+    except ModelError as error:
+        logger.warning("trial %d: %s", trial.number, error)
+        raise optuna.TrialPruned from error
+    quality = dev_set.measure(model, "auto")[dev_set.metric]
+    speed = head_pairs_per_s(model, dev_set.table, precision="auto")
+    size = max(model.student.kept_tokens) * model.student.vector_width * _FP16_BYTES
+    spent = (time.perf_counter() - started) / 60
+    trial.set_user_attr("minutes", spent)
+    trial.set_user_attr("student", own.student.to_dict())
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder.with_suffix(".json"), {"quality": quality, "parameters": trial.params})
+    logger.info(
+        "trial %d: %s %.4f, %s pairs/s, %s bytes an item, %.1f min (%s)",
+        trial.number, dev_set.metric, quality, f"{speed:,.0f}", f"{size:,}", spent, trial.params,
+    )  # fmt: skip
+    return quality, speed, float(size)
+
+
+def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: float, rate: float, folder: Path) -> DiPair:
+    processes = Processes(cpu=pick_device(recipe.device).type == "cpu")
+    seed_everything(recipe.seed)
+    model = new_student(recipe, table.texts)
+    stages = [("stage1", recipe.stage1, True, minutes * _STAGE1_SHARE), ("stage2", recipe.stage2, False, minutes)]
+    if recipe.stage1.epochs == 0:
+        stages = stages[1:]
+    elif recipe.stage2.epochs > 0:
+        stages[1] = ("stage2", recipe.stage2, False, minutes * (1 - _STAGE1_SHARE))
+    for name, stage, frozen, share in stages:
+        stage = stage.replaced(
+            learning_rate=stage.learning_rate * rate,
+            encoder_learning_rate=stage.encoder_learning_rate * rate,
+            evaluations=1,
+        )
+        settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes, device=recipe.device)
+        step = seconds_per_step(model, table, stage, recipe.objective, **settings)
+        stage = stage.replaced(epochs=epochs_for(share, step, table, stage))
+        run_stage(model, table, folder / name, stage, recipe.objective, dev_set=dev_set, seed=recipe.seed, **settings)
+    return model.eval()
+
+
+def _frontier(
+    study: Any,
+    recipe: PairRecipe,
+    metric: str,
+    output: Path,
+    min_pairs_per_s: float | None,
+    max_bytes_per_item: int | None,
+) -> Frontier:
+    import optuna
+
+    on_frontier = {trial.number for trial in study.best_trials}
+    found = []
+    for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        quality, speed, size = trial.values
+        fits = (min_pairs_per_s is None or speed >= min_pairs_per_s) and (
+            max_bytes_per_item is None or size <= max_bytes_per_item
+        )
+        found.append(
+            Trial(
+                number=trial.number,
+                quality=quality,
+                pairs_per_s=speed,
+                bytes_per_item=int(size),
+                minutes=trial.user_attrs["minutes"],
+                fits=fits,
+                on_frontier=trial.number in on_frontier,
+                student=trial.user_attrs["student"],
+                learning_rate=recipe.stage2.learning_rate * trial.params["rate"],
+                encoder_learning_rate=recipe.stage2.encoder_learning_rate * trial.params["rate"],
+            )
+        )
+    found.sort(key=lambda trial: -trial.quality)
+    best = next((trial for trial in found if trial.fits), None)
+    path = None
+    if best is not None:
+        path = output / "best.yaml"
+        rates = {"learning_rate": best.learning_rate, "encoder_learning_rate": best.encoder_learning_rate}
+        recipe.replaced(
+            student=best.student,
+            stage1={**recipe.stage1.to_dict(), **rates},
+            stage2={**recipe.stage2.to_dict(), **rates},
+            output=str(output / "best"),
+        ).to_yaml(path)
+    targets = {"min_pairs_per_s": min_pairs_per_s, "max_bytes_per_item": max_bytes_per_item}
+    write_json(
+        output / "frontier.json",
+        {"metric": metric, "targets": targets, "best": best and best.number, "trials": [asdict(t) for t in found]},
+    )
+    return Frontier(metric=metric, trials=tuple(found), best=best, recipe=path)
+
+
+def read_frontier(output: Path) -> dict[str, Any]:
+    """What `frontier.json` says."""
+    return dict(json.loads((output / "frontier.json").read_text(encoding="utf-8")))
