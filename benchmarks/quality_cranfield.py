@@ -36,7 +36,7 @@ STUDENT = {
     "max_lengths": [64, TOKENS],
     "kept_tokens": [16, 32],
 }
-TRANSFER = {"rounds": 1, "near": 2}
+TRANSFER = {"rounds": 1, "near": 2, "seed": 0}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -45,6 +45,7 @@ def recipe(data: Path, work: Path, name: str, student: dict[str, Any], seed: int
         "task": {"kind": TASK.kind, "classes": list(TASK.classes)},
         "table": {"text_columns": list(TABLE.text_columns or ()), "label_column": TABLE.label_column},
         "teacher": {"models": [str(work / "teacher")], "cache_folder": str(work / "labels")},
+        "transfer": {"seed": 0},
         "student": student,
         "seed": seed,
     }

@@ -222,6 +222,7 @@ class TransferConfig(FrozenConfig):
         cells_per_block: labelled cells of a block.
         pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
             least a tenth of the distinct texts stand on both sides.
+        seed: of the blocks; None follows the recipe's, a number lets students of several seeds share their labels.
     """
 
     rounds: int = Field(default=4, ge=0)
@@ -233,6 +234,7 @@ class TransferConfig(FrozenConfig):
     perturbed: int = Field(default=1, ge=0)
     cells_per_block: int = Field(default=128, ge=1)
     pool: Literal["auto", "merged", "separate"] = "auto"
+    seed: int | None = None
 
 
 class StudentConfig(FrozenConfig):
@@ -373,7 +375,9 @@ class PairRecipe(FrozenConfig):
             test is never read in training, its fingerprint is recorded.
         table: how all of them are read.
         teacher: may be left out when the train table holds teacher labels and `transfer.rounds` is 0.
-        encoder: the pre-trained encoder(s) that the student starts from: one, or one a side.
+        encoder: the pre-trained encoder(s) of the student: one, or one a side. Neighbours are found with the first.
+        start: the student's first weights: "encoder", those; "teacher", the teacher's lower layers for the encoder and
+            its last for the head, where the architecture is the same; "auto", the teacher's where that can be.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
     """
 
@@ -385,6 +389,7 @@ class PairRecipe(FrozenConfig):
     table: TableConfig = TableConfig()
     teacher: TeacherConfig | None = None
     encoder: tuple[str, ...] = ("all-MiniLM-L6-v2",)
+    start: Literal["auto", "encoder", "teacher"] = "auto"
     transfer: TransferConfig = TransferConfig()
     student: StudentConfig = StudentConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -412,3 +417,8 @@ class PairRecipe(FrozenConfig):
         if len(self.encoder) > 1 and self.student.shared_encoder:
             raise ValueError("several encoders need `student.shared_encoder: false`")
         return self
+
+    @property
+    def transfer_seed(self) -> int:
+        """The seed of the transfer set."""
+        return self.seed if self.transfer.seed is None else self.transfer.seed

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from distilmatch.config import (
     ObjectiveConfig,
@@ -26,8 +27,17 @@ from distilmatch.config import (
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
-from distilmatch.training.distil import distil_pairs, label_transfer_set, new_student
+from distilmatch.training.distil import (
+    distil_pairs,
+    label_transfer_set,
+    new_student,
+    plan_transfer_set,
+    starts_from_teacher,
+)
 from distilmatch.training.frozen import cache_kept_outputs
+from distilmatch.training.processes import Processes
+from distilmatch.training.run_folder import RunFolder
+from distilmatch.training.throughput import epochs_for, seconds_per_step
 from distilmatch.types import TupleTable
 
 COLOURS = ["red", "green", "blue"]
@@ -100,6 +110,48 @@ def test_stage_1_leaves_the_encoder_alone_and_stage_2_does_not(recipe: PairRecip
 
 class _Stop(Exception):
     pass
+
+
+def test_a_student_starts_from_a_teacher_of_its_architecture(
+    recipe: PairRecipe, tiny_cross_encoder: Path, tiny_encoder: Path
+) -> None:
+    own = recipe.replaced(student=recipe.student.replaced(width=32, head_intermediate=64))
+    teacher = AutoModel.from_pretrained(tiny_cross_encoder, dtype=torch.float32)
+    encoder = AutoModel.from_pretrained(tiny_encoder, dtype=torch.float32)
+    for start, source in (("auto", teacher), ("teacher", teacher), ("encoder", encoder)):
+        student = new_student(own.replaced(start=start))
+        for got, layer in (
+            (student.encoders[0].encoder.layer[0].attention.self.query, source.encoder.layer[0]),  # type: ignore
+            (student.head.layers[0].query, source.encoder.layer[1]),  # type: ignore[union-attr,index]
+        ):
+            torch.testing.assert_close(got.weight, layer.attention.self.query.weight)
+    cosine = own.replaced(student=own.student.replaced(head="cosine"))
+    assert not starts_from_teacher(cosine)
+    with pytest.raises(ConfigError, match="start: encoder"):
+        starts_from_teacher(cosine.replaced(start="teacher"))
+
+
+def test_students_of_several_seeds_share_a_transfer_set(recipe: PairRecipe) -> None:
+    shared = recipe.replaced(transfer=recipe.transfer.replaced(seed=5))
+    tables = [plan_transfer_set(shared.replaced(seed=seed)).tuples() for seed in (0, 1)]
+    assert tables[0] == tables[1]
+    assert plan_transfer_set(recipe.replaced(seed=1)).tuples() != plan_transfer_set(recipe).tuples()
+    assert RunFolder(shared.replaced(seed=1)).transfer_fingerprint() == RunFolder(shared).transfer_fingerprint()
+
+
+def test_a_step_is_measured_and_the_model_left_alone(recipe: PairRecipe) -> None:
+    table = label_transfer_set(recipe)
+    model = new_student(recipe)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seconds = seconds_per_step(
+        model, table, recipe.stage2, recipe.objective, frozen_encoders=False, processes=Processes(cpu=True), steps=5
+    )
+    assert 0 < seconds < 60
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    blocks = len(np.unique(table.blocks))
+    stage = recipe.stage2.replaced(blocks_per_batch=2)
+    assert epochs_for(1.0, 0.5, table, stage) == pytest.approx(120 * 2 / blocks)
 
 
 def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from distilmatch.config import PairRecipe, StudentConfig
 from distilmatch.data.blocks import build_blocks
@@ -20,7 +21,7 @@ from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.objectives import objective_kind
-from distilmatch.runtime import pick_device, seed_everything
+from distilmatch.runtime import pick_device, resolve_model, seed_everything
 from distilmatch.teachers import SoftLabelCache, load_teacher
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
@@ -29,6 +30,15 @@ from distilmatch.training.trainer import DevSet
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
+
+_ARCHITECTURE = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+)
 
 
 def distil_pairs(recipe: PairRecipe) -> DiPair:
@@ -49,6 +59,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
     """
     # All that can be refused is looked at before the teacher is asked for the first label.
     objective_kind(recipe.objective, recipe.task)
+    starts_from_teacher(recipe)
     if recipe.stage1.epochs == recipe.stage2.epochs == 0:
         raise ConfigError("both stages have 0 epochs: nothing to train")
     device = pick_device(recipe.device)
@@ -118,7 +129,7 @@ def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
     """The blocks of the transfer set, before any label: also what a dry run counts."""
     source = _load(recipe, recipe.train)
     embeddings = mean_embeddings(recipe, source.texts)
-    return build_blocks(source, embeddings, recipe.transfer, recipe.seed)
+    return build_blocks(source, embeddings, recipe.transfer, recipe.transfer_seed)
 
 
 def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> TupleTable:
@@ -144,9 +155,44 @@ def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> T
 
 def new_student(recipe: PairRecipe, texts: Sequence[str] = ()) -> DiPair:
     """The untrained student of a recipe; `texts` are those that it will learn from."""
-    encoder = recipe.encoder[0] if len(recipe.encoder) == 1 else list(recipe.encoder)
+    encoder: str | list[str] = recipe.encoder[0] if len(recipe.encoder) == 1 else list(recipe.encoder)
+    if starts_from_teacher(recipe):
+        assert recipe.teacher is not None
+        encoder = recipe.teacher.models[0]
     spread = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), 512)).astype(int)]
     return DiPair.from_encoder(encoder, recipe.student, recipe.task, sample_texts=spread)
+
+
+def starts_from_teacher(recipe: PairRecipe) -> bool:
+    """Whether the student's first weights are the teacher's, as `recipe.start` says.
+
+    A teacher that looked at both texts in every layer still reads each text alone well enough in its lower layers
+    (DeFormer, arXiv 2005.00697); the layers above, as the head, already know the task.
+
+    Raises:
+        ConfigError: the recipe insists on it, and it cannot be.
+    """
+    if recipe.start == "encoder":
+        return False
+    reason = _no_teacher_start(recipe)
+    if reason is not None and recipe.start == "teacher":
+        raise ConfigError(f"the student cannot start from the teacher: {reason}; set `start: encoder`")
+    return reason is None
+
+
+def _no_teacher_start(recipe: PairRecipe) -> str | None:
+    if recipe.teacher is None or len(recipe.teacher.models) != 1 or len(recipe.encoder) != 1:
+        return "that needs one teacher and one encoder"
+    if recipe.student.head != "transformer" or recipe.student.head_start == "random":
+        return "its last layers start a transformer head, and this student's head does not start from layers"
+    configs = []
+    for name in (recipe.teacher.models[0], recipe.encoder[0]):
+        try:
+            configs.append(AutoConfig.from_pretrained(resolve_model(name)).to_dict())
+        except (OSError, ValueError) as error:
+            return f"the configuration of {name} cannot be read ({error})"
+    different = [key for key in _ARCHITECTURE if configs[0].get(key) != configs[1].get(key)]
+    return f"it differs from {recipe.encoder[0]} in {', '.join(different)}" if different else None
 
 
 def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
@@ -182,6 +228,7 @@ def _finish(run: RunFolder, latest: Path, table: TupleTable) -> None:
     model.training_summary = {
         "teacher": ", ".join(Path(name).name for name in recipe.teacher.models) if recipe.teacher else "given labels",
         "encoder": ", ".join(Path(name).name for name in recipe.encoder),
+        "started from": "the teacher" if starts_from_teacher(recipe) else "the encoder",
         "labelled pairs": f"{len(table):,}",
         "distinct texts": f"{len(table.texts):,}",
         "seed": recipe.seed,

@@ -38,7 +38,7 @@ class RunFolder:
     def transfer_fingerprint(self) -> str:
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
-        parts = {name: settings[name] for name in _LABEL_SETTINGS}
+        parts = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
         longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
         return fingerprint(table_fingerprint(self.recipe.train), parts, longest, list(self.recipe.student.side_names))
 

@@ -41,6 +41,7 @@ def run_stage(
     processes: Processes,
     device: str | None = None,
     seed: int = 0,
+    cached: bool = True,
 ) -> dict[str, Any]:
     """Trains one stage and saves the student in `folder/student`; goes on from the last checkpoint of a stopped run.
 
@@ -50,6 +51,7 @@ def run_stage(
         folder: checkpoints, TensorBoard logs, `stage.json` (written last) and the student.
         frozen_encoders: stage 1; the encoders' outputs are cached once and only the new layers learn.
         dev_set: scored at every evaluation; the best checkpoint is kept. None keeps the last.
+        cached: False encodes every batch's texts anew in stage 1 too, to compare.
 
     Returns:
         Steps, seconds, pairs supervised and the log, as in `stage.json`.
@@ -61,7 +63,7 @@ def run_stage(
         encoder.requires_grad_(not frozen_encoders)
     kept_folder = folder / "kept_outputs"
     collator: TextCollator | CachedCollator
-    if frozen_encoders:
+    if frozen_encoders and cached:
         model.to(pick_device(device))  # type: ignore[arg-type]
         if processes.is_main:
             cache_kept_outputs(model, table, kept_folder, precision)
