@@ -43,7 +43,7 @@ def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]
             "task": {"kind": TASK.kind, "label_range": list(TASK.label_range)},
             "table": {"text_columns": list(TABLE.text_columns or ()), "label_column": TABLE.label_column},
             "teacher": {"models": [str(work / "teacher")], "cache_folder": str(work / "labels")},
-            "transfer": {"seed": 0},
+            "transfer": {"rounds": 2, "seed": 0},
             "seed": seed,
         }
         commands[folder.name] = write_recipe(folder / "recipe.yaml", recipe)

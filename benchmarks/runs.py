@@ -23,8 +23,8 @@ def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) ->
     Args:
         commands: name of the run: module and arguments.
         work: receives `NAME.log` and `minutes.json`.
-        jobs: how many run at a time; each gets its share of the cores. Two runs of one thread finish sooner than
-            one after the other with two.
+        jobs: how many run at a time; each gets its share of the cores, or OMP_NUM_THREADS where that is set. Two runs
+            of one thread finish sooner than one after the other with two.
 
     Raises:
         SystemExit: a run failed; the message names its log.
@@ -32,7 +32,7 @@ def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) ->
     work.mkdir(parents=True, exist_ok=True)
     record = work / "minutes.json"
     minutes: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
 
     def run(name: str) -> None:
         log = work / f"{name}.log"
