@@ -217,8 +217,9 @@ class TransferConfig(FrozenConfig):
         block_size: known rows a block starts from.
         max_texts: distinct texts a side of a block keeps at most, before the additions below.
         near, random, hard_negatives, perturbed: texts added to each block: nearest neighbours of its texts; any
-            texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts
-            (words dropped, swapped, repeated).
+            texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts (the
+            beginning of one with the end of a neighbour; words dropped, swapped, repeated).
+        unlabelled: texts of the recipe's `unlabelled` files added to each block: near neighbours of its texts.
         cells_per_block: labelled cells of a block.
         pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
             least a tenth of the distinct texts stand on both sides.
@@ -232,6 +233,7 @@ class TransferConfig(FrozenConfig):
     random: int = Field(default=1, ge=0)
     hard_negatives: int = Field(default=0, ge=0)
     perturbed: int = Field(default=1, ge=0)
+    unlabelled: int = Field(default=4, ge=0)
     cells_per_block: int = Field(default=128, ge=1)
     pool: Literal["auto", "merged", "separate"] = "auto"
     seed: int | None = None
@@ -373,6 +375,8 @@ class PairRecipe(FrozenConfig):
     Attributes:
         train, dev, test: table paths (or hub dataset names); dev and test are optional. dev picks the best checkpoint;
             test is never read in training, its fingerprint is recorded.
+        unlabelled: files of texts of the same kind, without labels (a text a line in .txt or .txt.gz, or tables); the
+            transfer set pairs them with the train table's texts (`transfer.unlabelled`).
         table: how all of them are read.
         teacher: may be left out when the train table holds teacher labels and `transfer.rounds` is 0.
         encoder: the pre-trained encoder(s) of the student: one, or one a side. Neighbours are found with the first.
@@ -384,6 +388,7 @@ class PairRecipe(FrozenConfig):
     train: str
     dev: str | None = None
     test: str | None = None
+    unlabelled: tuple[str, ...] = ()
     output: str
     task: TaskConfig
     table: TableConfig = TableConfig()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,8 +132,29 @@ def test_an_empty_table_is_refused() -> None:
 
 @given(st.lists(st.sampled_from(["one", "two", "three", "four", "five"]), min_size=1, max_size=8), st.integers(0, 500))
 def test_perturbed_texts_keep_some_words(words: list[str], seed: int) -> None:
-    altered = perturb(" ".join(words), np.random.default_rng(seed), "donor words here")
-    assert altered and abs(len(altered.split()) - len(words)) <= 2
+    donor = ["donor", "words", "here"]
+    altered = perturb(" ".join(words), np.random.default_rng(seed), " ".join(donor)).split()
+    assert altered and set(altered) <= {*words, *donor}
+    kept = next((i for i, pair in enumerate(zip(altered, words, strict=False)) if pair[0] != pair[1]), len(words))
+    spliced = kept > 0 and altered[kept:] == donor[len(donor) - len(altered[kept:]) :]
+    assert spliced or abs(len(altered) - len(words)) <= 2
+
+
+def test_unlabelled_texts_join_the_blocks_of_their_neighbours() -> None:
+    table, vectors = _table()
+    count = len(table.texts)
+    rng = np.random.default_rng(3)
+    close = vectors[:5] + 0.01 * rng.standard_normal((5, vectors.shape[1])).astype(np.float32)
+    more = np.concatenate([close, -vectors[:5]])
+    more /= np.linalg.norm(more, axis=1, keepdims=True)
+    wider = replace(table, texts=[*table.texts, *(f"new {i}" for i in range(10))])
+    config = TransferConfig(rounds=1, block_size=4, random=0, perturbed=0, unlabelled=3, cells_per_block=400)
+    blocks = build_blocks(wider, np.concatenate([vectors, more]), config, 0)
+    used = set(blocks.rows.ravel().tolist())
+    assert used & set(range(count, count + 10)) and blocks.gold is not None
+    assert np.isnan(blocks.gold[(blocks.rows >= count).any(axis=1)]).all()
+    without = build_blocks(wider, np.concatenate([vectors, more]), config.replaced(unlabelled=0), 0)
+    assert without.rows.max() < count
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))

@@ -37,7 +37,8 @@ def build_blocks(table: TupleTable, embeddings: np.ndarray, config: TransferConf
     """The transfer set of a table of pairs, block after block.
 
     Args:
-        table: n rows; a gold label of a row is kept by the cell that holds its pair.
+        table: n rows; a gold label of a row is kept by the cell that holds its pair. Texts that stand in no row are
+            the unlabelled ones that `config.unlabelled` draws from.
         embeddings: (texts, h) float32, normalised, row i of `table.texts[i]`, from the untrained encoder.
         config: how blocks are made.
         seed: everything here follows from it.
@@ -96,6 +97,10 @@ class _BlockBuilder:
         self.neighbours: np.ndarray | None = None
         if self.config.near or self.config.hard_negatives:
             self.neighbours = pools[1][nearest(self.embeddings, self.embeddings[pools[1]], _REACH)]
+        self.unlabelled: np.ndarray | None = None
+        unused = np.setdiff1d(np.arange(len(self.texts)), rows)
+        if self.config.unlabelled and len(unused):
+            self.unlabelled = unused[nearest(self.embeddings, self.embeddings[unused], _REACH)]
 
     def add(self, members: np.ndarray) -> None:
         """One block from the known rows at `members`."""
@@ -122,11 +127,14 @@ class _BlockBuilder:
             added.append(_head(near, config.near))
             partners = set().union(*(self.partners.get(i, set()) for i in left.tolist()))
             added.append(_head([i for i in near if i not in partners], config.hard_negatives))
+        if self.unlabelled is not None:
+            near = self.rng.permutation(self.unlabelled[left].ravel()).tolist()
+            added.append(_head(near, config.unlabelled))
         if config.random:
             added.append(self.rng.choice(self.pools[1], min(config.random, len(self.pools[1])), replace=False))
         if config.perturbed:
             chosen = self.rng.choice(right, min(config.perturbed, len(right)), replace=False)
-            donors = self.rng.choice(self.pools[1], len(chosen))
+            donors = self.rng.choice(right, len(chosen))  # neighbours of the text: what comes out is of its kind
             made = []
             for text, donor in zip(chosen.tolist(), donors.tolist(), strict=True):
                 altered = perturb(self.source.texts[text], self.rng, self.source.texts[donor])

@@ -6,11 +6,17 @@ import numpy as np
 
 
 def perturb(text: str, rng: np.random.Generator, donor: str = "") -> str:
-    """A copy of `text` with one or two word-level changes: a word dropped, two swapped, one repeated, or one taken
-    from `donor`. A text of one word gets a word of the donor, or is repeated.
+    """A copy of `text`, altered: every other time its beginning with the end of `donor`, else one or two word-level
+    changes: a word dropped, two swapped, one repeated, or one taken from `donor`. A text of one word gets a word of the
+    donor, or is repeated.
+
+    A donor of the same kind of text makes natural sentences that no table holds.
     """
     words = text.split()
     donated = donor.split()
+    if len(words) > 2 and len(donated) > 2 and rng.random() < 0.5:
+        share = rng.uniform(0.25, 0.75)
+        return " ".join(words[: max(1, round(share * len(words)))] + donated[round(share * len(donated)) :])
     for _ in range(int(rng.integers(1, 3))):
         kind = rng.choice(["drop", "swap", "repeat", "replace"])
         at = int(rng.integers(len(words))) if words else 0

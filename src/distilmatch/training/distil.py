@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from distilmatch.config import PairRecipe, StudentConfig
 from distilmatch.data.blocks import build_blocks
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import load_table
+from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.objectives import objective_kind
@@ -128,6 +130,9 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
 def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
     """The blocks of the transfer set, before any label: also what a dry run counts."""
     source = _load(recipe, recipe.train)
+    if recipe.unlabelled and recipe.transfer.rounds and recipe.transfer.unlabelled:
+        more = read_texts(recipe.unlabelled, recipe.table)
+        source = replace(source, texts=list(dict.fromkeys([*source.texts, *more])))
     embeddings = mean_embeddings(recipe, source.texts)
     return build_blocks(source, embeddings, recipe.transfer, recipe.transfer_seed)
 

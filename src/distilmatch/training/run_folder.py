@@ -40,7 +40,10 @@ class RunFolder:
         settings = self.recipe.to_dict()
         parts = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
         longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
-        return fingerprint(table_fingerprint(self.recipe.train), parts, longest, list(self.recipe.student.side_names))
+        unlabelled = [table_fingerprint(source) for source in self.recipe.unlabelled]
+        return fingerprint(
+            table_fingerprint(self.recipe.train), unlabelled, parts, longest, list(self.recipe.student.side_names)
+        )
 
     def claim(self) -> None:
         """Writes the recipe, or checks that the folder belongs to the same one.
