@@ -221,6 +221,7 @@ class TransferConfig(FrozenConfig):
             beginning of one with the end of a neighbour; words dropped, swapped, repeated).
         unlabelled: texts of the recipe's `unlabelled` files added to each block: near neighbours of its texts.
         cells_per_block: labelled cells of a block.
+        near_cells: share of these that are the block's most similar pairs; the others are drawn at random.
         pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
             least a tenth of the distinct texts stand on both sides.
         seed: of the blocks; None follows the recipe's, a number lets students of several seeds share their labels.
@@ -235,6 +236,7 @@ class TransferConfig(FrozenConfig):
     perturbed: int = Field(default=1, ge=0)
     unlabelled: int = Field(default=4, ge=0)
     cells_per_block: int = Field(default=128, ge=1)
+    near_cells: float = Field(default=0.0, ge=0, le=1)
     pool: Literal["auto", "merged", "separate"] = "auto"
     seed: int | None = None
 

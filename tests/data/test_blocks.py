@@ -111,6 +111,21 @@ def test_new_pairs_are_made_and_hard_negatives_are_no_partners() -> None:
     assert not np.array_equal(blocks.rows[: len(table)], build_blocks(table, vectors, config, 1).rows[: len(table)])
 
 
+def test_near_cells_are_the_most_similar_pairs_of_a_block() -> None:
+    table, vectors = _table()
+    config = TransferConfig(rounds=1, block_size=6, random=0, perturbed=2, cells_per_block=24, near_cells=1.0)
+
+    def similarity(chosen: TransferConfig) -> float:
+        blocks = build_blocks(table, vectors, chosen, 0)
+        new = np.isnan(blocks.gold) & (blocks.rows < len(table.texts)).all(axis=1)  # type: ignore[arg-type]
+        pairs = vectors[blocks.rows[new]]
+        return float((pairs[:, 0] * pairs[:, 1]).sum(-1).mean())
+
+    assert (
+        similarity(config) > similarity(config.replaced(near_cells=0.5)) > similarity(config.replaced(near_cells=0.0))
+    )
+
+
 def test_no_rounds_keep_the_rows_alone() -> None:
     table, vectors = _table()
     blocks = build_blocks(table, vectors, TransferConfig(rounds=0, cells_per_block=8), 0)

@@ -86,6 +86,7 @@ class _BlockBuilder:
     def __post_init__(self) -> None:
         self.merged = pools_merge(self.source, self.config)
         self.texts = list(self.source.texts)
+        self.origins = list(range(len(self.texts)))  # whose embedding stands for a text's
         rows = self.source.rows
         pools = [np.unique(rows)] * 2 if self.merged else [np.unique(rows[:, 0]), np.unique(rows[:, 1])]
         self.pools = pools
@@ -141,6 +142,7 @@ class _BlockBuilder:
                 if altered and altered != self.source.texts[text]:
                     made.append(len(self.texts))
                     self.texts.append(altered)
+                    self.origins.append(self.origins[text])
             added.append(np.array(made, dtype=np.int64))
         return added
 
@@ -151,11 +153,21 @@ class _BlockBuilder:
         cells = cells[is_new]
         room = max(0, self.config.cells_per_block - len(known))
         if len(cells) > room:
-            cells = cells[self.rng.choice(len(cells), room, replace=False)]
+            cells = self._chosen(cells, room)
         cells = np.concatenate([known, cells])
         source = np.array([self.row_of_pair.get((a, b), -1) for a, b in cells.tolist()])
         self.cells.append(cells)
         self.known.append(source)
+
+    def _chosen(self, cells: np.ndarray, room: int) -> np.ndarray:
+        # The most similar pairs first, then others at random: near pairs are where a matcher must tell apart.
+        near = round(self.config.near_cells * room)
+        if near == 0:
+            return cells[self.rng.choice(len(cells), room, replace=False)]
+        vectors = self.embeddings[np.array(self.origins)[cells]]
+        order = np.argsort(-(vectors[:, 0] * vectors[:, 1]).sum(-1), kind="stable")
+        others = self.rng.choice(order[near:], room - near, replace=False)
+        return cells[np.concatenate([order[:near], others])]
 
     def table(self) -> TupleTable:
         """The blocks as one table."""
