@@ -233,7 +233,7 @@ class TransferConfig(FrozenConfig):
     near: int = Field(default=0, ge=0)
     random: int = Field(default=1, ge=0)
     hard_negatives: int = Field(default=0, ge=0)
-    perturbed: int = Field(default=1, ge=0)
+    perturbed: int = Field(default=6, ge=0)
     unlabelled: int = Field(default=4, ge=0)
     cells_per_block: int = Field(default=128, ge=1)
     near_cells: float = Field(default=0.0, ge=0, le=1)
