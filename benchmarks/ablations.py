@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.quality_sick import TABLE, TASK
 from benchmarks.results import publish
-from benchmarks.runs import run_all
+from benchmarks.runs import pairs_of, run_all
 from distilmatch.config import ObjectiveConfig, StageConfig, StudentConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
@@ -51,6 +51,7 @@ class Variant:
         stage1_share: share of the time for stage 1.
         cached: whether stage 1 reads cached encoder outputs.
         grouped: whether a batch's pairs share their texts.
+        altered: whether pairs with altered texts are used.
         from_teacher: whether encoder and head start from the teacher's layers.
     """
 
@@ -62,6 +63,7 @@ class Variant:
     stage1_share: float = STAGE1_SHARE
     cached: bool = True
     grouped: bool = True
+    altered: bool = True
     from_teacher: bool = True
 
 
@@ -75,6 +77,7 @@ VARIANTS: dict[str, Variant] = {
     **{f"width_{d}": Variant(group="projection", label=str(d), student={"width": d}) for d in (64, 128, 256)},
     "pairs_10k": Variant(group="labelled pairs", label="10 k", pairs=10_000),
     "pairs_50k": Variant(group="labelled pairs", label="50 k", pairs=50_000),
+    "no_altered_texts": Variant(group="labelled pairs", label="no altered texts", altered=False),
     "one_stage": Variant(group="training", label="one stage", stage1_share=0.0),
     "plain_batches": Variant(group="training", label="plain batches", grouped=False),
     "stage1_cached": Variant(group="stage 1 alone", label="cached", stage1_share=1.0),
@@ -97,25 +100,32 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 
 
-def labelled(run: Path, variant: Variant) -> TupleTable:
+def _blocks(table: TupleTable) -> np.ndarray:
+    assert table.blocks is not None
+    return table.blocks
+
+
+def labelled(run: Path, data: Path, variant: Variant) -> TupleTable:
     """The transfer set as the variant sees it."""
     table = read_saved_table(next(iter(sorted(run.glob("student_seed*/run/transfer")))))
-    assert table.blocks is not None
     random = np.random.default_rng(0)
+    if not variant.altered:  # these stand behind the table's own texts
+        own = len(load_table(str(data / "train.jsonl"), TABLE, TASK).texts)
+        table = table.take(np.flatnonzero((table.rows < own).all(axis=1)))
+    blocks = _blocks(table)
     if variant.pairs is not None:
-        numbers = random.permutation(np.unique(table.blocks))
-        per_block = len(table) / len(numbers)
-        table = table.take(np.flatnonzero(np.isin(table.blocks, numbers[: round(variant.pairs / per_block)])))
+        numbers = random.permutation(np.unique(blocks))
+        kept = numbers[: round(variant.pairs * len(numbers) / len(table))]
+        table = table.take(np.flatnonzero(np.isin(blocks, kept)))
     if not variant.grouped:
-        assert table.blocks is not None
-        table = replace(table.take(random.permutation(len(table))), blocks=np.sort(table.blocks))
+        table = replace(table.take(random.permutation(len(table))), blocks=np.sort(_blocks(table)))
     return table
 
 
 def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> None:
     """Trains one variant, scores the test split and writes `NAME.json`."""
     variant = VARIANTS[name]
-    table = labelled(run, variant)
+    table = labelled(run, data, variant)
     objective = ObjectiveConfig(**variant.objective)
     processes = Processes(cpu=pick_device(None).type == "cpu")
     seed_everything(0)
@@ -224,7 +234,7 @@ def main() -> None:
     assert test.gold is not None
     kept = run / "teacher_test_logits.npy"
     if not kept.is_file():
-        np.save(kept, CrossEncoderTeacher(str(run / "teacher")).logits(test.tuples()))
+        np.save(kept, CrossEncoderTeacher(str(run / "teacher")).logits(pairs_of(test)))
     teacher = task_metrics(TASK, test.gold, np.load(kept))["accuracy"]
     same = ["--run", str(run), "--data", str(data), "--work", str(work), "--minutes", str(arguments.minutes)]
     run_all({name: ["benchmarks.ablations", *same, "--only", name] for name in VARIANTS}, work, arguments.jobs)

@@ -66,7 +66,9 @@ def write_tables(data: Path, work: Path) -> None:
     abstracts = [text.removeprefix(title).strip() or text for title, text in zip(titles, texts, strict=True)]
     near = nearest(embed(titles), embed(abstracts), 30)
     held_out = set(random.permutation(len(documents))[:DEV_TITLES].tolist())
-    train, dev, transfer = [], [], []
+    train: list[dict[str, Any]] = []
+    dev: list[dict[str, Any]] = []
+    transfer: list[dict[str, Any]] = []
     for number, title in enumerate(titles):
         close = [int(other) for other in near[number] if other != number]
         other = [*random.permutation(close)[: NEGATIVES // 2], *random.integers(len(documents), size=NEGATIVES // 2)]

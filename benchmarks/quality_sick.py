@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import publish
-from benchmarks.runs import run_all, spread, write_recipe
+from benchmarks.runs import pairs_of, run_all, spread, write_recipe
 from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
@@ -99,8 +99,8 @@ def main() -> None:
     data, work = arguments.data, arguments.work
     minutes = run(data, work, arguments.seeds, arguments.jobs)
     test = load_table(str(data / "test.jsonl"), TABLE, TASK)
-    teacher = CrossEncoderTeacher(str(work / "teacher")).logits(test.tuples())
-    tiny = CrossEncoderTeacher(str(work / "tiny")).logits(test.tuples())
+    teacher = CrossEncoderTeacher(str(work / "teacher")).logits(pairs_of(test))
+    tiny = CrossEncoderTeacher(str(work / "tiny")).logits(pairs_of(test))
     metrics = {"teacher_accuracy": accuracy(teacher, test)}
     for name in STUDENTS:
         models = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import publish
-from benchmarks.runs import run_all, spread, write_recipe
+from benchmarks.runs import pairs_of, run_all, spread, write_recipe
 from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import task_metrics
@@ -62,7 +62,7 @@ def main() -> None:
     minutes = run(arguments.data, arguments.work, arguments.seeds, arguments.jobs)
     test = load_table(str(arguments.data / "test.jsonl"), TABLE, TASK)
     assert test.gold is not None
-    teacher = CrossEncoderTeacher(str(arguments.work / "teacher")).logits(test.tuples())
+    teacher = CrossEncoderTeacher(str(arguments.work / "teacher")).logits(pairs_of(test))
     teacher_metrics = task_metrics(TASK, test.gold, teacher)
     measured = []
     for seed in arguments.seeds:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from distilmatch.runtime import write_json
+from distilmatch.types import TupleTable
 
 
 def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) -> dict[str, float]:
@@ -62,6 +63,11 @@ def write_recipe(path: Path, recipe: Mapping[str, Any]) -> list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
     return ["distilmatch.cli", "train", str(path)]
+
+
+def pairs_of(table: TupleTable) -> list[tuple[str, str]]:
+    """A table of two sides as pairs of text, as a cross-encoder takes them."""
+    return [(left, right) for left, right in table.tuples()]
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
