@@ -355,6 +355,8 @@ class StageConfig(FrozenConfig):
         learning_rate: of projection and head; encoder_learning_rate: of the encoders (stage 2 only).
         evaluations: how many times the dev set is scored during the stage, spread evenly.
         patience: evaluations without a better dev metric before the stage ends; None never.
+        averaging: decay of an exponential average of the weights, such as 0.999, which is kept at the end of the stage
+            where it is better on dev (or where there is no dev set); 0 keeps none.
     """
 
     epochs: float = Field(default=1.0, ge=0)
@@ -368,6 +370,7 @@ class StageConfig(FrozenConfig):
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     evaluations: int = Field(default=8, ge=1)
     patience: int | None = Field(default=None, ge=1)
+    averaging: float = Field(default=0.0, ge=0, lt=1)
     precision: Precision = "auto"
 
 

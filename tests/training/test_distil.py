@@ -26,6 +26,7 @@ from distilmatch.config import (
 )
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
+from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.distil import (
     distil_pairs,
@@ -37,6 +38,7 @@ from distilmatch.training.distil import (
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
+from distilmatch.training.stages import run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
 from distilmatch.types import TupleTable
 
@@ -137,6 +139,56 @@ def test_students_of_several_seeds_share_a_transfer_set(recipe: PairRecipe) -> N
     assert tables[0] == tables[1]
     assert plan_transfer_set(recipe.replaced(seed=1)).tuples() != plan_transfer_set(recipe).tuples()
     assert RunFolder(shared.replaced(seed=1)).transfer_fingerprint() == RunFolder(shared).transfer_fingerprint()
+
+
+def test_averaged_weights_against_a_loop(recipe: PairRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = label_transfer_set(recipe)
+    model = new_student(recipe)
+    name = "classifier.weight"
+    seen = [model.state_dict()[name].clone()]
+    step_end = WeightAverage.on_step_end
+
+    def watched(self: WeightAverage, *arguments: object, **settings: object) -> None:
+        seen.append(self.model.state_dict()[name].clone())
+        step_end(self, *arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WeightAverage, "on_step_end", watched)
+    stage = recipe.stage2.replaced(averaging=0.7)
+    summary = run_stage(
+        model, table, tmp_path / "stage", stage, recipe.objective, frozen_encoders=False, dev_set=None,
+        processes=Processes(cpu=True), device="cpu",
+    )  # fmt: skip
+    expected = seen[0]
+    for step, weight in enumerate(seen[1:], start=1):
+        keep = min(0.7, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * weight
+    assert summary["averaged"] and len(seen) == summary["steps"] + 1
+    torch.testing.assert_close(model.state_dict()[name], expected)
+    torch.testing.assert_close(DiPair.from_pretrained(tmp_path / "stage" / "student").state_dict()[name], expected)
+
+
+def test_an_average_is_kept_where_it_is_better_and_resumes(
+    recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    averaged = recipe.replaced(stage2=recipe.stage2.replaced(averaging=0.9))
+    whole = distil_pairs(averaged)
+    summary = json.loads((tmp_path / "run" / "stage2" / "stage.json").read_text())
+    assert summary["averaged"] in (True, False)
+    save, calls = WeightAverage.on_save, []
+
+    def stop(self: WeightAverage, *arguments: object, **settings: object) -> None:
+        save(self, *arguments, **settings)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(WeightAverage, "on_save", stop)
+    again = averaged.replaced(output=str(tmp_path / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        distil_pairs(again)
+    resumed = distil_pairs(again)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor)
 
 
 def test_a_step_is_measured_and_the_model_left_alone(recipe: PairRecipe) -> None:

@@ -19,6 +19,7 @@ from distilmatch.config import ObjectiveConfig, StageConfig
 from distilmatch.models import DiPair
 from distilmatch.models.attention import trained_attention
 from distilmatch.runtime import pick_device, use_bf16, write_json
+from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
@@ -76,6 +77,9 @@ def run_stage(
     callbacks: list[TrainerCallback] = [times]
     if processes.is_main:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+    average = WeightAverage(model, stage.averaging) if stage.averaging else None
+    if average is not None:
+        callbacks.append(average)
     if dev_set is not None and stage.patience is not None:
         callbacks.append(EarlyStoppingCallback(stage.patience))
     trainer = BlockTrainer(
@@ -94,12 +98,14 @@ def run_stage(
     started = time.perf_counter()
     with trained_attention(list(model.encoders), pick_device(device)):
         trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+    averaged = average is not None and _keep_average(trainer, average, dev_set)
     summary = {
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - started, 1),
         "seconds_per_step": times.median,
         "pairs_supervised": trainer.pairs_supervised * processes.count,
         "best_metric": trainer.state.best_metric,
+        "averaged": averaged,
         "metric": None if dev_set is None else dev_set.metric,
         "history": flat_history(trainer.state.log_history),
     }
@@ -111,6 +117,20 @@ def run_stage(
         shutil.rmtree(kept_folder, ignore_errors=True)
     processes.wait()
     return summary
+
+
+def _keep_average(trainer: BlockTrainer, average: WeightAverage, dev_set: DevSet | None) -> bool:
+    """Gives the model its averaged weights, unless it is better on dev without them; returns whether it did."""
+    average.swap()
+    if dev_set is None:
+        return True
+    metric = trainer.evaluate(metric_key_prefix="averaged")[f"averaged_{dev_set.metric}"]
+    best = trainer.state.best_metric
+    if best is not None and metric <= best:
+        average.swap()
+        return False
+    trainer.state.best_metric = metric
+    return True
 
 
 def finished_stage(folder: Path) -> dict[str, Any] | None:
