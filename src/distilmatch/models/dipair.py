@@ -6,10 +6,8 @@ labels.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,15 @@ from distilmatch.errors import ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
-from distilmatch.models.head_start import PretrainedLayer, fits, pretrained_layers, sampled_outputs, start_head
+from distilmatch.models.head_start import sampled_outputs, start_head
 from distilmatch.models.heads import TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
+from distilmatch.models.pretrained import PretrainedEncoder, fitted, without_pooler
 from distilmatch.models.truncation import keep_tokens
-from distilmatch.runtime import resolve_model
 from distilmatch.types import TokenRepresentations
 
 TextBatch = Mapping[str, torch.Tensor]
 
-# RoBERTa and its kin count positions from 2.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 _QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
 
 
@@ -83,7 +79,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         expected = 1 if self.student.shared_encoder else self.student.sides
         if len(encoder_configs) != expected:
             raise ModelError(f"the config holds {len(encoder_configs)} encoder(s), its student needs {expected}")
-        self.encoders = nn.ModuleList(_without_pooler(AutoModel.from_config(encoder)) for encoder in encoder_configs)
+        self.encoders = nn.ModuleList(without_pooler(AutoModel.from_config(encoder)) for encoder in encoder_configs)
         self.head_inputs = nn.ModuleList(HeadInput(encoder.hidden_size, self.student) for encoder in encoder_configs)
         self.head = make_head(self.student)
         self.classifier = nn.Linear(self.head.features, self.task.num_labels)
@@ -137,8 +133,8 @@ class DiPair(DiPairInference, PreTrainedModel):
         if len(names) not in (1, wanted):
             raise ModelError(f"{len(names)} encoders given for {wanted}: name one, or one a side")
         names = names * wanted if len(names) == 1 else names
-        loaded = [_Pretrained.load(name) for name in names]
-        student, start = _fitted(loaded[0], student)
+        loaded = [PretrainedEncoder.load(name) for name in names]
+        student, start = fitted(loaded[0], student)
         truncated = [source.truncated(student) for source in loaded]
         config = DiPairConfig(
             student=student.to_dict(), task=task.to_dict(), encoders=[own.config.to_dict() for own in truncated]
@@ -325,71 +321,6 @@ class DiPair(DiPairInference, PreTrainedModel):
         if len(self.tokenizers) <= encoder:
             raise ModelError("this model has no tokenizer: load it with from_pretrained or build it with from_encoder")
         return self.tokenizers[encoder]
-
-
-def _without_pooler(encoder: nn.Module) -> nn.Module:
-    # Token outputs are read, never the pooler: its weights would be dead, and data parallel refuses dead weights.
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # type: ignore[assignment]
-    return encoder
-
-
-def _fitted(source: _Pretrained, student: StudentConfig) -> tuple[StudentConfig, list[PretrainedLayer]]:
-    """The student's shape with the encoder's numbers filled in, and the layers that its head starts from, if any."""
-    config = source.model.config
-    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    student = student.for_encoder(width, int(config.num_attention_heads))
-    if student.head_start == "random" or student.head != "transformer":
-        return student.replaced(head_start="random"), []
-    first = min(student.encoder_layers or layers, layers - student.head_layers)
-    start = pretrained_layers(source.model)[first : first + student.head_layers] if first > 0 else []
-    if not start or not fits(student, start):
-        if student.head_start == "encoder":
-            raise ModelError(
-                f"a head of {student.head_layers} layer(s), width {student.vector_width}, {student.attention_heads} heads "
-                f"cannot start from {source.path} ({layers} layers, width {width}): choose head_start random"
-            )
-        return student.replaced(head_start="random"), []
-    kept = student.encoder_layers or layers - student.head_layers
-    return student.replaced(head_start="encoder", encoder_layers=kept), start
-
-
-@dataclass(frozen=True)
-class _Pretrained:
-    """A pre-trained encoder with all its layers."""
-
-    path: str
-    model: PreTrainedModel
-    tokenizer: Any
-
-    @classmethod
-    def load(cls, name: str | Path) -> _Pretrained:
-        path = resolve_model(name)
-        try:
-            config = AutoConfig.from_pretrained(path)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load an encoder from {path!r}: {error}") from error
-        tokenizer.padding_side = "right"
-        return cls(path, AutoModel.from_pretrained(path, config=config, dtype=torch.float32), tokenizer)
-
-    def truncated(self, student: StudentConfig) -> PreTrainedModel:
-        """The encoder with the layers that the student keeps, without pooler."""
-        config = copy.deepcopy(self.model.config)
-        if student.encoder_layers is not None:
-            layers = config.num_hidden_layers
-            if student.encoder_layers > layers:
-                raise ModelError(f"{self.path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
-            config.num_hidden_layers = student.encoder_layers
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and config.model_type in _OFFSET_POSITIONS:
-            positions -= 2
-        if positions is not None and max(student.max_lengths) > positions:
-            raise ModelError(f"{self.path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
-        own = _without_pooler(AutoModel.from_config(config))
-        weights = self.model.state_dict()
-        own.load_state_dict({name: weights[name] for name in own.state_dict()})
-        return own  # type: ignore[return-value]
 
 
 AutoConfig.register("dipair", DiPairConfig)
