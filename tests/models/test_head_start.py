@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import (
     AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertModel,
     DistilBertConfig,
@@ -81,7 +82,7 @@ def test_a_narrower_head_stays_near_the_whole_one() -> None:
     start_head(head, head_input, layers[1:], outputs, None)
     projected = head_input.projection(outputs).detach()
     own = head.layers[0].query(projected).detach()  # type: ignore[operator]
-    whole = layers[1].query(outputs).view(len(outputs), 4, 4)
+    whole = layers[1].query(outputs).detach().view(len(outputs), 4, 4)
     nearest = [min(float((own[:, 4 * j : 4 * j + 4] - whole[:, i]).abs().max()) for i in range(4)) for j in range(2)]
     assert max(nearest) < 1e-4
 
@@ -112,3 +113,20 @@ def test_a_narrow_head_starts_from_words_of_the_vocabulary_too(minilm: str) -> N
         model = DiPair.from_encoder(minilm, StudentConfig(width=64, head_intermediate=128), sample_texts=sample)
         assert model.student.head_start == "encoder" and model.student.head_heads == 2
         assert torch.isfinite(torch.tensor(model.predict([("a man runs", "a dog sits")]))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_encoder_makes_a_student(kind: str, tiny_encoder: Path, tmp_path: Path) -> None:
+    encoder = _randomised(KINDS[kind]())
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    encoder.resize_token_embeddings(len(tokenizer))  # type: ignore[operator]
+    encoder.save_pretrained(tmp_path / "encoder")  # type: ignore[operator]
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    student = StudentConfig(kept_tokens=(3, 3), max_lengths=(8, 8), head_intermediate=32)
+    model = DiPair.from_encoder(tmp_path / "encoder", student).eval()
+    assert model.student.head_start == "encoder" and model.student.encoder_layers == 1
+    assert len(pretrained_layers(model.encoders[0])) == 1
+    pairs = [("red car", "blue car"), ("a small dog", "the old book")]
+    model.save_pretrained(tmp_path / "student")
+    again = DiPair.from_pretrained(tmp_path / "student").eval()
+    assert model.predict(pairs).tolist() == again.predict(pairs).tolist()

@@ -151,7 +151,7 @@ class DiPair(DiPairInference, PreTrainedModel):
                 second = segments.weight[1] - segments.weight[0]
             for name, own, head_input in zip(names, model.encoders, model.head_inputs, strict=True):
                 if str(name) == str(names[0]):  # another encoder's tokens mean something else: its projection is learnt
-                    outputs = sampled_outputs(own, model.tokenizers[0], sample_texts)
+                    outputs = sampled_outputs(own, model.tokenizers[0], max(student.max_lengths), sample_texts)
                     start_head(model.head, head_input, start, outputs, second_segment=second)
         return model
 

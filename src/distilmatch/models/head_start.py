@@ -21,6 +21,7 @@ from distilmatch.config import StudentConfig
 from distilmatch.models.heads import HeadLayer, TransformerHead
 
 _SAMPLED_WORDS = 32
+_SAMPLED_LENGTH = 64
 _SAMPLED_TEXTS = 256
 
 
@@ -97,11 +98,12 @@ def _distilbert_layer(layer: Any) -> PretrainedLayer:
 
 
 @torch.no_grad()
-def sampled_outputs(encoder: nn.Module, tokenizer: Any, texts: Sequence[str] = ()) -> torch.Tensor:
+def sampled_outputs(encoder: nn.Module, tokenizer: Any, max_length: int, texts: Sequence[str] = ()) -> torch.Tensor:
     """(n, h) output tokens of an encoder, for the statistics of a start.
 
     Args:
         encoder: the kept layers.
+        max_length: tokens that the student reads of a text.
         texts: a few hundred of the kind that will be scored; without any, words of the vocabulary at random.
     """
     own: Any = encoder
@@ -109,7 +111,9 @@ def sampled_outputs(encoder: nn.Module, tokenizer: Any, texts: Sequence[str] = (
         random = torch.Generator().manual_seed(0)
         chosen = torch.randint(len(tokenizer), (_SAMPLED_TEXTS, _SAMPLED_WORDS), generator=random).tolist()
         texts = [tokenizer.decode(row, skip_special_tokens=True) for row in chosen]
-    batch = tokenizer(list(texts[:_SAMPLED_TEXTS]), padding=True, truncation=True, max_length=64, return_tensors="pt")
+    batch = tokenizer(
+        list(texts[:_SAMPLED_TEXTS]), padding=True, truncation=True, max_length=min(64, max_length), return_tensors="pt"
+    )
     ids, mask = batch["input_ids"], batch["attention_mask"]
     was_training = own.training
     own.eval()
