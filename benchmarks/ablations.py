@@ -205,7 +205,7 @@ def plot(found: dict[str, dict[str, float]], teacher: float, path: Path) -> None
         for position, (_, value) in enumerate(members):
             axes.annotate(f"{value:.3f}", (position, value), ha="center", va="bottom", fontsize=7)
         axes.axhline(teacher, color="#c8553d", linewidth=1, linestyle="--")
-        axes.set_xticks(range(len(members)), [label for label, _ in members], fontsize=7, rotation=20)
+        axes.set_xticks(range(len(members)), [label for label, _ in members], fontsize=7, rotation=35, ha="right")
         axes.set_title(group, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(max(0.0, low - 0.03), teacher + 0.02)

@@ -10,13 +10,20 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
+from distilmatch.errors import ConfigError
 from distilmatch.tuning.search import Frontier
 
 _OWN, _OTHER, _BEST = "#0b6e4f", "#b8bfc6", "#c8553d"
 
 
 def plot_frontier(frontier: Frontier, path: Path) -> Path:
-    """Writes the picture and returns where it is."""
+    """Writes the picture and returns where it is.
+
+    Raises:
+        ConfigError: there is no trial.
+    """
+    if not frontier.trials:
+        raise ConfigError("the search finished no trial: there is nothing to draw")
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()
     on = sorted((trial for trial in frontier.trials if trial.on_frontier), key=lambda trial: trial.pairs_per_s)
@@ -33,12 +40,15 @@ def plot_frontier(frontier: Frontier, path: Path) -> Path:
                 label=label,
                 zorder=3,
             )
+    middle = (min(t.pairs_per_s for t in frontier.trials) * max(t.pairs_per_s for t in frontier.trials)) ** 0.5
     for trial in on:
+        leftwards = trial.pairs_per_s > middle
         axes.annotate(
             _label(trial.student, trial.bytes_per_item),
             (trial.pairs_per_s, trial.quality),
             textcoords="offset points",
-            xytext=(7, 5),
+            xytext=(-7 if leftwards else 7, 5),
+            ha="right" if leftwards else "left",
             fontsize=7,
             color="#333333",
         )
