@@ -258,6 +258,8 @@ class StudentConfig(FrozenConfig):
         head_layers, head_heads, head_intermediate, head_activation, head_norm, head_dropout: the head's shape;
             head_heads None makes them as wide as the encoder's; head_intermediate None is four times the width for a
             transformer, the width for another head.
+        head_similarities: slices of the texts' mean kept tokens whose dot products a transformer head reads out beside
+            its first position; 0 for none, as in the paper.
         head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, cut to
             its width; "random" as in the paper; "auto" from the encoder where that fits.
     """
@@ -277,6 +279,7 @@ class StudentConfig(FrozenConfig):
     head_activation: Literal["gelu", "relu"] = "gelu"
     head_norm: Literal["post", "pre"] = "post"
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
+    head_similarities: int = Field(default=0, ge=0)
     head_start: Literal["auto", "encoder", "random"] = "auto"
 
     @model_validator(mode="after")
@@ -296,6 +299,8 @@ class StudentConfig(FrozenConfig):
             raise ValueError(f"the lite head compares two sides, not {sides}: use another head")
         if self.head in ("transformer", "lite") and self.width and self.head_heads and self.width % self.head_heads:
             raise ValueError(f"`width` {self.width} is not a multiple of `head_heads` {self.head_heads}")
+        if self.head_similarities and self.width and self.width % self.head_similarities:
+            raise ValueError(f"`width` {self.width} is not a multiple of `head_similarities` {self.head_similarities}")
         if self.head_start == "encoder" and (self.head != "transformer" or self.head_norm != "post"):
             raise ValueError("`head_start` encoder needs a transformer head with `head_norm` post, as encoders have")
         return self

@@ -31,6 +31,7 @@ from distilmatch.types import TokenRepresentations
 
 TextBatch = Mapping[str, torch.Tensor]
 
+_COSINE_SCALE = 4.0
 _QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
 
 
@@ -89,6 +90,16 @@ class DiPair(DiPairInference, PreTrainedModel):
         self.streams: tuple[tuple[int, int], ...] = tuple(dict.fromkeys(keys))
         self.side_streams: tuple[int, ...] = tuple(self.streams.index(key) for key in keys)
         self.post_init()
+        self._start_similarities()
+
+    @torch.no_grad()
+    def _start_similarities(self) -> None:
+        # The similarities start as one cosine, and a score of one label as that cosine, on the scale of a logit.
+        similarities = getattr(self.head, "similarities", None)
+        if similarities is not None and similarities.projection.weight.device.type != "meta":
+            nn.init.eye_(similarities.projection.weight)
+            if self.task.num_labels == 1:
+                nn.init.constant_(self.classifier.weight[:, -similarities.features :], _COSINE_SCALE)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -98,7 +109,7 @@ class DiPair(DiPairInference, PreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
             if module.in_features == 1:
-                nn.init.constant_(module.weight, 4.0)
+                nn.init.constant_(module.weight, _COSINE_SCALE)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.LayerNorm):

@@ -82,8 +82,36 @@ class HeadLayer(nn.Module):
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+class Similarities(nn.Module):
+    """Dot products of the texts' mean kept tokens, slice by slice.
+
+    A layer adds what it reads; to compare two texts it would have to learn products. These are given to it: of the
+    normalised mean tokens, projected once a text, `head_similarities` slices each. Their sum starts as the cosine.
+    """
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        self.slices = student.head_similarities
+        self.projection = nn.Linear(student.vector_width, student.vector_width, bias=False)
+        self.features = self.slices * (student.sides * (student.sides - 1) // 2)
+
+    def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, slices) for two sides, for more those of every two of them; arguments as in `TransformerHead`."""
+        vectors = [
+            normalize(self.projection(_mean_token(side)), dim=-1).unflatten(-1, (self.slices, -1))[rows[:, j]]
+            for j, side in enumerate(sides)
+        ]
+        return torch.cat([(left * right).sum(-1) for left, right in combinations(vectors, 2)], -1)
+
+
+def _mean_token(side: TokenRepresentations) -> torch.Tensor:
+    """(n, d) mean of the real kept tokens."""
+    weights = side.mask[:, :, None].to(side.tokens.dtype)
+    return (side.tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
 class TransformerHead(nn.Module):
-    """Transformer layers over the merged sequence; the first position is read out.
+    """Transformer layers over the merged sequence; the first position is read out, and the texts' similarities beside it.
 
     The first layer's queries, keys and values belong to a text, not to a tuple, and are computed once a text; the
     last layer needs one query only. Both are exact.
@@ -91,12 +119,13 @@ class TransformerHead(nn.Module):
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
+        self.similarities = Similarities(student) if student.head_similarities else None
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
-        self.features = student.vector_width
+        self.features = student.vector_width + (self.similarities.features if self.similarities else 0)
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
-        """(p, d) features of the tuples.
+        """(p, d) features of the tuples, or (p, d + slices) with similarities.
 
         Args:
             sides: s representations, (n_j, k_j, d) each.
@@ -123,7 +152,10 @@ class TransformerHead(nn.Module):
             if depth == len(self.layers):
                 tokens, seen_tokens = tokens[:, :1], seen_tokens[:, :1]
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
-        return self.final_norm(tokens[:, 0])
+        read = self.final_norm(tokens[:, 0])
+        if self.similarities is None:
+            return read
+        return torch.cat([read, self.similarities(sides, rows).to(read.dtype)], -1)
 
     def _layer(self, index: int) -> HeadLayer:
         layer = self.layers[index]
@@ -213,8 +245,6 @@ class CosineHead(nn.Module):
         """(p, 1) cosines in [-1, 1]; arguments as in `TransformerHead.forward`."""
         vectors = []
         for j, side in enumerate(sides):
-            weights = side.mask[:, :, None].to(side.tokens.dtype)
-            pooled = (side.tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
-            vectors.append(normalize(pooled, dim=-1)[rows[:, j]])
+            vectors.append(normalize(_mean_token(side), dim=-1)[rows[:, j]])
         cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
         return torch.stack(cosines).mean(0)[:, None]
