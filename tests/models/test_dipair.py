@@ -198,3 +198,15 @@ def test_fingerprints_tell_sides_and_weights_apart(tiny_encoder: Path) -> None:
     with torch.no_grad():
         model.head_inputs[0].projection.weight[0, 0] += 1e-3
     assert model.representation_fingerprint(0) != left
+
+
+def test_similarities_start_as_a_cosine(tiny_encoder: Path) -> None:
+    shape = StudentConfig(**{**SMALL, "width": 32, "head_similarities": 8}, head_intermediate=64)
+    model = DiPair.from_encoder(tiny_encoder, shape, TaskConfig(kind="binary")).eval()
+    torch.nn.init.zeros_(model.classifier.weight[:, :32])
+    pairs = [("red car", "blue car"), ("a small dog", "the old book")]
+    sides = [model.encode([pair[j] for pair in pairs], j) for j in (0, 1)]
+    means = [(s.tokens * s.mask[:, :, None]).sum(1) / s.mask.sum(1, keepdim=True) for s in sides]
+    expected = 4 * torch.nn.functional.cosine_similarity(means[0], means[1])
+    got = torch.as_tensor(model.logits(pairs))[:, 0]
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

@@ -83,6 +83,39 @@ def test_the_transformer_head_equals_a_plain_transformer(
         torch.testing.assert_close(head(sides, rows), _slow_transformer(head, sides, rows), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_similarities_are_dot_products_of_slices(count: int) -> None:
+    torch.manual_seed(0)
+    names = tuple(f"side{j}" for j in range(count))
+    student = StudentConfig(
+        kept_tokens=(3,) * count,
+        max_lengths=(8,) * count,
+        side_names=names,
+        width=8,
+        head_heads=2,
+        head_similarities=4,
+    )
+    head = make_head(student).eval()
+    assert isinstance(head, TransformerHead) and head.similarities is not None
+    sides = _sides(student.kept_tokens, 3, 8)
+    rows = torch.randint(0, 3, (5, count))
+    plain = make_head(student.replaced(head_similarities=0)).eval()
+    plain.load_state_dict({name: weight for name, weight in head.state_dict().items() if "similarities" not in name})
+    features = head(sides, rows)
+    assert features.shape == (5, head.features) and plain.features == 8
+    torch.testing.assert_close(features[:, :8], plain(sides, rows))
+    for got, row in zip(features[:, 8:], rows.tolist(), strict=True):
+        means = [side.tokens[i][side.mask[i]].mean(0) for side, i in zip(sides, row, strict=True)]
+        vectors = [head.similarities.projection.weight @ mean for mean in means]
+        vectors = [vector / vector.norm() for vector in vectors]
+        expected = [
+            float(a[2 * k : 2 * k + 2] @ b[2 * k : 2 * k + 2])
+            for a, b in itertools.combinations(vectors, 2)
+            for k in range(4)
+        ]
+        torch.testing.assert_close(got, torch.tensor(expected), atol=1e-5, rtol=1e-4)
+
+
 def test_the_feed_forward_head_equals_one_over_the_concatenation() -> None:
     torch.manual_seed(0)
     student = StudentConfig(kept_tokens=(2, 3), width=8, head="feed_forward", head_layers=2)
