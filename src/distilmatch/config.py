@@ -245,7 +245,8 @@ class StudentConfig(FrozenConfig):
     """The shape of a DiPair student (DiPair, section 3); the paper leaves depth, heads and activation open.
 
     Attributes:
-        encoder_layers: the first K layers of the pre-trained encoder; None keeps all, less those that start the head.
+        encoder_layers: the first K layers of the pre-trained encoder; None keeps all (of a teacher all but those that
+            start the head, see `PairRecipe.start`).
         shared_encoder: one encoder for all sides, or one a side.
         encoder_dropout: dropout inside the encoders in training; 0 because soft labels on many pairs regularise enough.
         max_lengths: tokens of input text a side.
@@ -259,9 +260,9 @@ class StudentConfig(FrozenConfig):
             head_heads None makes them as wide as the encoder's; head_intermediate None is four times the width for a
             transformer, the width for another head.
         head_similarities: slices of the texts' mean kept tokens whose dot products a transformer head reads out beside
-            its first position; 0 for none, as in the paper.
-        head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, cut to
-            its width; "random" as in the paper; "auto" from the encoder where that fits.
+            its first position; None is four for each attention head where the width allows; 0 none, as in the paper.
+        head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, or from
+            the last where none follow, cut to its width; "random" as in the paper; "auto" from the encoder where that fits.
     """
 
     encoder_layers: int | None = Field(default=None, ge=1)
@@ -279,7 +280,7 @@ class StudentConfig(FrozenConfig):
     head_activation: Literal["gelu", "relu"] = "gelu"
     head_norm: Literal["post", "pre"] = "post"
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
-    head_similarities: int = Field(default=0, ge=0)
+    head_similarities: int | None = Field(default=None, ge=0)
     head_start: Literal["auto", "encoder", "random"] = "auto"
 
     @model_validator(mode="after")
@@ -321,12 +322,16 @@ class StudentConfig(FrozenConfig):
 
     def for_encoder(self, width: int, attention_heads: int) -> Self:
         """The same shape with `width` and `head_heads` filled in from those of an encoder, where they are None."""
-        own_width = self.width or width
-        if self.head_heads is not None:
-            return self.replaced(width=own_width)
-        size = width // attention_heads if width % attention_heads == 0 else own_width
-        heads = own_width // size if own_width % size == 0 else 1
-        return self.replaced(width=own_width, head_heads=heads)
+        own_width, heads = self.width or width, self.head_heads
+        if heads is None:
+            size = width // attention_heads if width % attention_heads == 0 else own_width
+            heads = own_width // size if own_width % size == 0 else 1
+        slices = self.head_similarities
+        if slices is None:
+            slices = next(count for count in (4 * heads, heads, 1) if own_width % count == 0)
+        if self.head != "transformer":
+            slices = 0
+        return self.replaced(width=own_width, head_heads=heads, head_similarities=slices)
 
     @property
     def sides(self) -> int:
@@ -391,7 +396,8 @@ class PairRecipe(FrozenConfig):
         teacher: may be left out when the train table holds teacher labels and `transfer.rounds` is 0.
         encoder: the pre-trained encoder(s) of the student: one, or one a side. Neighbours are found with the first.
         start: the student's first weights: "encoder", those; "teacher", the teacher's lower layers for the encoder and
-            its last for the head, where the architecture is the same; "auto", the teacher's where that can be.
+            its last for the head, where the architecture is the same; "auto" runs stage 1 from both where that can be,
+            and goes on with the better on dev (without a dev table or stage 1: "encoder").
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
     """
 

@@ -89,10 +89,10 @@ def test_a_narrower_head_stays_near_the_whole_one() -> None:
 
 def test_auto_takes_the_layers_that_follow(tiny_encoder: Path) -> None:
     model = DiPair.from_encoder(tiny_encoder, StudentConfig(max_lengths=(24, 24), head_intermediate=64))
-    assert model.student.head_start == "encoder" and model.student.encoder_layers == 1
+    assert model.student.head_start == "encoder" and model.student.encoder_layers is None
     assert model.student.width == 32 and model.student.head_heads == 2
     whole = AutoModel.from_pretrained(tiny_encoder, dtype=torch.float32)
-    assert len(model.encoders[0].encoder.layer) == 1  # type: ignore[union-attr,arg-type]
+    assert len(model.encoders[0].encoder.layer) == 2  # type: ignore[union-attr,arg-type]
     torch.testing.assert_close(
         model.head.layers[0].query.weight,  # type: ignore[union-attr,index]
         whole.encoder.layer[1].attention.self.query.weight,
@@ -122,10 +122,9 @@ def test_every_kind_of_encoder_makes_a_student(kind: str, tiny_encoder: Path, tm
     encoder.resize_token_embeddings(len(tokenizer))  # type: ignore[operator]
     encoder.save_pretrained(tmp_path / "encoder")  # type: ignore[operator]
     tokenizer.save_pretrained(tmp_path / "encoder")
-    student = StudentConfig(kept_tokens=(3, 3), max_lengths=(8, 8), head_intermediate=32)
+    student = StudentConfig(encoder_layers=1, kept_tokens=(3, 3), max_lengths=(8, 8), head_intermediate=32)
     model = DiPair.from_encoder(tmp_path / "encoder", student).eval()
-    assert model.student.head_start == "encoder" and model.student.encoder_layers == 1
-    assert len(pretrained_layers(model.encoders[0])) == 1
+    assert model.student.head_start == "encoder" and len(pretrained_layers(model.encoders[0])) == 1
     pairs = [("red car", "blue car"), ("a small dog", "the old book")]
     model.save_pretrained(tmp_path / "student")
     again = DiPair.from_pretrained(tmp_path / "student").eval()

@@ -33,7 +33,7 @@ from distilmatch.training.distil import (
     label_transfer_set,
     new_student,
     plan_transfer_set,
-    starts_from_teacher,
+    possible_starts,
 )
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
@@ -120,17 +120,35 @@ def test_a_student_starts_from_a_teacher_of_its_architecture(
     own = recipe.replaced(student=recipe.student.replaced(width=32, head_intermediate=64))
     teacher = AutoModel.from_pretrained(tiny_cross_encoder, dtype=torch.float32)
     encoder = AutoModel.from_pretrained(tiny_encoder, dtype=torch.float32)
-    for start, source in (("auto", teacher), ("teacher", teacher), ("encoder", encoder)):
+    assert possible_starts(own) == ("encoder", "teacher")
+    assert possible_starts(own.replaced(dev=None)) == ("encoder",)
+    for start, source, layers in (("teacher", teacher, 1), ("encoder", encoder, 2)):
         student = new_student(own.replaced(start=start))
+        assert student.student.encoder_layers in (None, layers)
+        assert len(student.encoders[0].encoder.layer) == layers  # type: ignore[union-attr,arg-type]
         for got, layer in (
             (student.encoders[0].encoder.layer[0].attention.self.query, source.encoder.layer[0]),  # type: ignore
             (student.head.layers[0].query, source.encoder.layer[1]),  # type: ignore[union-attr,index]
         ):
             torch.testing.assert_close(got.weight, layer.attention.self.query.weight)
     cosine = own.replaced(student=own.student.replaced(head="cosine"))
-    assert not starts_from_teacher(cosine)
+    assert possible_starts(cosine) == ("encoder",)
     with pytest.raises(ConfigError, match="start: encoder"):
-        starts_from_teacher(cosine.replaced(start="teacher"))
+        possible_starts(cosine.replaced(start="teacher"))
+
+
+def test_the_better_start_on_dev_goes_on(recipe: PairRecipe) -> None:
+    own = recipe.replaced(student=recipe.student.replaced(width=32, head_intermediate=64))
+    student = distil_pairs(own)
+    root = Path(own.output)
+    chosen = json.loads((root / "start.json").read_text())
+    assert set(chosen["dev"]) == {"encoder", "teacher"}
+    assert chosen["start"] == max(chosen["dev"], key=chosen["dev"].get)
+    stage1 = json.loads((root / "stage1" / "stage.json").read_text())
+    assert stage1["best_metric"] == chosen["dev"][chosen["start"]] and not (root / "starts").exists()
+    layers = {"teacher": 1, "encoder": 2}[chosen["start"]]
+    assert len(student.encoders[0].encoder.layer) == layers  # type: ignore[union-attr,arg-type]
+    assert f"the {chosen['start']}" in (root / "student" / "README.md").read_text()
 
 
 def test_students_of_several_seeds_share_a_transfer_set(recipe: PairRecipe) -> None:
@@ -204,6 +222,17 @@ def test_a_step_is_measured_and_the_model_left_alone(recipe: PairRecipe) -> None
     blocks = len(np.unique(table.blocks))
     stage = recipe.stage2.replaced(blocks_per_batch=2)
     assert epochs_for(1.0, 0.5, table, stage) == pytest.approx(120 * 2 / blocks)
+
+
+def test_the_better_stage_on_dev_is_kept(recipe: PairRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    broken = recipe.stage2.replaced(learning_rate=5.0, encoder_learning_rate=5.0, warmup_ratio=0.0)
+    student = distil_pairs(recipe.replaced(stage2=broken))
+    root = Path(recipe.output)
+    metrics = [json.loads((root / f"stage{k}" / "stage.json").read_text())["best_metric"] for k in (1, 2)]
+    kept = DiPair.from_pretrained(root / ("stage1" if metrics[0] > metrics[1] else "stage2") / "student")
+    assert metrics[0] > metrics[1] and "the student of stage 1 is kept" in caplog.text
+    for name, tensor in student.state_dict().items():
+        torch.testing.assert_close(tensor, kept.state_dict()[name])
 
 
 def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ class Similarities(nn.Module):
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
-        self.slices = student.head_similarities
+        self.slices = student.head_similarities or 0
         self.projection = nn.Linear(student.vector_width, student.vector_width, bias=False)
         self.features = self.slices * (student.sides * (student.sides - 1) // 2)
 

@@ -88,5 +88,4 @@ def fitted(source: PretrainedEncoder, student: StudentConfig) -> tuple[StudentCo
                 f"cannot start from {source.path} ({layers} layers, width {width}): choose head_start random"
             )
         return student.replaced(head_start="random"), []
-    kept = student.encoder_layers or layers - student.head_layers
-    return student.replaced(head_start="encoder", encoder_layers=kept), start
+    return student.replaced(head_start="encoder"), start

@@ -5,6 +5,7 @@ Shape legend: n rows or texts; h width of the encoder; c labels.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from distilmatch.config import PairRecipe, StudentConfig
+from distilmatch.config import PairRecipe, StageConfig, StudentConfig
 from distilmatch.data.blocks import build_blocks
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import load_table
@@ -23,7 +24,7 @@ from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.objectives import objective_kind
-from distilmatch.runtime import pick_device, resolve_model, seed_everything
+from distilmatch.runtime import pick_device, resolve_model, seed_everything, write_json
 from distilmatch.teachers import SoftLabelCache, load_teacher
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
@@ -61,7 +62,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
     """
     # All that can be refused is looked at before the teacher is asked for the first label.
     objective_kind(recipe.objective, recipe.task)
-    starts_from_teacher(recipe)
+    possible_starts(recipe)
     if recipe.stage1.epochs == recipe.stage2.epochs == 0:
         raise ConfigError("both stages have 0 epochs: nothing to train")
     device = pick_device(recipe.device)
@@ -78,29 +79,44 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
     dev_set = None if dev is None else _dev_set(recipe, run, dev, processes)
     stages = ((run.stage1, recipe.stage1, True), (run.stage2, recipe.stage2, False))
     latest: Path | None = None
+
+    def train(folder: Path, stage: StageConfig, number: int, start: str) -> None:
+        if finished_stage(folder) is not None:
+            return
+        logger.info("stage %d: %s", number, "encoders frozen" if number == 1 else "everything learns")
+        seed_everything(recipe.seed + number)
+        model = new_student(recipe, table.texts, start) if latest is None else DiPair.from_pretrained(latest)
+        run_stage(
+            model,
+            table,
+            folder,
+            stage,
+            recipe.objective,
+            frozen_encoders=number == 1,
+            dev_set=dev_set,
+            processes=processes,
+            device=recipe.device,
+            seed=recipe.seed + number,
+        )
+
+    starts = possible_starts(recipe)
     for number, (folder, stage, frozen) in enumerate(stages, start=1):
         if stage.epochs == 0:
             continue
-        if finished_stage(folder) is None:
-            logger.info("stage %d: %s", number, "encoders frozen" if frozen else "everything learns")
-            seed_everything(recipe.seed + number)
-            model = new_student(recipe, table.texts) if latest is None else DiPair.from_pretrained(latest)
-            run_stage(
-                model,
-                table,
-                folder,
-                stage,
-                recipe.objective,
-                frozen_encoders=frozen,
-                dev_set=dev_set,
-                processes=processes,
-                device=recipe.device,
-                seed=recipe.seed + number,
-            )
+        if frozen and len(starts) > 1:
+            if finished_stage(folder) is None:
+                for start in starts:
+                    logger.info("start: from the %s", start)
+                    train(run.starts / start, stage, number, start)
+                if processes.is_main:
+                    _keep_better_start(run, starts)
+                processes.wait()
+        else:
+            train(folder, stage, number, starts[0])
         latest = folder / "student"
     assert latest is not None
     if processes.is_main:
-        _finish(run, latest, table)
+        _finish(run, _better_stage(run, latest), table)
     processes.wait()
     student = DiPair.from_pretrained(run.student).eval()
     return student.to(device)  # type: ignore[arg-type]
@@ -158,31 +174,57 @@ def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> T
     return table.with_teacher(logits)
 
 
-def new_student(recipe: PairRecipe, texts: Sequence[str] = ()) -> DiPair:
-    """The untrained student of a recipe; `texts` are those that it will learn from."""
+def new_student(recipe: PairRecipe, texts: Sequence[str] = (), start: str | None = None) -> DiPair:
+    """The untrained student of a recipe.
+
+    Args:
+        texts: those that it will learn from.
+        start: "encoder" or "teacher"; None is the first of `possible_starts`.
+    """
     encoder: str | list[str] = recipe.encoder[0] if len(recipe.encoder) == 1 else list(recipe.encoder)
-    if starts_from_teacher(recipe):
+    student = recipe.student
+    if (start or possible_starts(recipe)[0]) == "teacher":
         assert recipe.teacher is not None
         encoder = recipe.teacher.models[0]
+        if student.encoder_layers is None:
+            layers = int(AutoConfig.from_pretrained(resolve_model(encoder)).num_hidden_layers)
+            student = student.replaced(encoder_layers=max(1, layers - student.head_layers))
     spread = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), 512)).astype(int)]
-    return DiPair.from_encoder(encoder, recipe.student, recipe.task, sample_texts=spread)
+    return DiPair.from_encoder(encoder, student, recipe.task, sample_texts=spread)
 
 
-def starts_from_teacher(recipe: PairRecipe) -> bool:
-    """Whether the student's first weights are the teacher's, as `recipe.start` says.
+def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
+    """What the student's first weights may be, as `recipe.start` says: "encoder", "teacher", or both to be compared.
 
     A teacher that looked at both texts in every layer still reads each text alone well enough in its lower layers
-    (DeFormer, arXiv 2005.00697); the layers above, as the head, already know the task.
+    (DeFormer, arXiv 2005.00697); the layers above, as the head, already know the task. A sentence encoder knows what is
+    similar. Which of them serves a task is seen after stage 1.
 
     Raises:
-        ConfigError: the recipe insists on it, and it cannot be.
+        ConfigError: the recipe insists on the teacher, and it cannot be.
     """
     if recipe.start == "encoder":
-        return False
+        return ("encoder",)
     reason = _no_teacher_start(recipe)
-    if reason is not None and recipe.start == "teacher":
-        raise ConfigError(f"the student cannot start from the teacher: {reason}; set `start: encoder`")
-    return reason is None
+    if recipe.start == "teacher":
+        if reason is not None:
+            raise ConfigError(f"the student cannot start from the teacher: {reason}; set `start: encoder`")
+        return ("teacher",)
+    if reason is not None or recipe.dev is None or recipe.stage1.epochs == 0:
+        return ("encoder",)
+    return ("encoder", "teacher")
+
+
+def _keep_better_start(run: RunFolder, starts: Sequence[str]) -> None:
+    """Makes the start that is best on dev after stage 1 the run's stage 1."""
+    summaries = {start: finished_stage(run.starts / start) for start in starts}
+    metrics = {start: summary["best_metric"] for start, summary in summaries.items() if summary is not None}
+    best = max(metrics, key=lambda start: metrics[start])
+    logger.info("start: %s; going on from the %s", ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), best)
+    write_json(run.root / "start.json", {"start": best, "dev": metrics})
+    shutil.rmtree(run.stage1, ignore_errors=True)
+    (run.starts / best).rename(run.stage1)
+    shutil.rmtree(run.starts, ignore_errors=True)
 
 
 def _no_teacher_start(recipe: PairRecipe) -> str | None:
@@ -226,6 +268,28 @@ def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: P
     return DevSet(table=table, task=recipe.task)
 
 
+def _better_stage(run: RunFolder, latest: Path) -> Path:
+    """The student of the last stage, or of the first where that is better on dev."""
+    first, second = finished_stage(run.stage1), finished_stage(run.stage2)
+    if first is None or second is None or first["best_metric"] is None or second["best_metric"] is None:
+        return latest
+    if first["best_metric"] <= second["best_metric"]:
+        return latest
+    logger.warning(
+        "stage 2 ended below stage 1 on dev (%s %.4f against %.4f): the student of stage 1 is kept; "
+        "try a lower stage2.encoder_learning_rate",
+        first["metric"],
+        second["best_metric"],
+        first["best_metric"],
+    )
+    return run.stage1 / "student"
+
+
+def _start_of(run: RunFolder) -> str:
+    path = run.root / "start.json"
+    return str(json.loads(path.read_text())["start"]) if path.is_file() else possible_starts(run.recipe)[0]
+
+
 def _finish(run: RunFolder, latest: Path, table: TupleTable) -> None:
     model = DiPair.from_pretrained(latest)
     recipe = run.recipe
@@ -233,7 +297,7 @@ def _finish(run: RunFolder, latest: Path, table: TupleTable) -> None:
     model.training_summary = {
         "teacher": ", ".join(Path(name).name for name in recipe.teacher.models) if recipe.teacher else "given labels",
         "encoder": ", ".join(Path(name).name for name in recipe.encoder),
-        "started from": "the teacher" if starts_from_teacher(recipe) else "the encoder",
+        "started from": f"the {_start_of(run)}",
         "labelled pairs": f"{len(table):,}",
         "distinct texts": f"{len(table.texts):,}",
         "seed": recipe.seed,

@@ -29,6 +29,7 @@ class RunFolder:
         self.recipe = recipe
         self.root = Path(recipe.output)
         self.transfer = self.root / "transfer"
+        self.starts = self.root / "starts"
         self.stage1 = self.root / "stage1"
         self.stage2 = self.root / "stage2"
         self.student = self.root / "student"
@@ -56,7 +57,7 @@ class RunFolder:
             held = PairRecipe.from_yaml(path).to_dict()
             wanted = self.recipe.to_dict()
             different = [name for name in wanted if name not in ("output", "device") and held[name] != wanted[name]]
-            if different and (self.stage1.exists() or self.stage2.exists()):
+            if different and any(path.exists() for path in (self.starts, self.stage1, self.stage2)):
                 raise ConfigError(
                     f"{self.root} holds a run of another recipe (different: {', '.join(different)}); "
                     "choose another output, or delete that folder to start anew"
