@@ -18,6 +18,7 @@ CLASSES = ("no", "maybe", "yes")
 def make_student(encoder: Path, task: TaskConfig | None = None, seed: int = 0, **settings: object) -> DiPair:
     torch.manual_seed(seed)
     shape = {"max_lengths": (24, 32), "kept_tokens": (3, 4), "width": 16, "side_names": ("query", "document")}
+    shape["head_start"] = "random"  # so that students of two seeds differ
     model = DiPair.from_encoder(encoder, StudentConfig(**{**shape, **settings}), task or TaskConfig(kind="binary"))
     # Random weights of the usual size give logits so near to one another that no test would see a swapped row.
     with torch.no_grad():

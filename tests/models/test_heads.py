@@ -109,7 +109,7 @@ def test_similarities_are_dot_products_of_slices(count: int) -> None:
         vectors = [head.similarities.projection.weight @ mean for mean in means]
         vectors = [vector / vector.norm() for vector in vectors]
         expected = [
-            float(a[2 * k : 2 * k + 2] @ b[2 * k : 2 * k + 2])
+            float((a[2 * k : 2 * k + 2] @ b[2 * k : 2 * k + 2]).detach())
             for a, b in itertools.combinations(vectors, 2)
             for k in range(4)
         ]
