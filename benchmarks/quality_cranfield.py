@@ -79,7 +79,7 @@ def write_tables(data: Path, work: Path) -> None:
             continue
         sentences = [part.strip() for part in abstracts[number].split(" . ") if len(part.split()) >= 6]
         for query in [title, *random.permutation(sentences)[:SENTENCES].tolist()]:
-            transfer.append({"query": query, "document": texts[number]})
+            transfer.append({"query": query, "document": texts[number], "label": None})
     write(work / "teacher_train.jsonl", train)
     write(work / "dev.jsonl", dev)
     write(work / "transfer.jsonl", transfer)
