@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import json
 import os
 import platform
 import random
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +68,23 @@ def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
     """Mixed precision as `precision` says; a no-op in fp32."""
     with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device)):
         yield
+
+
+def keep_freed_memory() -> bool:
+    """Has this process keep memory that it freed for its next tensors; returns whether that could be asked for.
+
+    glibc gives each large block back to the system when it is freed, and the system fills the next one with zeros: a
+    third of the time of a training step of small batches on a CPU. With this the peak of the memory is the same, and
+    the process holds it until its end. Nothing happens without glibc, or where `MALLOC_` variables ask for something.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    # malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD is -3; glibc refuses an mmap threshold above 2**25 in some
+    # versions, and M_MMAP_MAX (-4) of 0 asks for the same.
+    return bool(mallopt(-1, 2**31 - 1)) and bool(mallopt(-3, 2**30) or mallopt(-4, 0))
 
 
 def seed_everything(seed: int) -> None:

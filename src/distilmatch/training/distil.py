@@ -24,7 +24,7 @@ from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.objectives import objective_kind
-from distilmatch.runtime import pick_device, resolve_model, seed_everything, write_json
+from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
 from distilmatch.teachers import SoftLabelCache, load_teacher
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
@@ -161,6 +161,7 @@ def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> T
     """
     if recipe.teacher is None:
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
+    keep_freed_memory()
     teacher = load_teacher(recipe.teacher, device=recipe.device)
     if teacher.num_labels != recipe.task.num_labels:
         raise ConfigError(

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from distilmatch.config import ObjectiveConfig, StageConfig
 from distilmatch.models import DiPair
 from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import pick_device, use_bf16, write_json
+from distilmatch.runtime import keep_freed_memory, pick_device, use_bf16, write_json
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.frozen import cache_kept_outputs
@@ -57,6 +57,7 @@ def run_stage(
     Returns:
         Steps, seconds, pairs supervised and the log, as in `stage.json`.
     """
+    keep_freed_memory()
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     precision = stage.precision

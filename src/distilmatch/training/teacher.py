@@ -29,7 +29,7 @@ from distilmatch.config import FineTuneConfig, TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import main_metric, task_metrics
 from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import Precision, environment, seed_everything, use_bf16, write_json
+from distilmatch.runtime import Precision, environment, keep_freed_memory, seed_everything, use_bf16, write_json
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder, position_limit
 from distilmatch.training.progress import show_shortly
 from distilmatch.types import TupleTable
@@ -77,6 +77,7 @@ def fine_tune_teacher(
         {"left": [pair[0] for pair in rows], "right": [pair[1] for pair in rows], "label": targets.tolist()}
     )
     output.parent.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         trainer = CrossEncoderTrainer(
