@@ -89,6 +89,19 @@ def test_a_stopped_search_goes_on(recipe: PairRecipe, tmp_path: Path, monkeypatc
     assert found.trials[-1].number == 0 or found.trials[0].number == 0
 
 
+def test_every_possible_start_is_tried(recipe: PairRecipe, tmp_path: Path, tiny_encoder: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    twin = tmp_path / "twin"  # a teacher of the encoder's own architecture
+    AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1).save_pretrained(twin)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(twin)
+    both = recipe.replaced(teacher=TeacherConfig(models=(str(twin),)))
+    found = tune(both, tmp_path / "search", minutes=0.02, trials=2)
+    assert {trial.start for trial in found.trials} == {"encoder", "teacher"}
+    assert found.best is not None and found.recipe is not None
+    assert PairRecipe.from_yaml(found.recipe).start == found.best.start
+
+
 def test_a_trial_keeps_what_is_not_searched(recipe: PairRecipe) -> None:
     parameters = {"kept_0": 8, "kept_1": 32, "head": "feed_forward", "width": 64}
     student = shape(recipe.replaced(student=recipe.student.replaced(side_names=("query", "document"))), parameters)

@@ -46,8 +46,8 @@ def run(
         max_bytes_per_item=max_bytes_per_item,
     )
     table = Table(title="Students, best first; * on the frontier, > chosen")
-    for heading in ("", "kept tokens", "head", "width", frontier.metric, "pairs/s", "bytes/item", "min"):
-        table.add_column(heading, justify="left" if heading in ("", "head") else "right")
+    for heading in ("", "kept tokens", "head", "width", "start", frontier.metric, "pairs/s", "bytes/item", "min"):
+        table.add_column(heading, justify="left" if heading in ("", "head", "start") else "right")
     for trial in frontier.trials:
         mark = (">" if frontier.best == trial else "") + ("*" if trial.on_frontier else "")
         student = trial.student
@@ -57,6 +57,7 @@ def run(
             " + ".join(map(str, student["kept_tokens"])),
             f"{student['head']}{layers}",
             str(student["width"] or "own"),
+            trial.start,
             f"{trial.quality:.4f}",
             f"{trial.pairs_per_s:,.0f}",
             f"{trial.bytes_per_item:,}",

@@ -21,7 +21,7 @@ from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.speed import head_pairs_per_s
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device, seed_everything, write_json
-from distilmatch.training.distil import label_transfer_set, new_student, with_soft_labels
+from distilmatch.training.distil import label_transfer_set, new_student, possible_starts, with_soft_labels
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
 from distilmatch.training.stages import run_stage
@@ -50,7 +50,7 @@ class Trial:
         minutes: its training, measuring included.
         fits: whether it meets the targets.
         on_frontier: whether no other trial is at least as good in all three and better in one.
-        student, learning_rate, encoder_learning_rate: what differed from the recipe.
+        start, student, learning_rate, encoder_learning_rate: what differed from the recipe.
     """
 
     number: int
@@ -60,6 +60,7 @@ class Trial:
     minutes: float
     fits: bool
     on_frontier: bool
+    start: str
     student: dict[str, Any]
     learning_rate: float
     encoder_learning_rate: float
@@ -90,7 +91,7 @@ def tune(
         recipe: data, teacher and whatever is not searched; needs `dev`.
         output: labels, the study (`study.db`), `frontier.json`, `best.yaml`.
         minutes: for all trainings together; labelling comes before and is not counted.
-        trials: how many students share the time. The recipe's own is the first.
+        trials: how many students share the time. The recipe's own is the first, from each of its `possible_starts`.
         min_pairs_per_s, max_bytes_per_item: what the chosen student must keep to; None for no target.
 
     Returns:
@@ -122,7 +123,8 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=recipe.seed + _done(output), multivariate=True, n_startup_trials=6),
     )
     if not study.trials:
-        study.enqueue_trial(_parameters(recipe))
+        for start in possible_starts(recipe):
+            study.enqueue_trial({**_parameters(recipe), "start": start})
     for stale in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # a stopped run's
         study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
     each = minutes / trials
@@ -131,7 +133,6 @@ def tune(
         study.optimize(
             lambda trial: _objective(trial, recipe, table, dev_set, each, output),
             n_trials=1,
-            catch=(KeyboardInterrupt,)[:0],
         )
     return _frontier(study, recipe, dev_set.metric, output, min_pairs_per_s, max_bytes_per_item)
 
@@ -188,7 +189,9 @@ def _objective(
     parameters["head"] = trial.suggest_categorical("head", heads)
     parameters["width"] = trial.suggest_categorical("width", _WIDTHS)
     rate = trial.suggest_float("rate", 0.4, 2.5, log=True)
+    start = trial.suggest_categorical("start", possible_starts(recipe))
     own = recipe.replaced(student=shape(recipe, parameters))
+    own = own.replaced(start=start if start in possible_starts(own) else "encoder")
     folder = output / "trials" / f"{trial.number:03d}"
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
@@ -203,6 +206,7 @@ def _objective(
     spent = (time.perf_counter() - started) / 60
     trial.set_user_attr("minutes", spent)
     trial.set_user_attr("student", own.student.to_dict())
+    trial.set_user_attr("start", own.start)
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder.with_suffix(".json"), {"quality": quality, "parameters": trial.params})
     logger.info(
@@ -260,6 +264,7 @@ def _frontier(
                 minutes=trial.user_attrs["minutes"],
                 fits=fits,
                 on_frontier=trial.number in on_frontier,
+                start=trial.user_attrs["start"],
                 student=trial.user_attrs["student"],
                 learning_rate=recipe.stage2.learning_rate * trial.params["rate"],
                 encoder_learning_rate=recipe.stage2.encoder_learning_rate * trial.params["rate"],
@@ -272,6 +277,7 @@ def _frontier(
         path = output / "best.yaml"
         rates = {"learning_rate": best.learning_rate, "encoder_learning_rate": best.encoder_learning_rate}
         recipe.replaced(
+            start=best.start,
             student=best.student,
             stage1={**recipe.stage1.to_dict(), **rates},
             stage2={**recipe.stage2.to_dict(), **rates},
