@@ -9,7 +9,6 @@ with documents. Neither ever sees a query or a judgement, which serve the test a
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import publish
-from benchmarks.runs import run_all, spread, write_recipe
-from distilmatch.config import PairRecipe, TaskConfig
+from benchmarks.runs import options, run_all, spread, student_recipe, teacher_command, train_students
+from distilmatch.config import PairRecipe, TableConfig, TaskConfig
 from distilmatch.data.neighbours import nearest
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair
@@ -26,6 +25,7 @@ from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.distil import mean_embeddings
 
 TASK = TaskConfig(kind="ranking")
+TABLE = TableConfig(text_columns=("query", "document"), label_column="label")
 TOP = 100
 TOKENS = 160
 DEV_TITLES = 100
@@ -85,33 +85,20 @@ def write_tables(data: Path, work: Path) -> None:
     write(work / "transfer.jsonl", transfer)
 
 
+def recipes(work: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
+    """The recipe of the student of each seed."""
+    source = (work / "transfer.jsonl", work / "dev.jsonl", TASK, TABLE)
+    settings: dict[str, Any] = {"teacher": {"max_length": TOKENS}, "transfer": TRANSFER, "student": STUDENT}
+    names = {f"student_seed{seed}": seed for seed in seeds}
+    return {name: student_recipe(work, name, *source, seed, **settings) for name, seed in names.items()}
+
+
 def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]:
     """Everything up to trained models; the minutes of each run."""
     write_tables(data, work)
-    columns = ["--text-columns", "query,document", "--label-column", "label"]
-    teacher = [
-        "distilmatch.cli", "finetune-teacher", str(work / "teacher_train.jsonl"), "--dev", str(work / "dev.jsonl"),
-        "--output", str(work / "teacher"), "--task", "ranking", "--max-length", str(TOKENS), "--epochs", "2",
-        "--seed", "0", *columns,
-    ]  # fmt: skip
-    minutes = run_all({"teacher": teacher}, work)
-    commands = {}
-    for seed in seeds:
-        folder = work / f"student_seed{seed}"
-        recipe = {
-            "train": str(work / "transfer.jsonl"),
-            "dev": str(work / "dev.jsonl"),
-            "output": str(folder / "run"),
-            "task": {"kind": "ranking"},
-            "table": {"text_columns": ["query", "document"], "label_column": "label"},
-            "teacher": {"models": [str(work / "teacher")], "cache_folder": str(work / "labels"), "max_length": TOKENS},
-            "transfer": TRANSFER,
-            "student": STUDENT,
-            "seed": seed,
-        }
-        commands[folder.name] = write_recipe(folder / "recipe.yaml", recipe)
-    labels = {"labels": ["distilmatch.cli", "label", *commands[f"student_seed{seeds[0]}"][2:]]}
-    return minutes | run_all(labels, work) | run_all(commands, work, jobs)
+    source = (work / "teacher_train.jsonl", work / "dev.jsonl", TASK, TABLE)
+    teacher = teacher_command(work, *source, "--max-length", str(TOKENS), "--epochs", "2")
+    return run_all(teacher, work) | train_students(recipes(work, seeds), work, jobs)
 
 
 def candidates(data: Path) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray, np.ndarray, int]:
@@ -141,12 +128,7 @@ def candidates(data: Path) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarra
 
 def main() -> None:
     """Runs it and publishes the figures of the 225 queries."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/quality_cranfield"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, "quality_cranfield")
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     minutes = run(arguments.data, work, arguments.seeds, arguments.jobs)

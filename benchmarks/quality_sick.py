@@ -9,7 +9,6 @@ named here is the package's default. A stopped run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import publish
-from benchmarks.runs import pairs_of, run_all, spread, write_recipe
+from benchmarks.runs import options, pairs_of, run_all, spread, student_recipe, teacher_command, train_students
 from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
@@ -36,50 +35,32 @@ STUDENTS: dict[str, dict[str, Any]] = {
 MAIN = ("student", "student_4_8")
 
 
-def recipe(data: Path, work: Path, name: str, student: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One student's recipe; all share the teacher's labels."""
+def recipes(data: Path, work: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
+    """The recipe of every student; the main ones with all seeds, the rivals with the first."""
     return {
-        "train": str(data / "train.jsonl"),
-        "dev": str(data / "dev.jsonl"),
-        "output": str(work / name / "run"),
-        "task": {"kind": TASK.kind, "classes": list(TASK.classes)},
-        "table": {"text_columns": list(TABLE.text_columns or ()), "label_column": TABLE.label_column},
-        "teacher": {"models": [str(work / "teacher")], "cache_folder": str(work / "labels")},
-        "transfer": {"seed": 0},
-        "student": student,
-        "seed": seed,
+        f"{name}_seed{seed}": student_recipe(
+            work, f"{name}_seed{seed}", *_source(data), seed, transfer={"seed": 0}, student=student
+        )
+        for name, student in STUDENTS.items()
+        for seed in (seeds if name in MAIN else seeds[:1])
     }
-
-
-def teacher_command(data: Path, work: Path) -> list[str]:
-    """The command that fine-tunes the teacher."""
-    return [
-        "distilmatch.cli", "finetune-teacher", str(data / "train.jsonl"), "--dev", str(data / "dev.jsonl"),
-        "--output", str(work / "teacher"), "--seed", "0", "--task", "classification",
-        "--classes", ",".join(TASK.classes), "--label-column", "entailment", "--text-columns", "sentence1,sentence2",
-    ]  # fmt: skip
 
 
 def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]:
     """Everything up to trained models; the minutes of each run."""
-    minutes = run_all({"teacher": teacher_command(data, work)}, work)
-    recipes = {
-        f"{name}_seed{seed}": recipe(data, work, f"{name}_seed{seed}", student, seed)
-        for name, student in STUDENTS.items()
-        for seed in (seeds if name in MAIN else seeds[:1])
-    }
-    commands = {name: write_recipe(work / name / "recipe.yaml", settings) for name, settings in recipes.items()}
+    minutes = run_all(teacher_command(work, *_source(data)), work)
+    minutes |= train_students(recipes(data, work, seeds), work, jobs)
     first = f"student_seed{seeds[0]}"
-    minutes |= run_all({"labels": ["distilmatch.cli", "label", *commands[first][2:]]}, work)
-    minutes |= run_all(commands, work, jobs)
-    tiny = {
-        "tiny_cross_encoder": [
-            "benchmarks.tiny_cross_encoder", "--transfer", str(work / first / "run" / "transfer"),
-            "--output", str(work / "tiny"), "--minutes", f"{minutes[first]:.2f}", "--seed", str(seeds[0]),
-            "--task", json.dumps(TASK.to_dict()),
-        ]
-    }  # fmt: skip
-    return minutes | run_all(tiny, work, jobs)
+    tiny = [
+        "benchmarks.tiny_cross_encoder", "--transfer", str(work / first / "run" / "transfer"),
+        "--output", str(work / "tiny"), "--minutes", f"{minutes[first]:.2f}", "--seed", str(seeds[0]),
+        "--task", json.dumps(TASK.to_dict()),
+    ]  # fmt: skip
+    return minutes | run_all({"tiny_cross_encoder": tiny}, work, jobs)
+
+
+def _source(data: Path) -> tuple[Path, Path, TaskConfig, TableConfig]:
+    return data / "train.jsonl", data / "dev.jsonl", TASK, TABLE
 
 
 def accuracy(logits: np.ndarray, test: TupleTable) -> float:
@@ -90,12 +71,7 @@ def accuracy(logits: np.ndarray, test: TupleTable) -> float:
 
 def main() -> None:
     """Runs it and publishes the figures of the test split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/quality_sick"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, "quality_sick")
     data, work = arguments.data, arguments.work
     minutes = run(data, work, arguments.seeds, arguments.jobs)
     test = load_table(str(data / "test.jsonl"), TABLE, TASK)

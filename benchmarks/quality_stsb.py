@@ -8,13 +8,12 @@ stopped run goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.results import publish
-from benchmarks.runs import pairs_of, run_all, spread, write_recipe
+from benchmarks.runs import options, pairs_of, run_all, spread, student_recipe, teacher_command, train_students
 from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import task_metrics
@@ -24,41 +23,32 @@ from distilmatch.teachers import CrossEncoderTeacher
 TASK = TaskConfig(kind="regression", label_range=(0.0, 5.0))
 TABLE = TableConfig(text_columns=("sentence1", "sentence2"), label_column="score")
 
+TRANSFER = {"rounds": 2, "seed": 0}
+STAGE2 = {"epochs": 2.0}  # on dev this student stands beside its teacher after stage 1 (docs/log.md)
+
+
+def recipes(data: Path, work: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
+    """The recipe of the student of each seed."""
+    names = {f"student_seed{seed}": seed for seed in seeds}
+    return {
+        name: student_recipe(work, name, *_source(data), seed, transfer=TRANSFER, stage2=STAGE2)
+        for name, seed in names.items()
+    }
+
 
 def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]:
     """Everything up to trained models; the minutes of each run."""
-    teacher = [
-        "distilmatch.cli", "finetune-teacher", str(data / "train.jsonl"), "--dev", str(data / "dev.jsonl"),
-        "--output", str(work / "teacher"), "--seed", "0", "--task", "regression", "--label-range", "0,5",
-        "--label-column", "score", "--text-columns", "sentence1,sentence2",
-    ]  # fmt: skip
-    minutes = run_all({"teacher": teacher}, work)
-    commands = {}
-    for seed in seeds:
-        folder = work / f"student_seed{seed}"
-        recipe = {
-            "train": str(data / "train.jsonl"),
-            "dev": str(data / "dev.jsonl"),
-            "output": str(folder / "run"),
-            "task": {"kind": TASK.kind, "label_range": list(TASK.label_range)},
-            "table": {"text_columns": list(TABLE.text_columns or ()), "label_column": TABLE.label_column},
-            "teacher": {"models": [str(work / "teacher")], "cache_folder": str(work / "labels")},
-            "transfer": {"rounds": 2, "seed": 0},
-            "seed": seed,
-        }
-        commands[folder.name] = write_recipe(folder / "recipe.yaml", recipe)
-    labels = {"labels": ["distilmatch.cli", "label", *commands[f"student_seed{seeds[0]}"][2:]]}
-    return minutes | run_all(labels, work) | run_all(commands, work, jobs)
+    minutes = run_all(teacher_command(work, *_source(data)), work)
+    return minutes | train_students(recipes(data, work, seeds), work, jobs)
+
+
+def _source(data: Path) -> tuple[Path, Path, TaskConfig, TableConfig]:
+    return data / "train.jsonl", data / "dev.jsonl", TASK, TABLE
 
 
 def main() -> None:
     """Runs it and publishes the figures of the test split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/quality_stsb"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
-    arguments = parser.parse_args()
+    arguments = options(__doc__, "quality_stsb")
     minutes = run(arguments.data, arguments.work, arguments.seeds, arguments.jobs)
     test = load_table(str(arguments.data / "test.jsonl"), TABLE, TASK)
     assert test.gold is not None
@@ -77,7 +67,7 @@ def main() -> None:
     }
     metrics["student_share_of_teacher"] = metrics["student_spearman"] / metrics["teacher_spearman"]
     metrics |= {f"minutes_{name}": value for name, value in minutes.items()}
-    publish("quality_stsb", metrics, arguments.seeds, {"jobs": arguments.jobs})
+    publish("quality_stsb", metrics, arguments.seeds, {"transfer": TRANSFER, "stage2": STAGE2})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.runtime import write_json
 from distilmatch.types import TupleTable
 
@@ -56,6 +58,56 @@ def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) ->
         for future in [pool.submit(run, name) for name in waiting]:
             future.result()
     return {name: minutes[name] for name in commands}
+
+
+def options(description: str | None, name: str) -> argparse.Namespace:
+    """The command line of a quality benchmark: --data, --work, --seeds and --jobs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs") / name)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
+    return parser.parse_args()
+
+
+def teacher_command(
+    work: Path, train: Path, dev: Path, task: TaskConfig, table: TableConfig, *more: str
+) -> dict[str, list[str]]:
+    """The run that fine-tunes the teacher in `work/teacher`."""
+    command = [
+        "distilmatch.cli", "finetune-teacher", str(train), "--dev", str(dev), "--output", str(work / "teacher"),
+        "--seed", "0", "--task", task.kind, "--text-columns", ",".join(table.text_columns or ()),
+        "--label-column", str(table.label_column), *more,
+    ]  # fmt: skip
+    if task.classes:
+        command += ["--classes", ",".join(task.classes)]
+    if task.kind == "regression":
+        command += ["--label-range", ",".join(f"{end:g}" for end in task.label_range)]
+    return {"teacher": command}
+
+
+def student_recipe(
+    work: Path, name: str, train: Path, dev: Path, task: TaskConfig, table: TableConfig, seed: int, **settings: Any
+) -> dict[str, Any]:
+    """The recipe of the student `name`; all students of a benchmark share the teacher and its labels."""
+    teacher = {"models": [str(work / "teacher")], "cache_folder": str(work / "labels")}
+    return {
+        "train": str(train),
+        "dev": str(dev),
+        "output": str(work / name / "run"),
+        "task": task.to_dict(),
+        "table": table.to_dict(),
+        **settings,
+        "teacher": teacher | settings.get("teacher", {}),
+        "seed": seed,
+    }
+
+
+def train_students(recipes: Mapping[str, Mapping[str, Any]], work: Path, jobs: int) -> dict[str, float]:
+    """Labels the transfer set once, trains every student in `work/NAME`, and returns the minutes of each run."""
+    commands = {name: write_recipe(work / name / "recipe.yaml", recipe) for name, recipe in recipes.items()}
+    first = next(iter(commands.values()))
+    return run_all({"labels": ["distilmatch.cli", "label", *first[2:]]}, work) | run_all(commands, work, jobs)
 
 
 def write_recipe(path: Path, recipe: Mapping[str, Any]) -> list[str]:

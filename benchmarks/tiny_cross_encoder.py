@@ -22,7 +22,7 @@ from distilmatch.config import ObjectiveConfig, TaskConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.models.attention import trained_attention
 from distilmatch.objectives import distillation_loss
-from distilmatch.runtime import autocast, pick_device, resolve_model, seed_everything, write_json
+from distilmatch.runtime import autocast, keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
 
 _GROUP = 50
 
@@ -42,6 +42,7 @@ def train(
 ) -> dict[str, float]:
     """Trains for `minutes` and saves a `CrossEncoder` folder; returns steps and pairs supervised."""
     seed_everything(seed)
+    keep_freed_memory()
     table = read_saved_table(transfer)
     assert table.teacher is not None
     teacher = torch.from_numpy(table.teacher)

@@ -52,15 +52,18 @@ def test_a_module_says_how_it_is_run(name: str) -> None:
 
 
 def test_the_recipes_are_valid(tmp_path: Path) -> None:
-    from benchmarks import quality_cranfield, quality_sick
+    from benchmarks import quality_cranfield, quality_sick, quality_stsb
 
-    for name, student in quality_sick.STUDENTS.items():
-        command = write_recipe(
-            tmp_path / name / "recipe.yaml", quality_sick.recipe(tmp_path, tmp_path, name, student, 1)
-        )
+    sick = quality_sick.recipes(tmp_path, tmp_path, [0, 1])
+    assert len(sick) == 2 * len(quality_sick.MAIN) + len(quality_sick.STUDENTS) - len(quality_sick.MAIN)
+    everything = {
+        **sick,
+        **{f"stsb {name}": own for name, own in quality_stsb.recipes(tmp_path, tmp_path, [0, 1]).items()},
+        **{f"cranfield {name}": own for name, own in quality_cranfield.recipes(tmp_path, [0, 1]).items()},
+    }
+    for name, settings in everything.items():
+        command = write_recipe(tmp_path / name / "recipe.yaml", settings)
         recipe = PairRecipe.from_yaml(command[-1])
-        assert recipe.seed == 1 and recipe.transfer_seed == 0 and command[:2] == ["distilmatch.cli", "train"]
-    assert PairRecipe(
-        train="a", output="b", task={"kind": "ranking"}, teacher={"models": ["c"]}, student=quality_cranfield.STUDENT,
-        transfer=quality_cranfield.TRANSFER,
-    ).student.kept_tokens == (16, 32)  # fmt: skip
+        assert recipe.seed == int(name[-1]) and recipe.transfer_seed == 0
+        assert command[:2] == ["distilmatch.cli", "train"]
+        assert recipe.teacher is not None and recipe.teacher.cache_folder == str(tmp_path / "labels")

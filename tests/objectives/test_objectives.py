@@ -37,8 +37,8 @@ def _logits(seed: int, rows: int, labels: int) -> tuple[torch.Tensor, torch.Tens
     return student, torch.randn(rows, labels, generator=generator) * 3
 
 
-def _softmax(values: list[float]) -> list[float]:
-    exponentials = [math.exp(value) for value in values]
+def _softmax(values: list[float], temperature: float = 1.0) -> list[float]:
+    exponentials = [math.exp(value / temperature) for value in values]
     return [value / sum(exponentials) for value in exponentials]
 
 
@@ -47,8 +47,7 @@ def test_soft_label_kl_is_the_mean_divergence(seed: int, temperature: float) -> 
     student, teacher = _logits(seed, 5, 3)
     expected = 0.0
     for own, target in zip(student.tolist(), teacher.tolist(), strict=True):
-        p = _softmax([value / temperature for value in target])
-        q = _softmax([value / temperature for value in own])
+        p, q = _softmax(target, temperature), _softmax(own, temperature)
         expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 5
     assert soft_label_kl(student, teacher, temperature).item() == pytest.approx(temperature**2 * expected, abs=1e-4)
 
@@ -58,8 +57,7 @@ def test_decoupled_kl_is_the_target_class_and_the_others_apart(seed: int, temper
     student, teacher = _logits(seed, 5, 4)
     expected = 0.0
     for own, target in zip(student.tolist(), teacher.tolist(), strict=True):
-        p = _softmax([value / temperature for value in target])
-        q = _softmax([value / temperature for value in own])
+        p, q = _softmax(target, temperature), _softmax(own, temperature)
         best = target.index(max(target))
         others = [k for k in range(4) if k != best]
         expected += p[best] * math.log(p[best] / q[best]) + (1 - p[best]) * math.log((1 - p[best]) / (1 - q[best]))
@@ -75,8 +73,7 @@ def test_skewed_kl_is_the_divergence_from_a_mixture(seed: int, temperature: floa
     student, teacher = _logits(seed, 5, 3)
     expected = 0.0
     for own, target in zip(student.tolist(), teacher.tolist(), strict=True):
-        p = _softmax([value / temperature for value in target])
-        q = _softmax([value / temperature for value in own])
+        p, q = _softmax(target, temperature), _softmax(own, temperature)
         expected += sum(a * math.log(a / (skew * a + (1 - skew) * b)) for a, b in zip(p, q, strict=True)) / 5
     actual = skewed_kl(student, teacher, temperature, skew).item()
     assert actual == pytest.approx(temperature**2 * expected, rel=1e-3, abs=1e-4)

@@ -56,27 +56,24 @@ def pretrained_layers(encoder: nn.Module) -> list[PretrainedLayer]:
 
 
 def _bert_layer(layer: Any) -> PretrainedLayer:
-    attention = layer.attention
-    return PretrainedLayer(
-        query=attention.self.query,
-        key=attention.self.key,
-        value=attention.self.value,
-        output=attention.output.dense,
-        attention_norm=attention.output.LayerNorm,
-        intermediate=layer.intermediate.dense,
-        feed_forward=layer.output.dense,
-        feed_forward_norm=layer.output.LayerNorm,
-    )
+    own, output = layer.attention.self, layer.attention.output
+    return _with_bert_feed_forward(layer, own.query, own.key, own.value, output.dense, output.LayerNorm)
 
 
 def _mpnet_layer(layer: Any) -> PretrainedLayer:
-    attention = layer.attention
+    own = layer.attention.attn
+    return _with_bert_feed_forward(layer, own.q, own.k, own.v, own.o, layer.attention.LayerNorm)
+
+
+def _with_bert_feed_forward(
+    layer: Any, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear, norm: nn.LayerNorm
+) -> PretrainedLayer:
     return PretrainedLayer(
-        query=attention.attn.q,
-        key=attention.attn.k,
-        value=attention.attn.v,
-        output=attention.attn.o,
-        attention_norm=attention.LayerNorm,
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        attention_norm=norm,
         intermediate=layer.intermediate.dense,
         feed_forward=layer.output.dense,
         feed_forward_norm=layer.output.LayerNorm,

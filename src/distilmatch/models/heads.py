@@ -168,6 +168,14 @@ def _merge(per_text: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor
     return torch.cat([tensor[rows[:, j]] for j, tensor in enumerate(per_text)], 1)
 
 
+def _hidden_layers(student: StudentConfig, width: int, count: int) -> nn.Sequential:
+    """An activation, then `count` linear layers of `width`, each with one."""
+    layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
+    for _ in range(count):
+        layers += [nn.Linear(width, width), _ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
+    return nn.Sequential(*layers)
+
+
 class FeedForwardHead(nn.Module):
     """A feed-forward network over the concatenated kept tokens; W [a; b] is computed as W_a a + W_b b."""
 
@@ -178,14 +186,7 @@ class FeedForwardHead(nn.Module):
             nn.Linear(kept * student.vector_width, hidden, bias=side == 0)
             for side, kept in enumerate(student.kept_tokens)
         )
-        layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
-        for _ in range(student.head_layers - 1):
-            layers += [
-                nn.Linear(hidden, hidden),
-                _ACTIVATIONS[student.head_activation](),
-                nn.Dropout(student.head_dropout),
-            ]
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = _hidden_layers(student, hidden, student.head_layers - 1)
         self.features = hidden
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
@@ -213,14 +214,7 @@ class LiteHead(nn.Module):
         self.similarity_norm = nn.LayerNorm(self.heads * left * right)
         self.similarity_input = nn.Linear(self.heads * left * right, hidden)
         self.side_inputs = nn.ModuleList(nn.Linear(student.vector_width, hidden, bias=False) for _ in range(2))
-        layers: list[nn.Module] = [_ACTIVATIONS[student.head_activation](), nn.Dropout(student.head_dropout)]
-        for _ in range(student.head_layers):
-            layers += [
-                nn.Linear(hidden, hidden),
-                _ACTIVATIONS[student.head_activation](),
-                nn.Dropout(student.head_dropout),
-            ]
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = _hidden_layers(student, hidden, student.head_layers)
         self.features = hidden
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
