@@ -9,6 +9,7 @@ stopped run goes on where it was.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
