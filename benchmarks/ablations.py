@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from benchmarks.quality_sick import TABLE, TASK
 from benchmarks.results import publish
 from benchmarks.runs import pairs_of, run_all
-from distilmatch.config import ObjectiveConfig, StageConfig, StudentConfig
+from distilmatch.config import ObjectiveConfig, PairRecipe, StageConfig, StudentConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
-from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device, seed_everything, write_json
 from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.training.distil import new_student
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
@@ -129,9 +129,9 @@ def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> N
     objective = ObjectiveConfig(**variant.objective)
     processes = Processes(cpu=pick_device(None).type == "cpu")
     seed_everything(0)
-    encoder = run / "teacher" if variant.from_teacher else "all-MiniLM-L6-v2"
-    texts = [table.texts[i] for i in np.linspace(0, len(table.texts) - 1, 512).astype(int)]
-    model = DiPair.from_encoder(encoder, StudentConfig(**variant.student), TASK, texts)
+    recipe = PairRecipe.from_yaml(next(iter(sorted(run.glob("student_seed*/recipe.yaml")))))
+    recipe = recipe.replaced(student=StudentConfig(**variant.student))
+    model = new_student(recipe, table.texts, "teacher" if variant.from_teacher else "encoder")
     folder = work / f"{name}.training"
     shutil.rmtree(folder, ignore_errors=True)
     summaries = []

@@ -397,7 +397,8 @@ class PairRecipe(FrozenConfig):
         encoder: the pre-trained encoder(s) of the student: one, or one a side. Neighbours are found with the first.
         start: the student's first weights: "encoder", those; "teacher", the teacher's lower layers for the encoder and
             its last for the head, where the architecture is the same; "auto" runs stage 1 from both where that can be,
-            and goes on with the better on dev (without a dev table or stage 1: "encoder").
+            and goes on from the encoder where it is clearly ahead on dev, else from the teacher (without a dev table or
+            stage 1: "encoder").
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
     """
 

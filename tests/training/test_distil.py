@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from distilmatch.models import DiPair
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.distil import (
+    better_start,
     distil_pairs,
     label_transfer_set,
     new_student,
@@ -40,6 +42,7 @@ from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
 from distilmatch.training.stages import run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
+from distilmatch.training.trainer import DevSet
 from distilmatch.types import TupleTable
 
 COLOURS = ["red", "green", "blue"]
@@ -137,13 +140,44 @@ def test_a_student_starts_from_a_teacher_of_its_architecture(
         possible_starts(cosine.replaced(start="teacher"))
 
 
-def test_the_better_start_on_dev_goes_on(recipe: PairRecipe) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "from_teacher", "teacher", "expected"),
+    [
+        (0.86, 0.76, 0.86, "encoder"),  # makes up for nearly all that the other lacks
+        (0.68, 0.61, 0.88, "teacher"),  # ahead, but both far from the teacher
+        (0.60, 0.70, 0.90, "teacher"),
+        (0.92, 0.91, 0.90, "encoder"),  # both above the teacher: the better
+        (0.70, 0.69, None, "encoder"),  # the teacher's quality is not known
+        (0.70, 0.70, 0.70, "teacher"),
+    ],
+)
+def test_the_encoder_must_be_clearly_ahead(
+    encoder: float, from_teacher: float, teacher: float | None, expected: str
+) -> None:
+    assert better_start({"encoder": encoder, "teacher": from_teacher}, teacher) == expected
+
+
+def test_a_dev_set_knows_the_quality_of_its_teacher() -> None:
+    gold = np.array([0.0, 1.0, 1.0, 0.0])
+    perfect = TupleTable(
+        texts=["a", "b"], rows=np.array([[0, 1]] * 4), gold=gold, teacher=gold[:, None].astype(np.float32)
+    )
+
+    def quality(**changes: object) -> float | None:
+        return DevSet(table=replace(perfect, **changes), task=TaskConfig(kind="binary")).teacher_quality()
+
+    assert quality() == 1.0 and quality(teacher=1 - perfect.teacher) == 0.0
+    assert quality(gold=None) == 1.0 and quality(teacher=None) is None
+    assert quality(gold=np.array([0.0, 1.0, np.nan, np.nan]), teacher=np.float32([[0], [1], [0], [1]])) == 1.0
+
+
+def test_the_chosen_start_goes_on(recipe: PairRecipe) -> None:
     own = recipe.replaced(student=recipe.student.replaced(width=32, head_intermediate=64))
     student = distil_pairs(own)
     root = Path(own.output)
     chosen = json.loads((root / "start.json").read_text())
     assert set(chosen["dev"]) == {"encoder", "teacher"}
-    assert chosen["start"] == max(chosen["dev"], key=chosen["dev"].get)
+    assert set(chosen["dev"]) == {"encoder", "teacher"}
     stage1 = json.loads((root / "stage1" / "stage.json").read_text())
     assert stage1["best_metric"] == chosen["dev"][chosen["start"]] and not (root / "starts").exists()
     layers = {"teacher": 1, "encoder": 2}[chosen["start"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
 
+_CLEAR_LEAD = 0.5
 _ARCHITECTURE = (
     "model_type",
     "hidden_size",
@@ -109,7 +110,8 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
                     logger.info("start: from the %s", start)
                     train(run.starts / start, stage, number, start)
                 if processes.is_main:
-                    _keep_better_start(run, starts)
+                    assert dev_set is not None  # else there is one start
+                    _keep_better_start(run, dev_set)
                 processes.wait()
         else:
             train(folder, stage, number, starts[0])
@@ -216,16 +218,34 @@ def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
     return ("encoder", "teacher")
 
 
-def _keep_better_start(run: RunFolder, starts: Sequence[str]) -> None:
-    """Makes the start that is best on dev after stage 1 the run's stage 1."""
-    summaries = {start: finished_stage(run.starts / start) for start in starts}
-    metrics = {start: summary["best_metric"] for start, summary in summaries.items() if summary is not None}
-    best = max(metrics, key=lambda start: metrics[start])
-    logger.info("start: %s; going on from the %s", ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), best)
-    write_json(run.root / "start.json", {"start": best, "dev": metrics})
+def _keep_better_start(run: RunFolder, dev_set: DevSet) -> None:
+    """Makes the chosen start's stage 1 the run's stage 1."""
+    summaries = {start: finished_stage(run.starts / start) for start in ("encoder", "teacher")}
+    metrics = {start: float(summary["best_metric"]) for start, summary in summaries.items() if summary is not None}
+    chosen = better_start(metrics, dev_set.teacher_quality())
+    logger.info("start: %s; going on from the %s", ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), chosen)
+    write_json(run.root / "start.json", {"start": chosen, "dev": metrics})
     shutil.rmtree(run.stage1, ignore_errors=True)
-    (run.starts / best).rename(run.stage1)
+    (run.starts / chosen).rename(run.stage1)
     shutil.rmtree(run.starts, ignore_errors=True)
+
+
+def better_start(metrics: Mapping[str, float], teacher: float | None) -> str:
+    """Which start goes on to stage 2, by the dev metric of both after stage 1.
+
+    The encoder's must be clearly ahead: where both are far from the teacher, its layers learn faster in stage 2 (on
+    SICK they were behind after stage 1 and ahead at the end).
+
+    Args:
+        metrics: of "encoder" and "teacher".
+        teacher: the same metric of the teacher, None where it is not known.
+
+    Returns:
+        "encoder" where that start makes up for at least half of what the other lacks, else "teacher".
+    """
+    lead = metrics["encoder"] - metrics["teacher"]
+    lacking = 0.0 if teacher is None else max(0.0, teacher - metrics["teacher"])
+    return "encoder" if lead > _CLEAR_LEAD * lacking else "teacher"
 
 
 def _no_teacher_start(recipe: PairRecipe) -> str | None:

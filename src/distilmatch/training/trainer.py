@@ -40,15 +40,27 @@ class DevSet:
         agreement = "teacher_agreement" if self.task.kind == "classification" else "teacher_spearman"
         return (self.metric,) if self.table.teacher is None else tuple(dict.fromkeys((self.metric, agreement)))
 
+    def teacher_quality(self) -> float | None:
+        """`metric` of the teacher itself; None where the rows have no teacher labels."""
+        table = self.table
+        if table.teacher is None:
+            return None
+        return 1.0 if table.gold is None else self._task_metrics(table.teacher)[self.metric]
+
+    def _task_metrics(self, logits: np.ndarray) -> dict[str, float]:
+        table = self.table
+        assert table.gold is not None
+        labelled = ~np.isnan(table.gold)
+        queries = None if table.queries is None else table.queries[labelled]
+        return task_metrics(self.task, table.gold[labelled], logits[labelled], queries)
+
     def measure(self, model: DiPair, precision: Precision) -> dict[str, float]:
         """Task metrics (with gold labels) and agreement with the teacher (with its labels, as `teacher_*`)."""
         table = self.table
         logits = model.logits(table.tuples(), precision=precision, show_progress_bar=False)
         metrics: dict[str, float] = {}
         if table.gold is not None:
-            labelled = ~np.isnan(table.gold)
-            queries = None if table.queries is None else table.queries[labelled]
-            metrics |= task_metrics(self.task, table.gold[labelled], logits[labelled], queries)
+            metrics |= self._task_metrics(logits)
         if table.teacher is not None:
             agreement = agreement_metrics(self.task, logits, table.teacher)
             metrics |= {f"teacher_{name}": value for name, value in agreement.items()}
