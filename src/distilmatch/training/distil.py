@@ -34,7 +34,7 @@ from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
 
-_CLEAR_LEAD = 0.5
+_CLEAR_LEAD = 1 / 3
 _ARCHITECTURE = (
     "model_type",
     "hidden_size",
@@ -241,7 +241,7 @@ def better_start(metrics: Mapping[str, float], teacher: float | None) -> str:
         teacher: the same metric of the teacher, None where it is not known.
 
     Returns:
-        "encoder" where that start makes up for at least half of what the other lacks, else "teacher".
+        "encoder" where that start makes up for more than a third of what the other lacks, else "teacher".
     """
     lead = metrics["encoder"] - metrics["teacher"]
     lacking = 0.0 if teacher is None else max(0.0, teacher - metrics["teacher"])
