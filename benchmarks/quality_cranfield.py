@@ -37,6 +37,7 @@ STUDENT = {
     "kept_tokens": [16, 32],
 }
 TRANSFER = {"rounds": 1, "near": 2, "seed": 0}
+STAGE2 = {"epochs": 2.0}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +89,12 @@ def write_tables(data: Path, work: Path) -> None:
 def recipes(work: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
     """The recipe of the student of each seed."""
     source = (work / "transfer.jsonl", work / "dev.jsonl", TASK, TABLE)
-    settings: dict[str, Any] = {"teacher": {"max_length": TOKENS}, "transfer": TRANSFER, "student": STUDENT}
+    settings: dict[str, Any] = {
+        "teacher": {"max_length": TOKENS},
+        "transfer": TRANSFER,
+        "student": STUDENT,
+        "stage2": STAGE2,
+    }
     names = {f"student_seed{seed}": seed for seed in seeds}
     return {name: student_recipe(work, name, *source, seed, **settings) for name, seed in names.items()}
 
@@ -156,7 +162,7 @@ def main() -> None:
     }
     metrics["student_share_of_teacher"] = metrics["student_ndcg10"] / metrics["teacher_ndcg10"]
     metrics |= {f"minutes_{name}": value for name, value in minutes.items()}
-    publish("quality_cranfield", metrics, arguments.seeds, {"student": STUDENT, "transfer": TRANSFER})
+    publish("quality_cranfield", metrics, arguments.seeds, {"student": STUDENT, "transfer": TRANSFER, "stage2": STAGE2})
 
 
 if __name__ == "__main__":

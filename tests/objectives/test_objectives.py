@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from distilmatch.config import ObjectiveConfig, TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.objectives import (
+    check_soft_labels,
     decoupled_kl,
     distillation_loss,
     gold_loss,
@@ -168,3 +170,20 @@ def test_the_mixture_is_what_the_config_says() -> None:
 def test_an_objective_that_does_not_fit_the_task_is_refused(kind: str, task: TaskConfig) -> None:
     with pytest.raises(ConfigError, match=kind):
         objective_kind(ObjectiveConfig(kind=kind), task)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores", "warned"),
+    [
+        ("auto", [12.0, 14.0, 17.0, 21.0], True),  # a reranker trained on margins
+        ("auto", [-9.0, -2.0, 0.5, 6.0], False),
+        ("listwise", [12.0, 14.0, 17.0, 21.0], False),
+        ("auto", [3.0, 3.0, 3.0, 3.0], False),  # nothing to rank anyway
+    ],
+)
+def test_scores_that_are_no_log_odds_are_told(
+    kind: str, scores: list[float], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ObjectiveConfig.from_dict({"kind": kind})
+    check_soft_labels(config, TaskConfig(kind="ranking"), np.float32(scores)[:, None])
+    assert ("listwise" in caplog.text) == warned

@@ -1,6 +1,6 @@
 """Objectives: pure functions of tensors; a loss never owns a model."""
 
-from distilmatch.objectives.mixing import distillation_loss, gold_loss, objective_kind
+from distilmatch.objectives.mixing import check_soft_labels, distillation_loss, gold_loss, objective_kind
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,
     listwise_kl,
@@ -12,6 +12,7 @@ from distilmatch.objectives.soft_labels import (
 )
 
 __all__ = [
+    "check_soft_labels",
     "decoupled_kl",
     "distillation_loss",
     "gold_loss",

@@ -5,6 +5,9 @@ Shape legend: p tuples; c labels.
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -20,12 +23,9 @@ from distilmatch.objectives.soft_labels import (
     soft_label_kl,
 )
 
-_DEFAULT_KINDS: dict[str, ObjectiveKind] = {
-    "classification": "kl",
-    "binary": "bce",
-    "regression": "bce",
-    "ranking": "margin_mse",
-}
+logger = logging.getLogger(__name__)
+
+_FLAT = 0.01  # standard deviation of probabilities
 _CLASS_KINDS = ("kl", "decoupled_kl", "skewed_kl")
 
 
@@ -35,12 +35,31 @@ def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveKind:
     Raises:
         ConfigError: the two do not go together.
     """
-    kind = _DEFAULT_KINDS[task.kind] if config.kind == "auto" else config.kind
+    default: ObjectiveKind = "kl" if task.kind == "classification" else "bce"
+    kind = default if config.kind == "auto" else config.kind
     if kind in _CLASS_KINDS and task.num_labels == 1:
         raise ConfigError(f"objective {kind} needs two or more labels, {task.kind} has one: use bce or mse")
     if kind in ("bce", "margin_mse", "listwise") and task.num_labels > 1:
         raise ConfigError(f"objective {kind} needs one label, this task has {task.num_labels}: use kl or mse")
     return kind
+
+
+def check_soft_labels(config: ObjectiveConfig, task: TaskConfig, teacher: np.ndarray) -> None:
+    """Warns where the objective would see next to nothing in the teacher's (n, c) logits.
+
+    A reranker trained on margins or lists may give scores of any size; as log-odds nearly all then say the same.
+    """
+    if objective_kind(config, task) != "bce" or len(teacher) < 2:
+        return
+    probabilities = 1 / (1 + np.exp(-np.clip(teacher[:, 0].astype(np.float64) / config.temperature, -60, 60)))
+    if probabilities.std() < _FLAT and np.ptp(teacher) > 1.0:
+        logger.warning(
+            "the teacher's scores (%.1f to %.1f) are nearly one probability (%.3f) when they are read as log-odds: "
+            "for a teacher that only ranks set objective.kind to listwise or margin_mse, or raise objective.temperature",
+            teacher.min(),
+            teacher.max(),
+            probabilities.mean(),
+        )
 
 
 def gold_loss(student: torch.Tensor, gold: torch.Tensor, task: TaskConfig) -> torch.Tensor:

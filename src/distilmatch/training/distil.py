@@ -23,7 +23,7 @@ from distilmatch.data.tables import load_table
 from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
-from distilmatch.objectives import objective_kind
+from distilmatch.objectives import check_soft_labels, objective_kind
 from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
 from distilmatch.teachers import SoftLabelCache, load_teacher
 from distilmatch.training.processes import Processes
@@ -138,6 +138,8 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
     table = plan_transfer_set(recipe)
     if table.teacher is None or np.isnan(table.teacher).any():
         table = with_soft_labels(recipe, run, table)
+    assert table.teacher is not None
+    check_soft_labels(recipe.objective, recipe.task, table.teacher)
     if run.transfer.exists():
         shutil.rmtree(run.transfer)
     save_table(table, run.transfer)
