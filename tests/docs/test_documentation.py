@@ -89,9 +89,10 @@ def test_only_known_kinds_of_block() -> None:
             assert language in ("python", "yaml", "bash", "text", ""), f"{page}: a block of {language} is not tested"
 
 
-def test_the_recipe_page_is_what_the_configs_say() -> None:
-    spec = importlib.util.spec_from_file_location("recipe_reference", ROOT / "scripts" / "recipe_reference.py")
+@pytest.mark.parametrize("script", ["recipe_reference", "quality_page"])
+def test_a_written_page_is_what_its_source_says(script: str) -> None:
+    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.TARGET.read_text(encoding="utf-8") == module.render(), "run: python scripts/recipe_reference.py"
+    assert module.TARGET.read_text(encoding="utf-8") == module.render(), f"run: python scripts/{script}.py"

@@ -125,12 +125,12 @@ class _BlockBuilder:
         present = set(right.tolist())
         if self.neighbours is not None:
             near = [i for i in self.rng.permutation(self.neighbours[left].ravel()).tolist() if i not in present]
-            added.append(_head(near, config.near))
+            added.append(_first(near, config.near))
             partners = set().union(*(self.partners.get(i, set()) for i in left.tolist()))
-            added.append(_head([i for i in near if i not in partners], config.hard_negatives))
+            added.append(_first([i for i in near if i not in partners], config.hard_negatives))
         if self.unlabelled is not None:
             near = self.rng.permutation(self.unlabelled[left].ravel()).tolist()
-            added.append(_head(near, config.unlabelled))
+            added.append(_first(near, config.unlabelled))
         if config.random:
             added.append(self.rng.choice(self.pools[1], min(config.random, len(self.pools[1])), replace=False))
         if config.perturbed:
@@ -182,5 +182,5 @@ class _BlockBuilder:
         return TupleTable(texts=self.texts, rows=rows, side_names=names, gold=gold, queries=queries, blocks=blocks)
 
 
-def _head(values: list[int], count: int) -> np.ndarray:
+def _first(values: list[int], count: int) -> np.ndarray:
     return np.array(list(dict.fromkeys(values))[:count], dtype=np.int64)

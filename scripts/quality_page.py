@@ -1,0 +1,117 @@
+"""Writes docs/results/quality.md from the results of the benchmarks: `python scripts/quality_page.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "results" / "quality.md"
+HEAD = """# Students beside their teachers
+
+Every figure is of a test split that nothing was tuned on. Where there is a spread, it is the sample standard deviation and
+the range over the seeds; teacher and labels are the same for all of them. Settings that are not named are the package's
+defaults. This page is written from `benchmarks/results/` by `python scripts/quality_page.py`.
+"""
+SICK_ROWS = {
+    "student": "DiPair, 16 + 16 tokens, one head layer",
+    "student_4_8": "DiPair, 4 + 8 tokens, one head layer",
+    "de_ffnn": "DE-FFNN: one pooled vector a side, feed-forward",
+    "de_cos": "DE-Cos: one pooled vector a side, cosine",
+    "tiny_cross_encoder": "cross-encoder of two layers, same labels and time",
+}
+
+
+def render() -> str:
+    """The page, a section for each result that is there."""
+    sections = ((_sick, "quality_sick"), (_stsb, "quality_stsb"), (_cranfield, "quality_cranfield"))
+    parts = [HEAD]
+    for section, name in sections:
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if path.is_file():
+            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
+    return "\n".join(parts)
+
+
+def _sick(result: dict[str, Any]) -> str:
+    metrics = result["metrics"]
+    rows = [
+        [
+            label,
+            _spread(metrics, f"{name}_accuracy", 3),
+            _share(metrics, f"{name}_share_of_teacher"),
+            _agreement(metrics, name),
+        ]
+        for name, label in SICK_ROWS.items()
+        if f"{name}_accuracy" in metrics
+    ]
+    teacher = ["teacher, a fine-tuned MiniLM-L6 cross-encoder", f"{metrics['teacher_accuracy']:.3f}", "", ""]
+    table = _table(["", "accuracy", "of the teacher's", "agreement with it"], [teacher, *rows])
+    return f"""## SICK: entailment, three classes, 4,927 test pairs
+
+{table}
+
+Each learns from the same labels, the students in the same number of steps, the two-layer cross-encoder in the same time.
+{_repeat(result)}"""
+
+
+def _stsb(result: dict[str, Any]) -> str:
+    return f"""## STS-B: similarity, regression, 1,379 test pairs
+
+{_two_rows(result, "spearman", "Spearman")}
+{_repeat(result)}"""
+
+
+def _cranfield(result: dict[str, Any]) -> str:
+    metrics = result["metrics"]
+    search = ["the embedding search itself", f"{metrics['search_ndcg10']:.3f}", ""]
+    return f"""## Cranfield: ranking, 225 queries, the top 100 of an embedding search reranked
+
+The teacher learnt titles against abstracts; neither it nor the student has seen a query or a judgement.
+
+{_two_rows(result, "ndcg10", "nDCG@10", search)}
+{_repeat(result)}"""
+
+
+def _two_rows(result: dict[str, Any], metric: str, heading: str, *further: list[str]) -> str:
+    metrics = result["metrics"]
+    rows = [
+        ["teacher, a fine-tuned MiniLM-L6 cross-encoder", f"{metrics[f'teacher_{metric}']:.3f}", ""],
+        ["DiPair student", _spread(metrics, f"student_{metric}", 3), _share(metrics, "student_share_of_teacher")],
+    ]
+    return _table(["", heading, "of the teacher's"], [*rows, *further])
+
+
+def _spread(metrics: dict[str, float], name: str, digits: int) -> str:
+    mean = f"{metrics[name]:.{digits}f}"
+    if f"{name}_std" not in metrics:
+        return mean
+    low, high = (f"{metrics[f'{name}_{end}']:.{digits}f}" for end in ("min", "max"))
+    return f"{mean} ± {metrics[f'{name}_std']:.{digits}f} ({low} to {high})"
+
+
+def _share(metrics: dict[str, float], name: str) -> str:
+    return f"{100 * metrics[name]:.1f} %"
+
+
+def _agreement(metrics: dict[str, float], name: str) -> str:
+    return f"{metrics[f'{name}_agreement']:.3f}" if f"{name}_agreement" in metrics else ""
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _repeat(result: dict[str, Any]) -> str:
+    seeds = ", ".join(map(str, result["seeds"]))
+    minutes = [value for name, value in result["metrics"].items() if name.startswith("minutes_student_seed")]
+    return (
+        f"\nSeeds {seeds}; {min(minutes):.0f} to {max(minutes):.0f} minutes a student on one thread of "
+        f"{result['machine']['processor']}. Repeat: `python -m benchmarks.{result['name']} --data DIR`.\n"
+    )
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
