@@ -46,7 +46,7 @@ class Variant:
 
     Attributes:
         group: the panel it belongs to; label: its name there.
-        student, objective: settings that differ.
+        student, objective, stage: settings that differ.
         pairs: how many labelled pairs are used; None for all.
         stage1_share: share of the time for stage 1.
         cached: whether stage 1 reads cached encoder outputs.
@@ -59,6 +59,7 @@ class Variant:
     label: str
     student: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
+    stage: dict[str, Any] = field(default_factory=dict)
     pairs: int | None = None
     stage1_share: float = STAGE1_SHARE
     cached: bool = True
@@ -80,12 +81,17 @@ VARIANTS: dict[str, Variant] = {
     "no_altered_texts": Variant(group="labelled pairs", label="no altered texts", altered=False),
     "one_stage": Variant(group="training", label="one stage", stage1_share=0.0),
     "plain_batches": Variant(group="training", label="plain batches", grouped=False),
+    "averaged_weights": Variant(group="training", label="averaged weights", stage={"averaging": 0.998}),
+    "half_rates": Variant(
+        group="training", label="half the rates", stage={"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4}
+    ),
     "stage1_cached": Variant(group="stage 1 alone", label="cached", stage1_share=1.0),
     "stage1_uncached": Variant(group="stage 1 alone", label="not cached", stage1_share=1.0, cached=False),
     "start_encoder": Variant(group="start", label="pre-trained layers", from_teacher=False),
     "start_random_head": Variant(
         group="start", label="random head", from_teacher=False, student={"head_start": "random"}
     ),
+    "no_similarities": Variant(group="head", label="no similarities", student={"head_similarities": 0}),
     "head_lite": Variant(
         group="head", label="lite", from_teacher=False, student={"head": "lite", "head_heads": 12, "width": 384}
     ),
@@ -138,7 +144,7 @@ def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> N
     for number, (frozen, share) in enumerate(((True, variant.stage1_share), (False, 1 - variant.stage1_share))):
         if share <= 0:
             continue
-        stage = StageConfig(evaluations=1)
+        stage = StageConfig(evaluations=1, **variant.stage)
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes)
         started = time.perf_counter()
         step = seconds_per_step(model, table, stage, objective, **settings)
