@@ -357,13 +357,17 @@ class ObjectiveConfig(FrozenConfig):
     gold_weight: float = Field(default=0.0, ge=0, le=1)
 
 
+_LEARNING_RATE, _ENCODER_LEARNING_RATE = 5e-4, 2e-4
+
+
 class StageConfig(FrozenConfig):
     """One of the two training stages.
 
     Attributes:
         epochs: passes over the blocks; 0 skips the stage.
         blocks_per_batch: blocks a step (and a process).
-        learning_rate: of projection and head; encoder_learning_rate: of the encoders (stage 2 only).
+        learning_rate: of projection and head; encoder_learning_rate: of the encoders (stage 2 only). None is 5e-4 and 2e-4,
+            and half of that in stage 2 of a student that started from the encoder, which has more to forget.
         evaluations: how many times the dev set is scored during the stage, spread evenly.
         patience: evaluations without a better dev metric before the stage ends; None never.
         averaging: decay of an exponential average of the weights, such as 0.999, which is kept at the end of the stage
@@ -372,8 +376,8 @@ class StageConfig(FrozenConfig):
 
     epochs: float = Field(default=1.0, ge=0)
     blocks_per_batch: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    encoder_learning_rate: float = Field(default=2e-4, ge=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    encoder_learning_rate: float | None = Field(default=None, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -383,6 +387,14 @@ class StageConfig(FrozenConfig):
     patience: int | None = Field(default=None, ge=1)
     averaging: float = Field(default=0.0, ge=0, lt=1)
     precision: Precision = "auto"
+
+    def with_rates(self, scale: float = 1.0) -> Self:
+        """The same stage with the learning rates that are None filled in, times `scale`."""
+        own, encoders = self.learning_rate, self.encoder_learning_rate
+        return self.replaced(
+            learning_rate=scale * _LEARNING_RATE if own is None else own,
+            encoder_learning_rate=scale * _ENCODER_LEARNING_RATE if encoders is None else encoders,
+        )
 
 
 class PairRecipe(FrozenConfig):

@@ -36,6 +36,7 @@ from distilmatch.training.distil import (
     new_student,
     plan_transfer_set,
     possible_starts,
+    stages_from,
 )
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
@@ -155,6 +156,18 @@ def test_the_encoder_must_be_clearly_ahead(
     encoder: float, from_teacher: float, teacher: float | None, expected: str
 ) -> None:
     assert better_start({"encoder": encoder, "teacher": from_teacher}, teacher) == expected
+
+
+def test_a_student_from_the_encoder_learns_gently(recipe: PairRecipe) -> None:
+    own = recipe.replaced(stage1=StageConfig(epochs=1), stage2=StageConfig(epochs=1, learning_rate=1e-3))
+
+    def rates(start: str, **changes: object) -> list[float | None]:
+        stages = stages_from(own.replaced(**changes), start)
+        return [rate for stage in stages for rate in (stage.learning_rate, stage.encoder_learning_rate)]
+
+    assert rates("teacher") == [5e-4, 2e-4, 1e-3, 2e-4]
+    assert rates("encoder") == [5e-4, 2e-4, 1e-3, 1e-4]  # what the recipe names stays
+    assert rates("encoder", stage1=StageConfig(epochs=0)) == [5e-4, 2e-4, 1e-3, 2e-4]  # nothing has settled yet
 
 
 def test_a_dev_set_knows_the_quality_of_its_teacher() -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from distilmatch.config import PairRecipe, StageConfig, StudentConfig, TableConfig, TaskConfig, TeacherConfig
 from distilmatch.errors import ConfigError
+from distilmatch.training.distil import stages_from
 from distilmatch.tuning import search
 from distilmatch.tuning.plots import plot_frontier
 from distilmatch.tuning.search import shape, tune
@@ -63,7 +64,10 @@ def test_a_search_finds_the_frontier_and_a_recipe(recipe: PairRecipe, tmp_path: 
     assert found.best == found.trials[0] and found.recipe is not None
     chosen = PairRecipe.from_yaml(found.recipe)
     assert chosen.student.to_dict() == found.best.student
-    assert chosen.stage2.epochs == recipe.stage2.epochs and chosen.stage2.learning_rate == found.best.learning_rate
+    assert chosen.stage2.epochs == recipe.stage2.epochs
+    for own, stage in zip((chosen.stage1, chosen.stage2), stages_from(recipe, found.best.start), strict=True):
+        assert own.learning_rate == pytest.approx(found.best.rate * stage.learning_rate)
+        assert own.encoder_learning_rate == pytest.approx(found.best.rate * stage.encoder_learning_rate)
     told = json.loads((output / "frontier.json").read_text())
     assert len(told["trials"]) == len(found.trials) and told["best"] == found.best.number
     assert plot_frontier(found, tmp_path / "frontier.png").stat().st_size > 10_000

@@ -35,6 +35,7 @@ from distilmatch.types import TupleTable
 logger = logging.getLogger(__name__)
 
 _CLEAR_LEAD = 1 / 3
+_GENTLE = 0.5
 _ARCHITECTURE = (
     "model_type",
     "hidden_size",
@@ -78,7 +79,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
     processes.wait()
     table = read_saved_table(run.transfer)
     dev_set = None if dev is None else _dev_set(recipe, run, dev, processes)
-    stages = ((run.stage1, recipe.stage1, True), (run.stage2, recipe.stage2, False))
+    folders = (run.stage1, run.stage2)
     latest: Path | None = None
 
     def train(folder: Path, stage: StageConfig, number: int, start: str) -> None:
@@ -101,10 +102,11 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         )
 
     starts = possible_starts(recipe)
-    for number, (folder, stage, frozen) in enumerate(stages, start=1):
+    for number, folder in enumerate(folders, start=1):
+        stage = stages_from(recipe, _start_of(run))[number - 1]
         if stage.epochs == 0:
             continue
-        if frozen and len(starts) > 1:
+        if number == 1 and len(starts) > 1:
             if finished_stage(folder) is None:
                 for start in starts:
                     logger.info("start: from the %s", start)
@@ -218,6 +220,12 @@ def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
     if reason is not None or recipe.dev is None or recipe.stage1.epochs == 0:
         return ("encoder",)
     return ("encoder", "teacher")
+
+
+def stages_from(recipe: PairRecipe, start: str) -> tuple[StageConfig, StageConfig]:
+    """Both stages with their learning rates, which depend on the start (see `StageConfig`)."""
+    gentle = start == "encoder" and recipe.stage1.epochs > 0
+    return recipe.stage1.with_rates(), recipe.stage2.with_rates(_GENTLE if gentle else 1.0)
 
 
 def _keep_better_start(run: RunFolder, dev_set: DevSet) -> None:

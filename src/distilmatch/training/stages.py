@@ -58,6 +58,7 @@ def run_stage(
         Steps, seconds, pairs supervised and the log, as in `stage.json`.
     """
     keep_freed_memory()
+    stage = stage.with_rates()
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     precision = stage.precision
@@ -152,6 +153,7 @@ def _arguments(
 ) -> TrainingArguments:
     chosen = pick_device(device)
     blocks_per_step = stage.blocks_per_batch * stage.gradient_accumulation_steps * processes.count
+    assert stage.learning_rate is not None
     steps = max(1, math.ceil(blocks / blocks_per_step * stage.epochs))
     every = math.ceil(steps / stage.evaluations)
     return TrainingArguments(

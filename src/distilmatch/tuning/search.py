@@ -15,13 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config import PairRecipe, StudentConfig
+from distilmatch.config import PairRecipe, StageConfig, StudentConfig
 from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.speed import head_pairs_per_s
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device, seed_everything, write_json
-from distilmatch.training.distil import label_transfer_set, new_student, possible_starts, with_soft_labels
+from distilmatch.training.distil import (
+    label_transfer_set,
+    new_student,
+    possible_starts,
+    stages_from,
+    with_soft_labels,
+)
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
 from distilmatch.training.stages import run_stage
@@ -50,7 +56,8 @@ class Trial:
         minutes: its training, measuring included.
         fits: whether it meets the targets.
         on_frontier: whether no other trial is at least as good in all three and better in one.
-        start, student, learning_rate, encoder_learning_rate: what differed from the recipe.
+        start, student: what differed from the recipe.
+        rate: what the learning rates of that start (`stages_from`) were multiplied by.
     """
 
     number: int
@@ -62,8 +69,7 @@ class Trial:
     on_frontier: bool
     start: str
     student: dict[str, Any]
-    learning_rate: float
-    encoder_learning_rate: float
+    rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,22 +226,26 @@ def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: floa
     processes = Processes(cpu=pick_device(recipe.device).type == "cpu")
     seed_everything(recipe.seed)
     model = new_student(recipe, table.texts)
-    stages = [("stage1", recipe.stage1, True, minutes * _STAGE1_SHARE), ("stage2", recipe.stage2, False, minutes)]
-    if recipe.stage1.epochs == 0:
+    first, second = stages_from(recipe, recipe.start)
+    stages = [("stage1", first, True, minutes * _STAGE1_SHARE), ("stage2", second, False, minutes)]
+    if first.epochs == 0:
         stages = stages[1:]
-    elif recipe.stage2.epochs > 0:
-        stages[1] = ("stage2", recipe.stage2, False, minutes * (1 - _STAGE1_SHARE))
+    elif second.epochs > 0:
+        stages[1] = ("stage2", second, False, minutes * (1 - _STAGE1_SHARE))
     for name, stage, frozen, share in stages:
-        stage = stage.replaced(
-            learning_rate=stage.learning_rate * rate,
-            encoder_learning_rate=stage.encoder_learning_rate * rate,
-            evaluations=1,
-        )
+        stage = _scaled(stage, rate).replaced(evaluations=1)
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes, device=recipe.device)
         step = seconds_per_step(model, table, stage, recipe.objective, **settings)
         stage = stage.replaced(epochs=epochs_for(share, step, table, stage))
         run_stage(model, table, folder / name, stage, recipe.objective, dev_set=dev_set, seed=recipe.seed, **settings)
     return model.eval()
+
+
+def _scaled(stage: StageConfig, rate: float) -> StageConfig:
+    assert stage.learning_rate is not None and stage.encoder_learning_rate is not None  # of `stages_from`
+    return stage.replaced(
+        learning_rate=stage.learning_rate * rate, encoder_learning_rate=stage.encoder_learning_rate * rate
+    )
 
 
 def _frontier(
@@ -266,8 +276,7 @@ def _frontier(
                 on_frontier=trial.number in on_frontier,
                 start=trial.user_attrs["start"],
                 student=trial.user_attrs["student"],
-                learning_rate=recipe.stage2.learning_rate * trial.params["rate"],
-                encoder_learning_rate=recipe.stage2.encoder_learning_rate * trial.params["rate"],
+                rate=trial.params["rate"],
             )
         )
     found.sort(key=lambda trial: -trial.quality)
@@ -275,12 +284,12 @@ def _frontier(
     path = None
     if best is not None:
         path = output / "best.yaml"
-        rates = {"learning_rate": best.learning_rate, "encoder_learning_rate": best.encoder_learning_rate}
+        first, second = stages_from(recipe, best.start)
         recipe.replaced(
             start=best.start,
             student=best.student,
-            stage1={**recipe.stage1.to_dict(), **rates},
-            stage2={**recipe.stage2.to_dict(), **rates},
+            stage1=_scaled(first, best.rate).to_dict(),
+            stage2=_scaled(second, best.rate).to_dict(),
             output=str(output / "best"),
         ).to_yaml(path)
     targets = {"min_pairs_per_s": min_pairs_per_s, "max_bytes_per_item": max_bytes_per_item}
