@@ -45,6 +45,20 @@ class FrozenConfig(BaseModel):
         except ValidationError as error:
             raise _explain(error, type(self).__name__) from error
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_nested_defaults(cls, settings: Any) -> Any:
+        # What a recipe leaves out of a nested config keeps this config's default for it, not the nested class's own.
+        if not isinstance(settings, dict):
+            return settings
+        defaults = {key: field.default for key, field in cls.model_fields.items()}
+        return {
+            key: {**defaults[key].model_dump(exclude_unset=True), **value}
+            if isinstance(value, dict) and isinstance(defaults.get(key), FrozenConfig)
+            else value
+            for key, value in settings.items()
+        }
+
     # Pydantic's own mark of an initialiser that nested validation need not call: places stay exact in messages.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
