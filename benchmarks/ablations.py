@@ -92,6 +92,13 @@ VARIANTS: dict[str, Variant] = {
         group="start", label="random head", from_teacher=False, student={"head_start": "random"}
     ),
     "no_similarities": Variant(group="head", label="no similarities", student={"head_similarities": 0}),
+    "no_maxsim": Variant(group="head", label="no MaxSim", student={"head_maxsim": 0}),
+    "paper_head": Variant(
+        group="head",
+        label="the paper's",
+        from_teacher=False,
+        student={"head_similarities": 0, "head_maxsim": 0, "head_start": "random"},
+    ),
     "head_lite": Variant(
         group="head", label="lite", from_teacher=False, student={"head": "lite", "head_heads": 12, "width": 384}
     ),

@@ -275,6 +275,8 @@ class StudentConfig(FrozenConfig):
             transformer, the width for another head.
         head_similarities: slices of the texts' mean kept tokens whose dot products a transformer head reads out beside
             its first position; None is four for each attention head where the width allows; 0 none, as in the paper.
+        head_maxsim: weightings of the largest similarity that each kept token finds among the other text's, read out
+            there too; None is one for each attention head; 0 none, as in the paper.
         head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, or from
             the last where none follow, cut to its width; "random" as in the paper; "auto" from the encoder where that fits.
     """
@@ -295,6 +297,7 @@ class StudentConfig(FrozenConfig):
     head_norm: Literal["post", "pre"] = "post"
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
     head_similarities: int | None = Field(default=None, ge=0)
+    head_maxsim: int | None = Field(default=None, ge=0)
     head_start: Literal["auto", "encoder", "random"] = "auto"
 
     @model_validator(mode="after")
@@ -335,7 +338,7 @@ class StudentConfig(FrozenConfig):
         return self.head_heads
 
     def for_encoder(self, width: int, attention_heads: int) -> Self:
-        """The same shape with `width` and `head_heads` filled in from those of an encoder, where they are None."""
+        """The same shape with what is None filled in from the width and the attention heads of an encoder."""
         own_width, heads = self.width or width, self.head_heads
         if heads is None:
             size = width // attention_heads if width % attention_heads == 0 else own_width
@@ -343,9 +346,10 @@ class StudentConfig(FrozenConfig):
         slices = self.head_similarities
         if slices is None:
             slices = next(count for count in (4 * heads, heads, 1) if own_width % count == 0)
+        weightings = heads if self.head_maxsim is None else self.head_maxsim
         if self.head != "transformer":
-            slices = 0
-        return self.replaced(width=own_width, head_heads=heads, head_similarities=slices)
+            slices = weightings = 0
+        return self.replaced(width=own_width, head_heads=heads, head_similarities=slices, head_maxsim=weightings)
 
     @property
     def sides(self) -> int:

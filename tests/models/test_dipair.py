@@ -200,13 +200,27 @@ def test_fingerprints_tell_sides_and_weights_apart(tiny_encoder: Path) -> None:
     assert model.representation_fingerprint(0) != left
 
 
-def test_similarities_start_as_a_cosine(tiny_encoder: Path) -> None:
-    shape = StudentConfig(**{**SMALL, "width": 32, "head_similarities": 8}, head_intermediate=64)
-    model = DiPair.from_encoder(tiny_encoder, shape, TaskConfig(kind="binary")).eval()
-    torch.nn.init.zeros_(model.classifier.weight[:, :32])
+@pytest.mark.parametrize("strategy", ["first", "first_pooled"])
+@pytest.mark.parametrize("weightings", [0, 3])
+@pytest.mark.parametrize("kept", [(3, 3), (2, 4), (4, 2)])
+def test_a_score_starts_as_the_similarities(
+    tiny_encoder: Path, strategy: str, weightings: int, kept: tuple[int, int]
+) -> None:
+    shape = {"width": 32, "head_similarities": 8, "head_maxsim": weightings, "kept_strategy": strategy}
+    student = StudentConfig(**{**SMALL, **shape, "kept_tokens": kept}, head_intermediate=64)
+    model = DiPair.from_encoder(tiny_encoder, student, TaskConfig(kind="binary")).eval()
+    if weightings:
+        torch.nn.init.zeros_(model.head.max_similarities.importance.weight)  # type: ignore[union-attr,arg-type]
     pairs = [("red car", "blue car"), ("a small dog", "the old book")]
     sides = [model.encode([pair[j] for pair in pairs], j) for j in (0, 1)]
-    means = [(s.tokens * s.mask[:, :, None]).sum(1) / s.mask.sum(1, keepdim=True) for s in sides]
-    expected = 4 * torch.nn.functional.cosine_similarity(means[0], means[1])
+    cosine = torch.nn.functional.cosine_similarity
+    expected = []
+    for i in range(len(pairs)):
+        left, right = (side.tokens[i][side.mask[i]] for side in sides)
+        pooled = (left[0], right[0]) if strategy == "first_pooled" else (left.mean(0), right.mean(0))
+        cosines = cosine(left[:, None], right[None, :], dim=-1)
+        into = [cosines.amax(1).mean(), cosines.amax(0).mean()]
+        found = into[0] if kept[0] < kept[1] else into[1] if kept[1] < kept[0] else sum(into) / 2
+        expected.append(4 * cosine(*pooled, dim=0) + (4 * found if weightings else 0))
     got = torch.as_tensor(model.logits(pairs))[:, 0]
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got, torch.stack(expected), atol=1e-4, rtol=1e-4)

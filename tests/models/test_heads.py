@@ -116,6 +116,33 @@ def test_similarities_are_dot_products_of_slices(count: int) -> None:
         torch.testing.assert_close(got, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_largest_similarities_against_a_loop(count: int) -> None:
+    torch.manual_seed(0)
+    names = tuple(f"side{j}" for j in range(count))
+    student = StudentConfig(
+        kept_tokens=(3, 5, 2)[:count], max_lengths=(8,) * count, side_names=names, width=8, head_heads=2, head_maxsim=3
+    )
+    head = make_head(student).eval()
+    assert isinstance(head, TransformerHead) and head.max_similarities is not None
+    part = head.max_similarities
+    sides = _sides(student.kept_tokens, 4, 8)
+    rows = torch.randint(0, 4, (5, count))
+    features = head(sides, rows)
+    assert features.shape == (5, head.features)
+    for got, row in zip(features[:, 8:], rows.tolist(), strict=True):
+        texts = [side.tokens[i][side.mask[i]] for side, i in zip(sides, row, strict=True)]
+        expected = []
+        for i, j in itertools.combinations(range(count), 2):
+            for own, other in ((texts[i], texts[j]), (texts[j], texts[i])):
+                weights = torch.softmax(part.importance(own), dim=0)
+                found = []
+                for token in part.projection(own):
+                    found.append(max(cosine_similarity(token, seen, dim=0) for seen in part.projection(other)))
+                expected += [sum(w * f for w, f in zip(weights[:, k], found, strict=True)) for k in range(3)]
+        torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-4)  # type: ignore[arg-type]
+
+
 def test_the_feed_forward_head_equals_one_over_the_concatenation() -> None:
     torch.manual_seed(0)
     student = StudentConfig(kept_tokens=(2, 3), width=8, head="feed_forward", head_layers=2)

@@ -61,7 +61,11 @@ def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> Non
         transfer=TransferConfig(rounds=2, cells_per_block=64),
         # Without similarities: with them the untrained student already ranks this table.
         student=StudentConfig(
-            side_names=("query", "document"), kept_tokens=(8, 8), max_lengths=(16, 16), head_similarities=0
+            side_names=("query", "document"),
+            kept_tokens=(8, 8),
+            max_lengths=(16, 16),
+            head_similarities=0,
+            head_maxsim=0,
         ),
         stage1=StageConfig(epochs=1),
         # Small batches want small rates: at the defaults one run in four stays where it began (docs/log.md).

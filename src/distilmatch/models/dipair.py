@@ -94,12 +94,18 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     @torch.no_grad()
     def _start_similarities(self) -> None:
-        # The similarities start as one cosine, and a score of one label as that cosine, on the scale of a logit.
-        similarities = getattr(self.head, "similarities", None)
-        if similarities is not None and similarities.projection.weight.device.type != "meta":
-            nn.init.eye_(similarities.projection.weight)
+        # The similarities start as one cosine, the largest ones as their mean, and a score of one label as the sum of
+        # both, on the scale of a logit.
+        if not isinstance(self.head, TransformerHead) or self.classifier.weight.device.type == "meta":
+            return
+        first = self.student.vector_width
+        if self.head.compared and self.task.num_labels == 1:
+            nn.init.zeros_(self.classifier.weight[:, :first])
+        for part in self.head.compared:
+            nn.init.eye_(part.projection.weight)
             if self.task.num_labels == 1:
-                nn.init.constant_(self.classifier.weight[:, -similarities.features :], _COSINE_SCALE)
+                self.classifier.weight[:, first : first + part.features] = _COSINE_SCALE * part.even_share()
+            first += part.features
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -83,25 +83,73 @@ class HeadLayer(nn.Module):
 
 
 class Similarities(nn.Module):
-    """Dot products of the texts' mean kept tokens, slice by slice.
+    """Dot products of the texts' mean tokens, slice by slice.
 
     A layer adds what it reads; to compare two texts it would have to learn products. These are given to it: of the
-    normalised mean tokens, projected once a text, `head_similarities` slices each. Their sum starts as the cosine.
+    normalised mean tokens, projected once a text, `head_similarities` slices each. Their sum starts as the cosine. The
+    mean is that of all a text's tokens where it is kept (`first_pooled`), else that of the kept ones.
     """
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         self.slices = student.head_similarities or 0
+        self.pooled = student.kept_strategy == "first_pooled"
         self.projection = nn.Linear(student.vector_width, student.vector_width, bias=False)
         self.features = self.slices * (student.sides * (student.sides - 1) // 2)
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, slices) for two sides, for more those of every two of them; arguments as in `TransformerHead`."""
         vectors = [
-            normalize(self.projection(_mean_token(side)), dim=-1).unflatten(-1, (self.slices, -1))[rows[:, j]]
+            normalize(self.projection(self._vector(side)), dim=-1).unflatten(-1, (self.slices, -1))[rows[:, j]]
             for j, side in enumerate(sides)
         ]
         return torch.cat([(left * right).sum(-1) for left, right in combinations(vectors, 2)], -1)
+
+    def even_share(self) -> torch.Tensor:
+        """(features,) weights of a mean over every two sides."""
+        return torch.full((self.features,), self.slices / self.features)
+
+    def _vector(self, side: TokenRepresentations) -> torch.Tensor:
+        return side.tokens[:, 0] if self.pooled else _mean_token(side)
+
+
+class MaxSimilarities(nn.Module):
+    """What each token of a text finds in the other: its largest cosine there, averaged over the text in several ways.
+
+    Late interaction (Khattab and Zaharia 2020, section 3.3, MaxSim) in both directions. `head_maxsim` weightings say
+    how much a token counts, a softmax over its text of a linear function of the token; they start nearly even.
+    """
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        width, self.weightings = student.vector_width, student.head_maxsim or 0
+        self.projection = nn.Linear(width, width, bias=False)
+        self.importance = nn.Linear(width, self.weightings, bias=False)
+        self.kept_tokens = student.kept_tokens
+        self.features = self.weightings * student.sides * (student.sides - 1)
+
+    def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
+        """(p, 2 weightings) for two sides, left in right first, for more those of every two; as in `TransformerHead`."""
+        vectors, weights = [], []
+        for j, side in enumerate(sides):
+            scores = self.importance(side.tokens).float().masked_fill(~side.mask[:, :, None], float("-inf"))
+            weights.append(scores.softmax(1)[rows[:, j]])
+            vectors.append(normalize(self.projection(side.tokens), dim=-1).index_select(0, rows[:, j]))
+        features = []
+        for i, j in combinations(range(len(sides)), 2):
+            cosines = (vectors[i] @ vectors[j].transpose(1, 2)).float()
+            for one, other, found in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
+                real = sides[other].mask[rows[:, other]]
+                largest = found.masked_fill(~real[:, None, :], float("-inf")).amax(-1)
+                features.append((weights[one] * largest[:, :, None]).sum(1))
+        return torch.cat(features, -1)
+
+    def even_share(self) -> torch.Tensor:
+        """(features,) weights of a mean over sides: of two, the one that keeps fewer tokens looks into the other."""
+        shares = []
+        for i, j in combinations(self.kept_tokens, 2):
+            shares += [float(i < j) + 0.5 * (i == j), float(j < i) + 0.5 * (i == j)]
+        return torch.tensor(shares).repeat_interleave(self.weightings) / (self.weightings * len(shares) / 2)
 
 
 def _mean_token(side: TokenRepresentations) -> torch.Tensor:
@@ -111,7 +159,8 @@ def _mean_token(side: TokenRepresentations) -> torch.Tensor:
 
 
 class TransformerHead(nn.Module):
-    """Transformer layers over the merged sequence; the first position is read out, and the texts' similarities beside it.
+    """Transformer layers over the merged sequence; the first position is read out, and beside it what a layer cannot
+    compute: the similarities of the texts and the largest ones of their tokens.
 
     The first layer's queries, keys and values belong to a text, not to a tuple, and are computed once a text; the
     last layer needs one query only. Both are exact.
@@ -120,12 +169,14 @@ class TransformerHead(nn.Module):
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         self.similarities = Similarities(student) if student.head_similarities else None
+        self.max_similarities = MaxSimilarities(student) if student.head_maxsim else None
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
-        self.features = student.vector_width + (self.similarities.features if self.similarities else 0)
+        self.compared = [part for part in (self.similarities, self.max_similarities) if part is not None]
+        self.features = student.vector_width + sum(part.features for part in self.compared)
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
-        """(p, d) features of the tuples, or (p, d + slices) with similarities.
+        """(p, d) features of the tuples, followed by their similarities and largest similarities where there are any.
 
         Args:
             sides: s representations, (n_j, k_j, d) each.
@@ -153,9 +204,7 @@ class TransformerHead(nn.Module):
                 tokens, seen_tokens = tokens[:, :1], seen_tokens[:, :1]
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
         read = self.final_norm(tokens[:, 0])
-        if self.similarities is None:
-            return read
-        return torch.cat([read, self.similarities(sides, rows).to(read.dtype)], -1)
+        return torch.cat([read, *(part(sides, rows).to(read.dtype) for part in self.compared)], -1)
 
     def _layer(self, index: int) -> HeadLayer:
         layer = self.layers[index]
