@@ -34,7 +34,8 @@ SENTENCES = 2
 STUDENT = {
     "side_names": ["query", "document"],
     "max_lengths": [64, TOKENS],
-    "kept_tokens": [16, 32],
+    "kept_tokens": [32, 128],
+    "kept_strategy": "first_pooled",  # abstracts are longer than what is kept
 }
 TRANSFER = {"rounds": 1, "near": 2, "seed": 0}
 STAGE2 = {"epochs": 2.0}

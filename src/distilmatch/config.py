@@ -361,8 +361,8 @@ class ObjectiveConfig(FrozenConfig):
     """What is minimised: `(1 - gold_weight) * soft + gold_weight * gold`, gold only on rows that have a label.
 
     Attributes:
-        kind: "auto" is "kl" for classification, else "bce", which takes the teacher's logit for log-odds; for a ranking
-            teacher whose scores are none, "listwise" or "margin_mse".
+        kind: "auto" is "kl" for classification, "listwise" for ranking, which learns the order of each query's texts and
+            not what a score means between queries, else "bce", which takes the teacher's logit for log-odds.
         temperature: of the soft labels (kl, decoupled_kl, skewed_kl, listwise, bce).
         non_target_weight: weight of the classes that the teacher does not choose (decoupled_kl).
         skew: share of the teacher in the mixture that the student is compared as (skewed_kl).

@@ -175,10 +175,10 @@ def test_an_objective_that_does_not_fit_the_task_is_refused(kind: str, task: Tas
 @pytest.mark.parametrize(
     ("kind", "scores", "warned"),
     [
-        ("auto", [12.0, 14.0, 17.0, 21.0], True),  # a reranker trained on margins
-        ("auto", [-9.0, -2.0, 0.5, 6.0], False),
-        ("listwise", [12.0, 14.0, 17.0, 21.0], False),
-        ("auto", [3.0, 3.0, 3.0, 3.0], False),  # nothing to rank anyway
+        ("bce", [12.0, 14.0, 17.0, 21.0], True),  # a reranker trained on margins
+        ("bce", [-9.0, -2.0, 0.5, 6.0], False),
+        ("auto", [12.0, 14.0, 17.0, 21.0], False),  # listwise
+        ("bce", [3.0, 3.0, 3.0, 3.0], False),  # nothing to rank anyway
     ],
 )
 def test_scores_that_are_no_log_odds_are_told(

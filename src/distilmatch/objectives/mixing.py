@@ -35,8 +35,8 @@ def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveKind:
     Raises:
         ConfigError: the two do not go together.
     """
-    default: ObjectiveKind = "kl" if task.kind == "classification" else "bce"
-    kind = default if config.kind == "auto" else config.kind
+    defaults: dict[str, ObjectiveKind] = {"classification": "kl", "ranking": "listwise"}
+    kind = defaults.get(task.kind, "bce") if config.kind == "auto" else config.kind
     if kind in _CLASS_KINDS and task.num_labels == 1:
         raise ConfigError(f"objective {kind} needs two or more labels, {task.kind} has one: use bce or mse")
     if kind in ("bce", "margin_mse", "listwise") and task.num_labels > 1:
