@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from distilmatch.config import StudentConfig
 from distilmatch.models.attention import attend
+from distilmatch.models.gathering import gather
 from distilmatch.types import TokenRepresentations
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -100,7 +101,7 @@ class Similarities(nn.Module):
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, slices) for two sides, for more those of every two of them; arguments as in `TransformerHead`."""
         vectors = [
-            normalize(self.projection(self._vector(side)), dim=-1).unflatten(-1, (self.slices, -1))[rows[:, j]]
+            gather(normalize(self.projection(self._vector(side)), dim=-1), rows[:, j]).unflatten(-1, (self.slices, -1))
             for j, side in enumerate(sides)
         ]
         return torch.cat([(left * right).sum(-1) for left, right in combinations(vectors, 2)], -1)
@@ -133,8 +134,8 @@ class MaxSimilarities(nn.Module):
         vectors, weights = [], []
         for j, side in enumerate(sides):
             scores = self.importance(side.tokens).float().masked_fill(~side.mask[:, :, None], float("-inf"))
-            weights.append(scores.softmax(1)[rows[:, j]])
-            vectors.append(normalize(self.projection(side.tokens), dim=-1).index_select(0, rows[:, j]))
+            weights.append(gather(scores.softmax(1), rows[:, j]))
+            vectors.append(gather(normalize(self.projection(side.tokens), dim=-1), rows[:, j]))
         features = []
         for i, j in combinations(range(len(sides)), 2):
             cosines = (vectors[i] @ vectors[j].transpose(1, 2)).float()
@@ -190,8 +191,8 @@ class TransformerHead(nn.Module):
         seen = [first_layer.attention_input(side.tokens) for side in sides]
         key_value = _merge([first_layer.key_value(tokens) for tokens in seen], rows)
         if len(self.layers) == 1:
-            tokens = sides[0].tokens[:, :1][rows[:, 0]]
-            query = first_layer.query(seen[0][:, :1])[rows[:, 0]]
+            tokens = gather(sides[0].tokens[:, :1], rows[:, 0])
+            query = gather(first_layer.query(seen[0][:, :1]), rows[:, 0])
         else:
             tokens = _merge([side.tokens for side in sides], rows)
             query = _merge([first_layer.query(tokens) for tokens in seen], rows)
@@ -214,7 +215,7 @@ class TransformerHead(nn.Module):
 
 def _merge(per_text: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     """(p, l, x) from s tensors (n_j, k_j, x): the tuples' tokens side after side."""
-    return torch.cat([tensor[rows[:, j]] for j, tensor in enumerate(per_text)], 1)
+    return torch.cat([gather(tensor, rows[:, j]) for j, tensor in enumerate(per_text)], 1)
 
 
 def _hidden_layers(student: StudentConfig, width: int, count: int) -> nn.Sequential:
@@ -241,7 +242,7 @@ class FeedForwardHead(nn.Module):
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
         merged = torch.stack(
-            [self.side_inputs[j](side.tokens.flatten(1))[rows[:, j]] for j, side in enumerate(sides)]
+            [gather(self.side_inputs[j](side.tokens.flatten(1)), rows[:, j]) for j, side in enumerate(sides)]
         ).sum(0)
         return self.hidden(merged)
 
@@ -269,11 +270,11 @@ class LiteHead(nn.Module):
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
         left, right = (
-            (side.tokens * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2)[rows[:, j]]
+            gather((side.tokens * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2), rows[:, j])
             for j, side in enumerate(sides)
         )
         similarities = (left @ right.transpose(-1, -2)).flatten(1)
-        first = [self.side_inputs[j](side.tokens[:, 0])[rows[:, j]] for j, side in enumerate(sides)]
+        first = [gather(self.side_inputs[j](side.tokens[:, 0]), rows[:, j]) for j, side in enumerate(sides)]
         return self.hidden(self.similarity_input(self.similarity_norm(similarities)) + first[0] + first[1])
 
 
@@ -288,6 +289,6 @@ class CosineHead(nn.Module):
         """(p, 1) cosines in [-1, 1]; arguments as in `TransformerHead.forward`."""
         vectors = []
         for j, side in enumerate(sides):
-            vectors.append(normalize(_mean_token(side), dim=-1)[rows[:, j]])
+            vectors.append(gather(normalize(_mean_token(side), dim=-1), rows[:, j]))
         cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
         return torch.stack(cosines).mean(0)[:, None]
