@@ -20,6 +20,9 @@ KeptStrategy = Literal["first", "first_pooled", "spaced"]
 ObjectiveKind = Literal["auto", "kl", "decoupled_kl", "skewed_kl", "bce", "mse", "margin_mse", "listwise"]
 OnBadRows = Literal["stop", "quarantine"]
 
+_LABELLED_PAIRS = 300_000
+_MOST_ROUNDS = 8
+
 
 def _problems(error: ValidationError) -> list[str]:
     lines = []
@@ -227,7 +230,8 @@ class TransferConfig(FrozenConfig):
     added to it, and `cells_per_block` of its left x right cells are labelled, the known rows always among them.
 
     Attributes:
-        rounds: how many times all rows are partitioned anew into blocks; 0 uses the given rows alone.
+        rounds: how many times all rows are partitioned anew into blocks; 0 uses the given rows alone; None as many as
+            give about 300,000 labelled pairs, from one to eight.
         block_size: known rows a block starts from.
         max_texts: distinct texts a side of a block keeps at most, before the additions below.
         near, random, hard_negatives, perturbed: texts added to each block: nearest neighbours of its texts; any
@@ -241,7 +245,7 @@ class TransferConfig(FrozenConfig):
         seed: of the blocks; None follows the recipe's, a number lets students of several seeds share their labels.
     """
 
-    rounds: int = Field(default=4, ge=0)
+    rounds: int | None = Field(default=None, ge=0)
     block_size: int = Field(default=8, ge=1)
     max_texts: int = Field(default=16, ge=2)
     near: int = Field(default=0, ge=0)
@@ -253,6 +257,13 @@ class TransferConfig(FrozenConfig):
     near_cells: float = Field(default=0.0, ge=0, le=1)
     pool: Literal["auto", "merged", "separate"] = "auto"
     seed: int | None = None
+
+    def rounds_for(self, rows: int) -> int:
+        """`rounds`, or those that suit a table of `rows`."""
+        if self.rounds is not None:
+            return self.rounds
+        pairs_a_round = max(1, rows / self.block_size) * self.cells_per_block
+        return min(_MOST_ROUNDS, max(1, round(_LABELLED_PAIRS / pairs_a_round)))
 
 
 class StudentConfig(FrozenConfig):
@@ -461,7 +472,7 @@ class PairRecipe(FrozenConfig):
             )
         if self.teacher is None and not self.table.teacher_columns:
             raise ValueError("name a `teacher`, or the `table.teacher_columns` that hold its labels")
-        if self.teacher is None and self.transfer.rounds > 0:
+        if self.teacher is None and self.transfer.rounds != 0:
             raise ValueError("new pairs need a `teacher` to label them: name one, or set `transfer.rounds: 0`")
         if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
             raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")

@@ -60,7 +60,7 @@ def build_blocks(table: TupleTable, embeddings: np.ndarray, config: TransferConf
     if config.rounds == 0 or table.sides != 2:
         return _grouped_rows(table, vectors, config, rng)
     builder = _BlockBuilder(table, embeddings, config, rng)
-    for _ in range(config.rounds):
+    for _ in range(config.rounds_for(len(table))):
         for members in neighbour_groups(vectors, config.block_size, rng):
             builder.add(members)
     return builder.table()

@@ -152,7 +152,7 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
 def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
     """The blocks of the transfer set, before any label: also what a dry run counts."""
     source = _load(recipe, recipe.train)
-    if recipe.unlabelled and recipe.transfer.rounds and recipe.transfer.unlabelled:
+    if recipe.unlabelled and recipe.transfer.rounds != 0 and recipe.transfer.unlabelled:
         more = read_texts(recipe.unlabelled, recipe.table)
         source = replace(source, texts=list(dict.fromkeys([*source.texts, *more])))
     embeddings = mean_embeddings(recipe, source.texts)
