@@ -93,6 +93,6 @@ def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str,
         "transfer": {"rounds": 2, "cells_per_block": 96},
         "student": {"side_names": ["query", "document"], "max_lengths": [64, 64]},
         "stage1": {"epochs": 1},
-        "stage2": {"epochs": 0.5 if quick else 5, "blocks_per_batch": 4},
+        "stage2": {"epochs": 0.5 if quick else 2, "blocks_per_batch": 4},
         "seed": seed,
     }
