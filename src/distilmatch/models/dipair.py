@@ -104,7 +104,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         for part in self.head.compared:
             nn.init.eye_(part.projection.weight)
             if self.task.num_labels == 1:
-                self.classifier.weight[:, first : first + part.features] = _COSINE_SCALE * part.even_share()
+                self.classifier.weight[:, first : first + part.features] = _COSINE_SCALE * part.start_weights()
             first += part.features
 
     @torch.no_grad()

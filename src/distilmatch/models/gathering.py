@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_MOST_ROWS = 4096  # above, the matrix of the backward pass would cost more than adding row by row
+_MOST_ROWS = 4096  # of a batch's texts; the matrix of the backward pass grows with them
 
 
 class _Gather(torch.autograd.Function):

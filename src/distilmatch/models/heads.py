@@ -106,8 +106,8 @@ class Similarities(nn.Module):
         ]
         return torch.cat([(left * right).sum(-1) for left, right in combinations(vectors, 2)], -1)
 
-    def even_share(self) -> torch.Tensor:
-        """(features,) weights of a mean over every two sides."""
+    def start_weights(self) -> torch.Tensor:
+        """(features,) weights that make them one similarity: the mean of every two sides' cosines."""
         return torch.full((self.features,), self.slices / self.features)
 
     def _vector(self, side: TokenRepresentations) -> torch.Tensor:
@@ -145,8 +145,10 @@ class MaxSimilarities(nn.Module):
                 features.append((weights[one] * largest[:, :, None]).sum(1))
         return torch.cat(features, -1)
 
-    def even_share(self) -> torch.Tensor:
-        """(features,) weights of a mean over sides: of two, the one that keeps fewer tokens looks into the other."""
+    def start_weights(self) -> torch.Tensor:
+        """(features,) weights that make them one similarity, the mean over every two sides: of two, the one that keeps
+        fewer tokens looks into the other, or each in turn for half.
+        """
         shares = []
         for i, j in combinations(self.kept_tokens, 2):
             shares += [float(i < j) + 0.5 * (i == j), float(j < i) + 0.5 * (i == j)]
@@ -173,7 +175,6 @@ class TransformerHead(nn.Module):
         self.max_similarities = MaxSimilarities(student) if student.head_maxsim else None
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
-        self.compared = [part for part in (self.similarities, self.max_similarities) if part is not None]
         self.features = student.vector_width + sum(part.features for part in self.compared)
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
@@ -206,6 +207,11 @@ class TransformerHead(nn.Module):
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
         read = self.final_norm(tokens[:, 0])
         return torch.cat([read, *(part(sides, rows).to(read.dtype) for part in self.compared)], -1)
+
+    @property
+    def compared(self) -> list[Similarities | MaxSimilarities]:
+        """What is read out beside the first position, in the order of the features."""
+        return [part for part in (self.similarities, self.max_similarities) if part is not None]
 
     def _layer(self, index: int) -> HeadLayer:
         layer = self.layers[index]
