@@ -224,3 +224,12 @@ def test_a_score_starts_as_the_similarities(
         expected.append(4 * cosine(*pooled, dim=0) + (4 * found if weightings else 0))
     got = torch.as_tensor(model.logits(pairs))[:, 0]
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_a_dual_encoder_s_score_starts_as_the_cosine(tiny_encoder: Path) -> None:
+    student = StudentConfig(**{**SMALL, "head": "cosine"})
+    model = DiPair.from_encoder(tiny_encoder, student, TaskConfig(kind="binary")).eval()
+    left, right = (model.encode(["red car", "a dog"], side) for side in (0, 1))
+    means = [(side.tokens * side.mask[:, :, None]).sum(1) / side.mask.sum(1)[:, None] for side in (left, right)]
+    got = torch.as_tensor(model.logits([("red car", "red car"), ("a dog", "a dog")]))[:, 0]
+    torch.testing.assert_close(got, 4 * torch.nn.functional.cosine_similarity(*means), atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from distilmatch.config import StudentConfig
-from distilmatch.models.heads import HeadLayer, LiteHead, TransformerHead, make_head
+from distilmatch.models.heads import CosineHead, HeadLayer, LiteHead, TransformerHead, make_head
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.types import TokenRepresentations
 
@@ -184,10 +184,13 @@ def test_the_cosine_head_is_the_mean_cosine_of_the_means(count: int) -> None:
     )
     sides = _sides(student.kept_tokens, 3, 8)
     rows = torch.randint(0, 3, (5, count))
-    for got, row in zip(make_head(student)(sides, rows), rows.tolist(), strict=True):
+    head = make_head(student)
+    assert isinstance(head, CosineHead)
+    for got, row in zip(head(sides, rows), rows.tolist(), strict=True):
         means = [side.tokens[i][side.mask[i]].mean(0) for side, i in zip(sides, row, strict=True)]
         cosines = [cosine_similarity(a, b, dim=0) for a, b in itertools.combinations(means, 2)]
-        torch.testing.assert_close(got, torch.stack(cosines).mean()[None], atol=1e-5, rtol=1e-5)
+        expected = torch.stack([torch.stack(cosines).mean(), torch.tensor(1.0)])
+        torch.testing.assert_close(got, head.scale * expected, atol=1e-4, rtol=1e-5)
 
 
 @settings(deadline=None)

@@ -23,7 +23,7 @@ from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprin
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.models.head_start import sampled_outputs, start_head
-from distilmatch.models.heads import TransformerHead, make_head
+from distilmatch.models.heads import CosineHead, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.pretrained import PretrainedEncoder, fitted, without_pooler
 from distilmatch.models.truncation import keep_tokens
@@ -96,7 +96,11 @@ class DiPair(DiPairInference, PreTrainedModel):
     def _start_similarities(self) -> None:
         # The similarities start as one cosine, the largest ones as their mean, and a score of one label as the sum of
         # both, on the scale of a logit.
-        if not isinstance(self.head, TransformerHead) or self.classifier.weight.device.type == "meta":
+        if self.classifier.weight.device.type == "meta":
+            return
+        if isinstance(self.head, CosineHead) and self.task.num_labels == 1:
+            self.classifier.weight[:] = torch.tensor([_COSINE_SCALE / self.head.scale, 0.0])
+        if not isinstance(self.head, TransformerHead):
             return
         first = self.student.vector_width
         if self.head.compared and self.task.num_labels == 1:
@@ -109,13 +113,11 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # BERT's initialisation; a cosine starts as a logit that spans its range.
+        # BERT's initialisation.
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-            if module.in_features == 1:
-                nn.init.constant_(module.weight, _COSINE_SCALE)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, nn.LayerNorm):

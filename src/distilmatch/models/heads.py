@@ -285,16 +285,23 @@ class LiteHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The dual encoder's head: cosine of the texts' mean kept token; for more sides the mean over their pairs."""
+    """The dual encoder's head: cosine of the texts' mean kept token; for more sides the mean over their pairs.
+
+    The cosine goes to the classifier beside a constant, both times `scale`: the few numbers that make logits of one
+    cosine have to move much further than the weights of a layer that learns at the same rate.
+    """
+
+    scale = 20.0
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
-        self.features = 1
+        self.features = 2
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
-        """(p, 1) cosines in [-1, 1]; arguments as in `TransformerHead.forward`."""
+        """(p, 2) scaled cosines and constants; arguments as in `TransformerHead.forward`."""
         vectors = []
         for j, side in enumerate(sides):
             vectors.append(gather(normalize(_mean_token(side), dim=-1), rows[:, j]))
         cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
-        return torch.stack(cosines).mean(0)[:, None]
+        cosine = torch.stack(cosines).mean(0)
+        return self.scale * torch.stack([cosine, torch.ones_like(cosine)], dim=1)
