@@ -291,7 +291,7 @@ class CosineHead(nn.Module):
     cosine have to move much further than the weights of a layer that learns at the same rate.
     """
 
-    scale = 20.0
+    scale = 100.0
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
