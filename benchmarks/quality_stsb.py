@@ -15,11 +15,12 @@ import numpy as np
 
 from benchmarks.results import publish
 from benchmarks.runs import options, pairs_of, run_all, spread, student_recipe, teacher_command, train_students
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config import PairRecipe, TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.training.distil import mean_embeddings
 
 TASK = TaskConfig(kind="regression", label_range=(0.0, 5.0))
 TABLE = TableConfig(text_columns=("sentence1", "sentence2"), label_column="score")
@@ -60,7 +61,11 @@ def main() -> None:
         model = DiPair.from_pretrained(arguments.work / f"student_seed{seed}" / "run" / "student").eval()
         logits = np.asarray(model.logits(test.tuples(), show_progress_bar=False))
         measured.append(task_metrics(TASK, test.gold, logits))
+    recipe = PairRecipe.from_yaml(arguments.work / f"student_seed{arguments.seeds[0]}" / "recipe.yaml")
+    vectors = mean_embeddings(recipe, test.texts)
+    cosine = (vectors[test.rows[:, 0]] * vectors[test.rows[:, 1]]).sum(1)
     metrics = {
+        "encoder_cosine_spearman": task_metrics(TASK, test.gold, cosine[:, None])["spearman"],
         "teacher_spearman": teacher_metrics["spearman"],
         "teacher_pearson": teacher_metrics["pearson"],
         **spread("student_spearman", [values["spearman"] for values in measured]),

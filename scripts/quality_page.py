@@ -57,9 +57,14 @@ Each learns from the same labels, the students in the same number of steps, the 
 
 
 def _stsb(result: dict[str, Any]) -> str:
+    untrained = [
+        "the student's encoder before training, its cosine",
+        f"{result['metrics']['encoder_cosine_spearman']:.3f}",
+        "",
+    ]
     return f"""## STS-B: similarity, regression, 1,379 test pairs
 
-{_two_rows(result, "spearman", "Spearman")}
+{_two_rows(result, "spearman", "Spearman", untrained)}
 {_repeat(result)}"""
 
 
