@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
-from sentence_transformers.cross_encoder.losses import MSELoss
+from sentence_transformers.cross_encoder.losses import CrossEntropyLoss, MSELoss
 from sentence_transformers.cross_encoder.trainer import CrossEncoderTrainer
 from sentence_transformers.cross_encoder.training_args import CrossEncoderTrainingArguments
 from transformers import TrainerCallback
@@ -55,14 +55,17 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def cross_encoder_pairs_per_s(table: TupleTable, steps: int, batch_size: int) -> float:
-    """`CrossEncoderTrainer` with its `MSELoss` on the teacher's logits, as its documentation distils."""
+    """`CrossEncoderTrainer` with its `MSELoss` on the teacher's logits, as its documentation distils; its losses for
+    several labels know hard ones only, so there `CrossEntropyLoss` learns the teacher's classes.
+    """
     assert table.teacher is not None
     chosen = np.random.default_rng(0).choice(len(table), steps * batch_size, replace=False)
-    pairs = [table.tuples()[int(i)] for i in chosen]
+    pairs = table.take(chosen).tuples()
     labels = table.teacher[chosen]
-    targets = labels[:, 0].tolist() if labels.shape[1] == 1 else labels.tolist()
+    targets = labels[:, 0].tolist() if labels.shape[1] == 1 else labels.argmax(1).tolist()
     dataset = Dataset.from_dict({"left": [a for a, _ in pairs], "right": [b for _, b in pairs], "label": targets})
     model = CrossEncoder(resolve_model(ENCODER), num_labels=labels.shape[1])
+    loss = MSELoss(model) if labels.shape[1] == 1 else CrossEntropyLoss(model)
     clock = _Clock()
     device = pick_device(None)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,9 +79,7 @@ def cross_encoder_pairs_per_s(table: TupleTable, steps: int, batch_size: int) ->
             report_to="none",
             disable_tqdm=True,
         )
-        CrossEncoderTrainer(
-            model=model, args=arguments, train_dataset=dataset, loss=MSELoss(model), callbacks=[clock]
-        ).train()
+        CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[clock]).train()
     return batch_size / clock.median()
 
 
