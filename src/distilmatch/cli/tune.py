@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -31,6 +32,7 @@ def run(
     settings = load_recipe(recipe, changes, {"device": device})
     folder = Path(output or settings.output)
     folder.mkdir(parents=True, exist_ok=True)
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -45,9 +47,10 @@ def run(
         min_pairs_per_s=min_pairs_per_s,
         max_bytes_per_item=max_bytes_per_item,
     )
-    table = Table(title="Students, best first; * on the frontier, > chosen")
-    for heading in ("", "kept tokens", "head", "width", "start", frontier.metric, "pairs/s", "bytes/item", "min"):
-        table.add_column(heading, justify="left" if heading in ("", "head", "start") else "right")
+    table = Table(title="Students, best first; * on the frontier, > chosen", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("", "tokens", "head", "width", "start", frontier.metric, "pairs/s", "bytes", "min"):
+        justify: Literal["left", "right"] = "left" if heading in ("", "head", "start") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for trial in frontier.trials:
         mark = (">" if frontier.best == trial else "") + ("*" if trial.on_frontier else "")
         student = trial.student

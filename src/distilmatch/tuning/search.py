@@ -11,6 +11,7 @@ import json
 import logging
 import shutil
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,16 @@ def tune(
     table = label_transfer_set(recipe)
     dev_set = _dev_set(recipe, run)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `multivariate`
+        seed = recipe.seed + _done(output)
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=6)
     study = optuna.create_study(
         study_name="distilmatch",
         storage=f"sqlite:///{(output / 'study.db').resolve()}",
         load_if_exists=True,
         directions=["maximize", "maximize", "minimize"],
-        sampler=optuna.samplers.TPESampler(seed=recipe.seed + _done(output), multivariate=True, n_startup_trials=6),
+        sampler=sampler,
     )
     if not study.trials:
         for start in possible_starts(recipe):
@@ -225,6 +230,7 @@ def _objective(
 def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: float, rate: float, folder: Path) -> DiPair:
     processes = Processes(cpu=pick_device(recipe.device).type == "cpu")
     seed_everything(recipe.seed)
+    started = time.perf_counter()
     model = new_student(recipe, table.texts)
     first, second = stages_from(recipe, recipe.start)
     stages = [("stage1", first, True, minutes * _STAGE1_SHARE), ("stage2", second, False, minutes)]
@@ -236,6 +242,8 @@ def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: floa
         stage = _scaled(stage, rate).replaced(evaluations=1)
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes, device=recipe.device)
         step = seconds_per_step(model, table, stage, recipe.objective, **settings)
+        if name == stages[-1][0]:  # what the making, the measuring and the first stage have left
+            share = max(0.0, minutes - (time.perf_counter() - started) / 60)
         stage = stage.replaced(epochs=epochs_for(share, step, table, stage))
         run_stage(model, table, folder / name, stage, recipe.objective, dev_set=dev_set, seed=recipe.seed, **settings)
     return model.eval()
