@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality_sick import STUDENTS
 from benchmarks.results import publish
 from benchmarks.runs import options, run_all, spread, student_recipe, teacher_command, train_students
 from distilmatch.config import PairRecipe, TableConfig, TaskConfig
@@ -37,6 +38,7 @@ STUDENT = {
     "kept_tokens": [32, 128],
     "kept_strategy": "first_pooled",  # abstracts are longer than what is kept
 }
+DE_FFNN = STUDENTS["de_ffnn"]
 TRANSFER = {"rounds": 1, "near": 2, "seed": 0}
 STAGE2 = {"epochs": 2.0}
 
@@ -88,16 +90,19 @@ def write_tables(data: Path, work: Path) -> None:
 
 
 def recipes(work: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
-    """The recipe of the student of each seed."""
+    """The recipe of the student of each seed, and of the rival with the first."""
     source = (work / "transfer.jsonl", work / "dev.jsonl", TASK, TABLE)
     settings: dict[str, Any] = {
         "teacher": {"max_length": TOKENS},
         "transfer": TRANSFER,
-        "student": STUDENT,
         "stage2": STAGE2,
     }
-    names = {f"student_seed{seed}": seed for seed in seeds}
-    return {name: student_recipe(work, name, *source, seed, **settings) for name, seed in names.items()}
+    students = {f"student_seed{seed}": (seed, STUDENT) for seed in seeds}
+    students[f"de_ffnn_seed{seeds[0]}"] = (seeds[0], STUDENT | DE_FFNN)
+    return {
+        name: student_recipe(work, name, *source, seed, student=student, **settings)
+        for name, (seed, student) in students.items()
+    }
 
 
 def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]:
@@ -151,9 +156,10 @@ def main() -> None:
         np.save(kept, teacher_model.logits(pairs))
     teacher = measure(np.load(kept))
     students = []
-    for seed in arguments.seeds:
-        model = DiPair.from_pretrained(work / f"student_seed{seed}" / "run" / "student").eval()
+    for name in recipes(work, arguments.seeds):
+        model = DiPair.from_pretrained(work / name / "run" / "student").eval()
         students.append(measure(np.asarray(model.logits(pairs, show_progress_bar=False))))
+    rival = students.pop()
     metrics = {
         "teacher_ndcg10": teacher["ndcg@10"],
         "teacher_map": teacher["map"],
@@ -161,6 +167,8 @@ def main() -> None:
         **spread("student_ndcg10", [values["ndcg@10"] for values in students]),
         **spread("student_map", [values["map"] for values in students]),
     }
+    metrics["de_ffnn_ndcg10"] = rival["ndcg@10"]
+    metrics["de_ffnn_share_of_teacher"] = rival["ndcg@10"] / teacher["ndcg@10"]
     metrics["student_share_of_teacher"] = metrics["student_ndcg10"] / metrics["teacher_ndcg10"]
     metrics |= {f"minutes_{name}": value for name, value in minutes.items()}
     publish("quality_cranfield", metrics, arguments.seeds, {"student": STUDENT, "transfer": TRANSFER, "stage2": STAGE2})

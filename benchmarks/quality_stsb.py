@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality_sick import STUDENTS
 from benchmarks.results import publish
 from benchmarks.runs import options, pairs_of, run_all, spread, student_recipe, teacher_command, train_students
 from distilmatch.config import PairRecipe, TableConfig, TaskConfig
@@ -26,16 +27,17 @@ TASK = TaskConfig(kind="regression", label_range=(0.0, 5.0))
 TABLE = TableConfig(text_columns=("sentence1", "sentence2"), label_column="score")
 
 TRANSFER = {"rounds": 2, "seed": 0}
+DE_FFNN = STUDENTS["de_ffnn"]
 STAGE2 = {"epochs": 2.0}  # on dev this student stands beside its teacher after stage 1 (docs/log.md)
 
 
 def recipes(data: Path, work: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
-    """The recipe of the student of each seed."""
+    """The recipe of the student of each seed, and of the rival with the first."""
+    settings: dict[str, Any] = {"transfer": TRANSFER, "stage2": STAGE2}
     names = {f"student_seed{seed}": seed for seed in seeds}
-    return {
-        name: student_recipe(work, name, *_source(data), seed, transfer=TRANSFER, stage2=STAGE2)
-        for name, seed in names.items()
-    }
+    found = {name: student_recipe(work, name, *_source(data), seed, **settings) for name, seed in names.items()}
+    rival = f"de_ffnn_seed{seeds[0]}"
+    return found | {rival: student_recipe(work, rival, *_source(data), seeds[0], student=DE_FFNN, **settings)}
 
 
 def run(data: Path, work: Path, seeds: list[int], jobs: int) -> dict[str, float]:
@@ -57,10 +59,11 @@ def main() -> None:
     teacher = CrossEncoderTeacher(str(arguments.work / "teacher")).logits(pairs_of(test))
     teacher_metrics = task_metrics(TASK, test.gold, teacher)
     measured = []
-    for seed in arguments.seeds:
-        model = DiPair.from_pretrained(arguments.work / f"student_seed{seed}" / "run" / "student").eval()
+    for name in recipes(arguments.data, arguments.work, arguments.seeds):
+        model = DiPair.from_pretrained(arguments.work / name / "run" / "student").eval()
         logits = np.asarray(model.logits(test.tuples(), show_progress_bar=False))
         measured.append(task_metrics(TASK, test.gold, logits))
+    rival = measured.pop()
     recipe = PairRecipe.from_yaml(arguments.work / f"student_seed{arguments.seeds[0]}" / "recipe.yaml")
     vectors = mean_embeddings(recipe, test.texts)
     cosine = (vectors[test.rows[:, 0]] * vectors[test.rows[:, 1]]).sum(1)
@@ -70,6 +73,8 @@ def main() -> None:
         "teacher_pearson": teacher_metrics["pearson"],
         **spread("student_spearman", [values["spearman"] for values in measured]),
         **spread("student_pearson", [values["pearson"] for values in measured]),
+        "de_ffnn_spearman": rival["spearman"],
+        "de_ffnn_share_of_teacher": rival["spearman"] / teacher_metrics["spearman"],
     }
     metrics["student_share_of_teacher"] = metrics["student_spearman"] / metrics["teacher_spearman"]
     metrics |= {f"minutes_{name}": value for name, value in minutes.items()}

@@ -85,6 +85,10 @@ def _two_rows(result: dict[str, Any], metric: str, heading: str, *further: list[
         ["teacher, a fine-tuned MiniLM-L6 cross-encoder", f"{metrics[f'teacher_{metric}']:.3f}", ""],
         ["DiPair student", _spread(metrics, f"student_{metric}", 3), _share(metrics, "student_share_of_teacher")],
     ]
+    if f"de_ffnn_{metric}" in metrics:
+        rows.append(
+            [SICK_ROWS["de_ffnn"], f"{metrics[f'de_ffnn_{metric}']:.3f}", _share(metrics, "de_ffnn_share_of_teacher")]
+        )
     return _table(["", heading, "of the teacher's"], [*rows, *further])
 
 
