@@ -99,7 +99,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         if self.classifier.weight.device.type == "meta":
             return
         if isinstance(self.head, CosineHead) and self.task.num_labels == 1:
-            self.classifier.weight[:] = torch.tensor([_COSINE_SCALE / self.head.scale, 0.0])
+            self.classifier.weight[:] = _COSINE_SCALE * self.head.start_weights()
         if not isinstance(self.head, TransformerHead):
             return
         first = self.student.vector_width

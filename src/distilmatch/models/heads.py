@@ -305,3 +305,7 @@ class CosineHead(nn.Module):
         cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
         cosine = torch.stack(cosines).mean(0)
         return self.scale * torch.stack([cosine, torch.ones_like(cosine)], dim=1)
+
+    def start_weights(self) -> torch.Tensor:
+        """(2,) weights that make the features the cosine."""
+        return torch.tensor([1 / self.scale, 0.0])
