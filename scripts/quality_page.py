@@ -116,8 +116,10 @@ def _table(headings: list[str], rows: list[list[str]]) -> str:
 def _repeat(result: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     minutes = [value for name, value in result["metrics"].items() if name.startswith("minutes_student_seed")]
+    settings = {part: result["notes"][part] for part in ("student", "transfer", "stage2") if part in result["notes"]}
+    own = f"Its own settings: `{json.dumps(settings)}`.\n" if settings else ""
     return (
-        f"\nSeeds {seeds}; {min(minutes):.0f} to {max(minutes):.0f} minutes a student on one thread of "
+        f"\n{own}Seeds {seeds}; {min(minutes):.0f} to {max(minutes):.0f} minutes a student on one thread of "
         f"{result['machine']['processor']}. Repeat: `python -m benchmarks.{result['name']} --data DIR`.\n"
     )
 
