@@ -30,14 +30,14 @@ from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
 from distilmatch.runtime import pick_device, seed_everything, write_json
 from distilmatch.teachers import CrossEncoderTeacher
-from distilmatch.training.distil import new_student
+from distilmatch.training.distil import new_student, stages_from
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
 from distilmatch.types import TupleTable
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
-STAGE1_SHARE = 0.1
+STAGE1_SHARE = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class Variant:
         cached: whether stage 1 reads cached encoder outputs.
         grouped: whether a batch's pairs share their texts.
         altered: whether pairs with altered texts are used.
-        from_teacher: whether encoder and head start from the teacher's layers.
+        start: "encoder" or "teacher", as `new_student` takes it.
+        rates: what all learning rates are multiplied by.
     """
 
     group: str
@@ -65,7 +66,8 @@ class Variant:
     cached: bool = True
     grouped: bool = True
     altered: bool = True
-    from_teacher: bool = True
+    start: str = "encoder"
+    rates: float = 1.0
 
 
 VARIANTS: dict[str, Variant] = {
@@ -82,29 +84,23 @@ VARIANTS: dict[str, Variant] = {
     "one_stage": Variant(group="training", label="one stage", stage1_share=0.0),
     "plain_batches": Variant(group="training", label="plain batches", grouped=False),
     "averaged_weights": Variant(group="training", label="averaged weights", stage={"averaging": 0.998}),
-    "half_rates": Variant(
-        group="training", label="half the rates", stage={"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4}
-    ),
+    "half_rates": Variant(group="training", label="half the rates", rates=0.5),
+    "twice_rates": Variant(group="training", label="twice the rates", rates=2.0),
     "stage1_cached": Variant(group="stage 1 alone", label="cached", stage1_share=1.0),
     "stage1_uncached": Variant(group="stage 1 alone", label="not cached", stage1_share=1.0, cached=False),
-    "start_encoder": Variant(group="start", label="pre-trained layers", from_teacher=False),
-    "start_random_head": Variant(
-        group="start", label="random head", from_teacher=False, student={"head_start": "random"}
-    ),
+    "start_teacher": Variant(group="start", label="teacher's layers", start="teacher"),
+    "start_random_head": Variant(group="start", label="random head", student={"head_start": "random"}),
     "no_similarities": Variant(group="head", label="no similarities", student={"head_similarities": 0}),
     "no_maxsim": Variant(group="head", label="no MaxSim", student={"head_maxsim": 0}),
     "paper_head": Variant(
         group="head",
         label="the paper's",
-        from_teacher=False,
         student={"head_similarities": 0, "head_maxsim": 0, "head_start": "random"},
     ),
     "head_lite": Variant(
-        group="head", label="lite", from_teacher=False, student={"head": "lite", "head_heads": 12, "width": 384}
+        group="head", label="lite", student={"head": "lite", "head_heads": 12, "width": 384}
     ),
-    "head_feed_forward": Variant(
-        group="head", label="feed-forward", from_teacher=False, student={"head": "feed_forward"}
-    ),
+    "head_feed_forward": Variant(group="head", label="feed-forward", student={"head": "feed_forward"}),
     "objective_mse": Variant(group="objective", label="logit MSE", objective={"kind": "mse"}),
     "objective_decoupled": Variant(group="objective", label="decoupled KL", objective={"kind": "decoupled_kl"}),
     "objective_skewed": Variant(group="objective", label="skewed KL", objective={"kind": "skewed_kl"}),
@@ -144,14 +140,23 @@ def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> N
     seed_everything(0)
     recipe = PairRecipe.from_yaml(next(iter(sorted(run.glob("student_seed*/recipe.yaml")))))
     recipe = recipe.replaced(student=StudentConfig(**variant.student))
-    model = new_student(recipe, table.texts, "teacher" if variant.from_teacher else "encoder")
+    if variant.stage1_share == 0:
+        recipe = recipe.replaced(stage1=recipe.stage1.replaced(epochs=0))
+    model = new_student(recipe, table.texts, variant.start)
     folder = work / f"{name}.training"
     shutil.rmtree(folder, ignore_errors=True)
     summaries = []
     for number, (frozen, share) in enumerate(((True, variant.stage1_share), (False, 1 - variant.stage1_share))):
         if share <= 0:
             continue
-        stage = StageConfig(evaluations=1, **variant.stage)
+        rates = stages_from(recipe, variant.start)[number]
+        assert rates.learning_rate is not None and rates.encoder_learning_rate is not None
+        stage = StageConfig(
+            evaluations=1,
+            learning_rate=variant.rates * rates.learning_rate,
+            encoder_learning_rate=variant.rates * rates.encoder_learning_rate,
+            **variant.stage,
+        )
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes)
         started = time.perf_counter()
         step = seconds_per_step(model, table, stage, objective, **settings)
@@ -184,7 +189,8 @@ def write_table(found: dict[str, dict[str, float]], teacher: float, minutes: flo
         "# What each choice is worth",
         "",
         f"SICK entailment, test split, one seed, {minutes:g} minutes of training each on one thread; the teacher's accuracy",
-        f"is {teacher:.3f}. One change at a time from the default. Repeat with `python -m benchmarks.ablations`.",
+        f"is {teacher:.3f}. One change at a time from the default, which starts from the pre-trained encoder and spends",
+        f"{STAGE1_SHARE:.0%} of the time in stage 1. Repeat with `python -m benchmarks.ablations`.",
         "",
         "| what | variant | accuracy | agreement with the teacher | KL to the teacher | steps | pairs supervised |",
         "| --- | --- | --- | --- | --- | --- | --- |",
