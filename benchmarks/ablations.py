@@ -161,7 +161,7 @@ def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> N
         )
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes)
         started, busy = time.perf_counter(), time.process_time()
-        step = seconds_per_step(model, table, stage, objective, **settings)
+        step = seconds_per_step(model, table, stage, objective, cached=variant.cached, **settings)
         step *= min(1.0, _share_of_cores(started, busy))  # another process must not cost this variant steps
         busy = time.process_time()
         stage = stage.replaced(epochs=epochs_for(minutes * share, step, table, stage))

@@ -24,12 +24,14 @@ def seconds_per_step(
     frozen_encoders: bool,
     processes: Processes,
     device: str | None = None,
+    cached: bool = True,
     steps: int = 12,
 ) -> float:
     """The median time of a training step, evaluations and checkpoints apart; the model stays as it is.
 
     Args:
         table: labelled blocks; its first `steps * blocks_per_batch` blocks, of those spread over it, are used.
+        cached: whether the outputs of frozen encoders are cached.
         steps: how many are run, the first two of which do not count.
     """
     assert table.blocks is not None
@@ -49,6 +51,7 @@ def seconds_per_step(
             dev_set=None,
             processes=processes,
             device=device,
+            cached=cached,
         )
     median = summary["seconds_per_step"]
     return float(median if median is not None else summary["seconds"] / max(1, summary["steps"]))
