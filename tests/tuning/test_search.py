@@ -123,3 +123,24 @@ def test_what_a_search_needs(recipe: PairRecipe, tmp_path: Path) -> None:
 def test_a_recipe_round_trips_through_its_own_yaml(recipe: PairRecipe, tmp_path: Path) -> None:
     recipe.to_yaml(tmp_path / "recipe.yaml")
     assert PairRecipe.from_dict(yaml.safe_load((tmp_path / "recipe.yaml").read_text())) == recipe
+
+
+@pytest.mark.parametrize(("first", "second", "trained"), [(1, 7, [True, False]), (0, 7, [False]), (1, 0, [True])])
+def test_a_trial_trains_the_stages_that_the_recipe_has(
+    recipe: PairRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: float,
+    second: float,
+    trained: list[bool],
+) -> None:
+    run_stage, frozen = search.run_stage, []
+
+    def watched(*args: object, **settings: object) -> object:
+        frozen.append(settings["frozen_encoders"])
+        return run_stage(*args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(search, "run_stage", watched)  # the measuring of steps has its own
+    changed = recipe.replaced(stage1=recipe.stage1.replaced(epochs=first), stage2=recipe.stage2.replaced(epochs=second))
+    tune(changed, tmp_path / "search", minutes=0.01, trials=1)
+    assert frozen == trained
