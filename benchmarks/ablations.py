@@ -4,8 +4,7 @@
 
 `--run` is the folder of `quality_sick` (its teacher and labelled pairs are used), `--data` holds SICK's test split. Every
 variant is trained for `--minutes` of a core with one seed: steps are measured before, in processor time, and as many are
-planned as fit. Writes the
-table and the plot of `docs/results/ablations`. A stopped run goes on where it was.
+planned as fit. Writes the table and the plot of `docs/results/ablations`. A stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from matplotlib.figure import Figure
 from benchmarks.quality_sick import TABLE, TASK
 from benchmarks.results import publish
 from benchmarks.runs import pairs_of, run_all
-from distilmatch.config import ObjectiveConfig, PairRecipe, StageConfig, StudentConfig
+from distilmatch.config import ObjectiveConfig, PairRecipe, StudentConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
@@ -36,6 +35,7 @@ from distilmatch.training.distil import new_student, stages_from
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
+from distilmatch.tuning.search import scaled
 from distilmatch.types import TupleTable
 
 DOCS = Path(__file__).parents[1] / "docs" / "results"
@@ -151,14 +151,8 @@ def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> N
     for number, (frozen, share) in enumerate(((True, variant.stage1_share), (False, 1 - variant.stage1_share))):
         if share <= 0:
             continue
-        rates = stages_from(recipe, variant.start)[number]
-        assert rates.learning_rate is not None and rates.encoder_learning_rate is not None
-        stage = StageConfig(
-            evaluations=1,
-            learning_rate=variant.rates * rates.learning_rate,
-            encoder_learning_rate=variant.rates * rates.encoder_learning_rate,
-            **variant.stage,
-        )
+        stage = scaled(stages_from(recipe, variant.start)[number], variant.rates)
+        stage = stage.replaced(evaluations=1, **variant.stage)
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes)
         started, busy = time.perf_counter(), time.process_time()
         step = seconds_per_step(model, table, stage, objective, cached=variant.cached, **settings)

@@ -238,7 +238,7 @@ def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: floa
     stages = [("stage1", first, True, minutes * share), ("stage2", second, False, minutes * (1 - share))]
     stages = [stage for stage in stages if stage[1].epochs > 0]
     for name, stage, frozen, share in stages:
-        stage = _scaled(stage, rate).replaced(evaluations=1)
+        stage = scaled(stage, rate).replaced(evaluations=1)
         settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes, device=recipe.device)
         step = seconds_per_step(model, table, stage, recipe.objective, **settings)
         if name == stages[-1][0]:  # what the making, the measuring and the first stage have left
@@ -248,7 +248,8 @@ def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: floa
     return model.eval()
 
 
-def _scaled(stage: StageConfig, rate: float) -> StageConfig:
+def scaled(stage: StageConfig, rate: float) -> StageConfig:
+    """The stage with its learning rates, which are filled in, times `rate`."""
     assert stage.learning_rate is not None and stage.encoder_learning_rate is not None  # of `stages_from`
     return stage.replaced(
         learning_rate=stage.learning_rate * rate, encoder_learning_rate=stage.encoder_learning_rate * rate
@@ -295,8 +296,8 @@ def _frontier(
         recipe.replaced(
             start=best.start,
             student=best.student,
-            stage1=_scaled(first, best.rate).to_dict(),
-            stage2=_scaled(second, best.rate).to_dict(),
+            stage1=scaled(first, best.rate).to_dict(),
+            stage2=scaled(second, best.rate).to_dict(),
             output=str(output / "best"),
         ).to_yaml(path)
     targets = {"min_pairs_per_s": min_pairs_per_s, "max_bytes_per_item": max_bytes_per_item}
