@@ -27,12 +27,12 @@ from .conftest import pair_rows
 TEXTS = [f"text {'and more ' * (i % 5)}{i}" for i in range(23)]
 
 
-def check(folder: RepresentationFolder, model: DiPair, texts: list[str], side: int | str) -> None:
+def check(folder: RepresentationFolder, model: DiPair, texts: list[str], side: int | str, atol: float = 1e-5) -> None:
     """The folder holds what the model makes of `texts`, whatever their order there."""
     rows = folder.row_of_text(texts)
     assert (rows >= 0).all() and len(folder) == len(set(texts))
     got, expected = folder.read(rows), model.encode(texts, side)
-    torch.testing.assert_close(got.tokens, expected.tokens, atol=1e-5, rtol=0)
+    torch.testing.assert_close(got.tokens, expected.tokens, atol=atol, rtol=0)
     assert torch.equal(got.mask, expected.mask)
 
 
@@ -95,12 +95,18 @@ def test_each_text_is_encoded_once(student: DiPair, tmp_path: Path, monkeypatch:
         assert folder.row_of_id([f"{repeat}-{text}" for text in TEXTS]).tolist() == list(range(23))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision(student: DiPair, tmp_path: Path, dtype: Any) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_stored_dtypes(student: DiPair, tmp_path: Path, dtype: Any) -> None:
     folder = encode_table(student, [{"text": text} for text in TEXTS], tmp_path / "out", side=0, dtype=dtype)
-    expected = student.encode(TEXTS, 0).tokens
-    tolerance = 1e-3 if dtype == "float16" else 8e-3
-    torch.testing.assert_close(folder.read(np.arange(23)).tokens, expected, rtol=tolerance, atol=1e-5)
+    expected, got = student.encode(TEXTS, 0), folder.read(np.arange(23))
+    assert torch.equal(got.mask, expected.mask)
+    if dtype == "int8":
+        half_scale = expected.tokens.abs().amax(-1, keepdim=True) / 254
+        assert ((got.tokens - expected.tokens).abs() <= half_scale + 1e-5).all()
+    else:
+        tolerance = 1e-3 if dtype == "float16" else 8e-3
+        torch.testing.assert_close(got.tokens, expected.tokens, rtol=tolerance, atol=1e-5)
+    assert folder.manifest.dtype == dtype
 
 
 # Resuming
@@ -160,17 +166,18 @@ def dying(*args, **kwargs):
 model.encode = dying
 import distilmatch.jobs.encode as job
 job._CHUNK_TEXTS = job._CHUNK_BATCHES = 1
-encode_table(model, sys.argv[2], sys.argv[3], side=0, shard_rows=4, batch_size=4)
+encode_table(model, sys.argv[2], sys.argv[3], side=0, shard_rows=4, batch_size=4, dtype=sys.argv[4])
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_resume_after_sigkill(
-    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, dtype: Any
 ) -> None:
     student.save_pretrained(tmp_path / "model")
     path = write_jsonl([{"text": text} for text in TEXTS])
-    arguments = [sys.executable, "-c", _KILLED, str(tmp_path / "model"), str(path), str(tmp_path / "out")]
+    arguments = [sys.executable, "-c", _KILLED, str(tmp_path / "model"), str(path), str(tmp_path / "out"), dtype]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     killed = subprocess.run(arguments, env=environment, capture_output=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -182,10 +189,10 @@ def test_resume_after_sigkill(
         return encode(texts, *args, **kwargs)
 
     monkeypatch.setattr(student, "encode", counted)
-    folder = encode_table(student, path, tmp_path / "out", side=0, shard_rows=4, batch_size=4)
+    folder = encode_table(student, path, tmp_path / "out", side=0, shard_rows=4, batch_size=4, dtype=dtype)
     assert encoded == TEXTS[12:]
     monkeypatch.setattr(student, "encode", encode)
-    check(folder, student, TEXTS, 0)
+    check(folder, student, TEXTS, 0, atol=1e-5 if dtype == "float32" else 0.05)
 
 
 def test_finished_folder_costs_nothing(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +215,7 @@ def test_folder_of_another_model_side_dtype_or_table(student: DiPair, other_stud
     with pytest.raises(CacheError, match="side_name"):
         encode_table(student, rows, tmp_path / "out", side=1)
     with pytest.raises(CacheError, match="dtype"):
-        encode_table(student, rows, tmp_path / "out", side=0, dtype="float16")
+        encode_table(student, rows, tmp_path / "out", side=0, dtype="int8")
     with pytest.raises(CacheError, match="texts_source"):
         encode_table(student, rows[1:], tmp_path / "out", side=0)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

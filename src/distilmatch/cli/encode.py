@@ -16,7 +16,7 @@ def run(
     side: str = typer.Option(..., "--side", help="Name or number of the side."),
     text_column: str | None = typer.Option(None, "--text-column", help="Column of the texts; by default the first."),
     id_column: str | None = typer.Option(None, "--id-column", help="Column of ids."),
-    dtype: str = typer.Option("float32", "--dtype", metavar="float32|float16|bfloat16", help="On disk."),
+    dtype: str = typer.Option("float32", "--dtype", metavar="float32|float16|bfloat16|int8", help="On disk."),
     batch_size: int = typer.Option(64, "--batch-size", help="Texts a forward pass."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Of the encoder."),
     split: Split = "train",
@@ -30,8 +30,9 @@ def run(
     """
     from distilmatch.errors import ConfigError
     from distilmatch.runtime import pick_device
+    from distilmatch.store.codec import STORED_DTYPES, bytes_per_item
 
-    one_of("--dtype", dtype, ("float32", "float16", "bfloat16"))
+    one_of("--dtype", dtype, STORED_DTYPES)
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
     if batch_size < 1:
@@ -44,7 +45,7 @@ def run(
     index = student.side_index(chosen)
     if dry_run:
         texts = count_texts(table, text_column=text_column, id_column=id_column, split=split)
-        item = student.student.kept_tokens[index] * student.student.vector_width * (4 if dtype == "float32" else 2)
+        item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, dtype)  # type: ignore[arg-type]
         say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=str(output))
         typer.echo("Nothing was encoded or written (--dry-run).")
         return

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.fingerprint import DIGEST_BYTES, text_key
-from distilmatch.store.codec import decode_tokens, encode_tokens, torch_dtype
+from distilmatch.store.codec import StoredTokens, array_layout, decode_tokens, encode_tokens
 from distilmatch.store.layout import (
     ALIASES_NAME,
     ALIASES_SCHEMA,
@@ -100,7 +100,7 @@ class RepresentationWriter:
         self._row_of_key: dict[bytes, int] = {}
         self._row_of_id: dict[str, int] = {}
         self._aliases: list[tuple[int, str]] = []
-        self._buffer: list[TokenRepresentations] = []
+        self._buffer: list[StoredTokens] = []
         self._buffered: list[tuple[bytes, str | None]] = []
         if overwrite:
             _delete_own(self.folder)
@@ -188,8 +188,7 @@ class RepresentationWriter:
         def name_row(row: int) -> str:
             return f"row {first + row}" + ("" if names[row] is None else f" (id {names[row]!r})")
 
-        stored = encode_tokens(representations.tokens, self.manifest.dtype, name_row)
-        self._buffer.append(TokenRepresentations(stored, representations.mask.cpu()))
+        self._buffer.append(encode_tokens(representations, self.manifest.dtype, name_row))
         for row, (key, id) in enumerate(zip(keys, names, strict=True)):
             self._remember(key, id, first + row)
             self._buffered.append((key, id))
@@ -236,13 +235,10 @@ class RepresentationWriter:
             seen.add(id)
 
     def _write_shard(self, rows: int) -> None:
-        if len(self._buffer) > 1:
-            tokens = torch.cat([part.tokens for part in self._buffer])
-            self._buffer = [TokenRepresentations(tokens, torch.cat([part.mask for part in self._buffer]))]
-        tokens, mask = self._buffer[0].tokens, self._buffer[0].mask
+        buffered = StoredTokens.joined(self._buffer)
         path = shard_path(self.folder, self._shards)
         temporary = path.with_name(TEMPORARY_PREFIX + path.name)
-        save_file({"tokens": tokens[:rows].contiguous(), "mask": mask[:rows].to(torch.uint8)}, temporary)
+        save_file(buffered[:rows].arrays(), temporary)
         move_into_place(temporary, path)
         written = self._buffered[:rows]
         columns = [
@@ -254,7 +250,7 @@ class RepresentationWriter:
         self._shards += 1
         self.rows_written += rows
         self._buffered = self._buffered[rows:]
-        self._buffer = [TokenRepresentations(tokens[rows:], mask[rows:])] if self._buffered else []
+        self._buffer = [buffered[rows:]] if self._buffered else []
 
     def close(self) -> None:
         """Writes the last shard, then the manifest: from here on the folder can be read. Closing twice is allowed."""
@@ -330,7 +326,7 @@ class RepresentationFolder:
         self.manifest = manifest
         self._table = table
         self._ends = ends
-        self._mapped: dict[int, TokenRepresentations] = {}
+        self._mapped: dict[int, StoredTokens] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> RepresentationFolder:
@@ -430,25 +426,29 @@ class RepresentationFolder:
             first = 0 if shard == 0 else self._ends[shard - 1]
             local = torch.from_numpy(ordered[start:stop] - first)
             target = torch.from_numpy(order[start:stop])
-            tokens.index_copy_(0, target, decode_tokens(mapped.tokens.index_select(0, local)))
-            mask.index_copy_(0, target, mapped.mask.index_select(0, local).bool())
+            part = decode_tokens(mapped.take(local))
+            tokens.index_copy_(0, target, part.tokens)
+            mask.index_copy_(0, target, part.mask)
         return TokenRepresentations(tokens, mask)
 
-    def _map(self, shard: int) -> TokenRepresentations:
+    def _map(self, shard: int) -> StoredTokens:
         if shard in self._mapped:
             return self._mapped[shard]
         path = shard_path(self.path, shard)
         rows = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
+        layout = array_layout(self.manifest.dtype, rows, self.manifest.kept_tokens, self.manifest.width)
         try:
             with safe_open(path, framework="pt") as file:
-                tokens, mask = file.get_tensor("tokens"), file.get_tensor("mask")
+                arrays = {name: file.get_tensor(name) for name in layout.keys() & set(file.keys())}
         except (OSError, SafetensorError) as error:
             raise CacheError(f"cannot read {path}: {error}; encode the texts again (overwrite)") from error
-        shape = (rows, self.manifest.kept_tokens, self.manifest.width)
-        if tuple(tokens.shape) != shape or tokens.dtype != torch_dtype(self.manifest.dtype):
-            raise CacheError(
-                f"{path} is damaged: it holds {tokens.dtype} of shape {tuple(tokens.shape)}, not "
-                f"{self.manifest.dtype} of {shape}; encode the texts again (overwrite)"
-            )
-        self._mapped[shard] = TokenRepresentations(tokens, mask)
+        for name, expected in layout.items():
+            found = (arrays[name].dtype, tuple(arrays[name].shape)) if name in arrays else None
+            if found != expected:
+                shown = f"no {name}" if found is None else f"{name} of {found[0]} and shape {found[1]}"
+                raise CacheError(
+                    f"{path} is damaged: it holds {shown}, not {name} of {expected[0]} and shape {expected[1]}; "
+                    "encode the texts again (overwrite)"
+                )
+        self._mapped[shard] = StoredTokens(**arrays)
         return self._mapped[shard]

@@ -2,7 +2,8 @@
 
     manifest.json           settings and the number of rows; written last, so a folder with one is whole
     progress.json           the same settings while the folder is being written
-    shard-00000.safetensors tokens (rows, k, d) in the stored dtype, mask (rows, k) uint8
+    shard-00000.safetensors tokens (rows, k, d) in the stored dtype, mask (rows, k) uint8; of int8 also scales (rows, k)
+                            fp32, one a token
     ids-00000.parquet       row (int64), key (16 bytes), id (string or null) of the shard; written after the shard,
                             so a shard counts once its ids are there
     aliases.parquet         row, id: further ids of texts that already have one; absent when there are none
