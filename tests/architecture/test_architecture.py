@@ -29,6 +29,7 @@ FLOORS = {
     "teachers": 2,
     "objectives": 2,
     "training": 3,
+    "engine": 3,
     "jobs": 4,
     "evaluation": 4,
     "tuning": 5,
@@ -101,6 +102,7 @@ def test_the_exported_names() -> None:
         "ObjectiveConfig",
         "PairRecipe",
         "RepresentationFolder",
+        "Scorer",
         "SoftLabelCache",
         "StageConfig",
         "StudentConfig",
@@ -115,6 +117,7 @@ def test_the_exported_names() -> None:
         "fine_tune_teacher",
         "label_transfer_set",
         "load_table",
+        "match_folders",
         "score_table",
     }
     for name in distilmatch.__all__:

@@ -69,17 +69,21 @@ class HeadLayer(nn.Module):
         Returns:
             (p, q, d).
         """
-        key, value = (self._split(part) for part in key_value.chunk(2, dim=-1))
+        key, value = (self.split(part) for part in key_value.chunk(2, dim=-1))
         allowed = None if mask is None else mask[:, None, None, :]
-        attended = attend(self._split(query), key, value, allowed)
+        attended = attend(self.split(query), key, value, allowed)
         attended = self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
+        return self.after_attention(tokens + attended)
+
+    def after_attention(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., d) outputs of the layer for its tokens with what they attended to added."""
         if self.pre_norm:
-            tokens = tokens + attended
             return tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
-        tokens = self.attention_norm(tokens + attended)
+        tokens = self.attention_norm(tokens)
         return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
 
-    def _split(self, tokens: torch.Tensor) -> torch.Tensor:
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(n, a, k, e) of (n, k, d) tokens: a attention heads of width e."""
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
@@ -101,8 +105,7 @@ class Similarities(nn.Module):
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, slices) for two sides, for more those of every two of them; arguments as in `TransformerHead`."""
         vectors = [
-            gather(normalize(self.projection(self._vector(side)), dim=-1), rows[:, j]).unflatten(-1, (self.slices, -1))
-            for j, side in enumerate(sides)
+            gather(self.vectors(side), rows[:, j]).unflatten(-1, (self.slices, -1)) for j, side in enumerate(sides)
         ]
         return torch.cat([(left * right).sum(-1) for left, right in combinations(vectors, 2)], -1)
 
@@ -110,8 +113,10 @@ class Similarities(nn.Module):
         """(features,) weights that make them one similarity: the mean of every two sides' cosines."""
         return torch.full((self.features,), self.slices / self.features)
 
-    def _vector(self, side: TokenRepresentations) -> torch.Tensor:
-        return side.tokens[:, 0] if self.pooled else _mean_token(side)
+    def vectors(self, texts: TokenRepresentations) -> torch.Tensor:
+        """(n, d) projected means of length one."""
+        mean = texts.tokens[:, 0] if self.pooled else mean_token(texts)
+        return normalize(self.projection(mean), dim=-1)
 
 
 class MaxSimilarities(nn.Module):
@@ -133,9 +138,9 @@ class MaxSimilarities(nn.Module):
         """(p, 2 weightings) for two sides, left in right first, for more those of every two; as in `TransformerHead`."""
         vectors, weights = [], []
         for j, side in enumerate(sides):
-            scores = self.importance(side.tokens).float().masked_fill(~side.mask[:, :, None], float("-inf"))
-            weights.append(gather(scores.softmax(1), rows[:, j]))
-            vectors.append(gather(normalize(self.projection(side.tokens), dim=-1), rows[:, j]))
+            own, importance = self.vectors(side)
+            weights.append(gather(importance, rows[:, j]))
+            vectors.append(gather(own, rows[:, j]))
         features = []
         for i, j in combinations(range(len(sides)), 2):
             cosines = (vectors[i] @ vectors[j].transpose(1, 2)).float()
@@ -144,6 +149,11 @@ class MaxSimilarities(nn.Module):
                 largest = found.masked_fill(~real[:, None, :], float("-inf")).amax(-1)
                 features.append((weights[one] * largest[:, :, None]).sum(1))
         return torch.cat(features, -1)
+
+    def vectors(self, texts: TokenRepresentations) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, k, d) projected tokens of length one and (n, k, weightings) fp32 shares, zero for padding."""
+        scores = self.importance(texts.tokens).float().masked_fill(~texts.mask[:, :, None], float("-inf"))
+        return normalize(self.projection(texts.tokens), dim=-1), scores.softmax(1)
 
     def start_weights(self) -> torch.Tensor:
         """(features,) weights that make them one similarity, the mean over every two sides: of two, the one that keeps
@@ -155,7 +165,7 @@ class MaxSimilarities(nn.Module):
         return torch.tensor(shares).repeat_interleave(self.weightings) / (self.weightings * len(shares) / 2)
 
 
-def _mean_token(side: TokenRepresentations) -> torch.Tensor:
+def mean_token(side: TokenRepresentations) -> torch.Tensor:
     """(n, d) mean of the real kept tokens."""
     weights = side.mask[:, :, None].to(side.tokens.dtype)
     return (side.tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
@@ -275,13 +285,14 @@ class LiteHead(nn.Module):
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
-        left, right = (
-            gather((side.tokens * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2), rows[:, j])
-            for j, side in enumerate(sides)
-        )
+        left, right = (gather(self.split(side), rows[:, j]) for j, side in enumerate(sides))
         similarities = (left @ right.transpose(-1, -2)).flatten(1)
         first = [gather(self.side_inputs[j](side.tokens[:, 0]), rows[:, j]) for j, side in enumerate(sides)]
         return self.hidden(self.similarity_input(self.similarity_norm(similarities)) + first[0] + first[1])
+
+    def split(self, texts: TokenRepresentations) -> torch.Tensor:
+        """(n, a, k, e) scaled tokens in a slices of width e."""
+        return (texts.tokens * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class CosineHead(nn.Module):
@@ -301,7 +312,7 @@ class CosineHead(nn.Module):
         """(p, 2) scaled cosines and constants; arguments as in `TransformerHead.forward`."""
         vectors = []
         for j, side in enumerate(sides):
-            vectors.append(gather(normalize(_mean_token(side), dim=-1), rows[:, j]))
+            vectors.append(gather(normalize(mean_token(side), dim=-1), rows[:, j]))
         cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
         cosine = torch.stack(cosines).mean(0)
         return self.scale * torch.stack([cosine, torch.ones_like(cosine)], dim=1)

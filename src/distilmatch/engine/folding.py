@@ -1,0 +1,289 @@
+"""Heads folded for scoring: what depends on one text alone is computed once a text, the rest once a tuple. Exact.
+
+A text's part is a set of named tensors whose first dimension is the text; a tuple pays for what its sides say to each
+other. The derivation, with its counts of operations and bytes, is in `docs/explanation/folding.md`.
+
+Shape legend: n texts of a side; p tuples; s sides; k kept tokens of a side; a attention heads of width e; q queries
+a text; d width; m hidden; c labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn.functional import linear, normalize
+
+from distilmatch.models.heads import (
+    CosineHead,
+    FeedForwardHead,
+    HeadLayer,
+    LiteHead,
+    MaxSimilarities,
+    Similarities,
+    TransformerHead,
+    mean_token,
+)
+from distilmatch.types import TokenRepresentations
+
+FoldedTexts = dict[str, torch.Tensor]
+
+
+class FoldedHead(Protocol):
+    """A head and its classifier, taken apart; weights stay the model's own tensors."""
+
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """The per-text part of `texts`, (n, k, d), as texts of `side`."""
+        ...
+
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """(p, c) fp32 logits of tuples; `rows` is (p, s) int64, row of each tuple's text on each side."""
+        ...
+
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """(n, m, c) fp32 logits of n texts against m; heads of two sides."""
+        ...
+
+
+def fold_head(head: nn.Module, classifier: nn.Linear) -> FoldedHead:
+    """The folded form of a model's `head` and `classifier`."""
+    if isinstance(head, TransformerHead):
+        return FoldedTransformer(head, classifier)
+    if isinstance(head, FeedForwardHead):
+        return FoldedFeedForward(head, classifier)
+    if isinstance(head, LiteHead):
+        return FoldedLite(head, classifier)
+    if isinstance(head, CosineHead):
+        return FoldedCosine(head, classifier)
+    raise TypeError(f"a head of class {type(head).__name__} cannot be folded")
+
+
+def _every_pair(head: FoldedHead, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+    n, m = (len(next(iter(side.values()))) for side in (left, right))
+    device = next(iter(left.values())).device
+    rows = torch.cartesian_prod(torch.arange(n, device=device), torch.arange(m, device=device))
+    return head.score([left, right], rows).unflatten(0, (n, m))
+
+
+def take(texts: FoldedTexts, rows: torch.Tensor) -> FoldedTexts:
+    """The folded texts at `rows`, (m,) int64."""
+    return {name: tensor.index_select(0, rows) for name, tensor in texts.items()}
+
+
+class FoldedTransformer:
+    """`TransformerHead`, folded.
+
+    A text's first layer: queries q_i, keys K_i and values V_i, and of the attention of its own queries over its own
+    tokens the largest score m_i, the sum l_i of exp(score - m_i) and the mixed values o_i under these. For a tuple the
+    other sides' scores t = q_i K_j are added by the rule of the online softmax: with m = max(m_i, max t),
+
+        attended = (exp(m_i - m) o_i + exp(t - m) V_j) / (exp(m_i - m) l_i + sum exp(t - m)).
+
+    With one layer only the first token of the first side asks.
+    """
+
+    def __init__(self, head: TransformerHead, classifier: nn.Linear) -> None:
+        self.layers = [layer for layer in head.layers if isinstance(layer, HeadLayer)]
+        self.final_norm = head.final_norm
+        self.bias = classifier.bias
+        self.read = classifier.weight[:, : self.layers[0].query.in_features]
+        first = self.read.shape[1]
+        self.compared: list[_FoldedSimilarities | _FoldedMaxSimilarities] = []
+        for part in head.compared:
+            weight = classifier.weight[:, first : first + part.features]
+            first += part.features
+            kind = _FoldedSimilarities if isinstance(part, Similarities) else _FoldedMaxSimilarities
+            self.compared.append(kind(part, weight))  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """`key`, `value` (n, a, k, e) and `mask` (n, k); of texts that ask, `query` (n, a, q, e), scaled, `own_top` and
+        `own_sum` (n, a, q), `own_mixed` (n, a, q, e) and `residual` (n, q, d), the tokens with the output's bias.
+        """
+        layer = self.layers[0]
+        seen = layer.attention_input(texts.tokens)
+        key, value = (layer.split(part) for part in layer.key_value(seen).chunk(2, dim=-1))
+        folded = {"key": key, "value": value, "mask": texts.mask}
+        if side == 0 or len(self.layers) > 1:
+            asking = slice(0, 1) if len(self.layers) == 1 else slice(None)
+            query = layer.split(layer.query(seen[:, asking])) * key.shape[-1] ** -0.5
+            scores = (query @ key.transpose(-1, -2)).float()
+            scores = scores.masked_fill(~texts.mask[:, None, None, :], -torch.inf)
+            top = scores.amax(-1)
+            shares = (scores - top[..., None]).exp()
+            folded |= {
+                "query": query,
+                "own_top": top,
+                "own_sum": shares.sum(-1),
+                "own_mixed": shares @ value.float(),
+                "residual": texts.tokens[:, asking] + layer.output.bias,
+            }
+        for part in self.compared:
+            folded |= part.fold(texts, side)
+        return folded
+
+    @torch.no_grad()
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """As `FoldedHead.score`."""
+        gathered = [take(side, rows[:, j]) for j, side in enumerate(sides)]
+        layer = self.layers[0]
+        asking = gathered if len(self.layers) > 1 else gathered[:1]
+        tokens = torch.cat([self._first_layer(layer, gathered, i) for i in range(len(asking))], 1)
+        if len(self.layers) > 1:
+            mask = torch.cat([side["mask"] for side in gathered], 1)
+            for depth, layer in enumerate(self.layers[1:], start=2):
+                seen = layer.attention_input(tokens)
+                key_value = layer.key_value(seen)
+                if depth == len(self.layers):
+                    tokens, seen = tokens[:, :1], seen[:, :1]
+                tokens = layer(tokens, layer.query(seen), key_value, mask)
+        logits = linear(self.final_norm(tokens[:, 0]), self.read, self.bias).float()
+        for part in self.compared:
+            logits = logits + part.score(gathered)
+        return logits
+
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """As `FoldedHead.block`."""
+        return _every_pair(self, left, right)
+
+    def weighted_similar(self, texts: FoldedTexts) -> torch.Tensor | None:
+        """(n, c, d) what the second side's similar vectors are multiplied by, of texts of the first of two sides."""
+        parts = [part for part in self.compared if isinstance(part, _FoldedSimilarities)]
+        return texts["similar"][:, None, :] * parts[0].weights[None, :, 0] if parts else None
+
+    def _first_layer(self, layer: HeadLayer, sides: Sequence[FoldedTexts], asking: int) -> torch.Tensor:
+        # (p, q, d): the first layer's output for the queries of one side.
+        own = sides[asking]
+        others = [side for j, side in enumerate(sides) if j != asking]
+        key, value = (torch.cat([side[name] for side in others], 2) for name in ("key", "value"))
+        mask = torch.cat([side["mask"] for side in others], 1)
+        scores = (own["query"] @ key.transpose(-1, -2)).float().masked_fill(~mask[:, None, None, :], -torch.inf)
+        top = torch.maximum(own["own_top"], scores.amax(-1))
+        shares = (scores - top[..., None]).exp()
+        kept = (own["own_top"] - top).exp()
+        total = kept * own["own_sum"] + shares.sum(-1)
+        mixed = kept[..., None] * own["own_mixed"] + (shares.to(value.dtype) @ value).float()
+        attended = (mixed / total[..., None]).transpose(1, 2).flatten(2).to(value.dtype)
+        tokens = own["residual"] + linear(attended, layer.output.weight)
+        return layer.after_attention(tokens)
+
+
+class _FoldedSimilarities:
+    # logits of `Similarities`: products of normalised vectors, slice by slice, under the classifier's weights of them.
+    def __init__(self, part: Similarities, weight: torch.Tensor) -> None:
+        self.part = part
+        width = part.projection.out_features
+        self.weights = weight.unflatten(1, (-1, part.slices)).repeat_interleave(
+            width // part.slices, 2
+        )  # (c, pairs, d)
+
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        return {"similar": self.part.vectors(texts)}
+
+    def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
+        products = [one["similar"] * other["similar"] for one, other in combinations(sides, 2)]
+        return sum(linear(product, self.weights[:, i]).float() for i, product in enumerate(products))  # type: ignore[return-value]
+
+
+class _FoldedMaxSimilarities:
+    # logits of `MaxSimilarities`: how much a token's largest similarity counts for each label is a text's own.
+    def __init__(self, part: MaxSimilarities, weight: torch.Tensor) -> None:
+        self.part = part
+        self.weights = weight.unflatten(1, (-1, part.weightings))  # (c, ordered pairs, weightings)
+        sides = range(len(part.kept_tokens))
+        self.order = [pair for i, j in combinations(sides, 2) for pair in ((i, j), (j, i))]
+
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        vectors, importance = self.part.vectors(texts)
+        folded = {"tokens": vectors}
+        for place, (one, other) in enumerate(self.order):
+            if one == side:
+                folded[f"weights_{other}"] = importance @ self.weights[:, place].T.float()
+        return folded
+
+    def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
+        logits = torch.zeros(())
+        for i, j in combinations(range(len(sides)), 2):
+            cosines = (sides[i]["tokens"] @ sides[j]["tokens"].transpose(1, 2)).float()
+            for one, other, found in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
+                largest = found.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)
+                logits = logits + (sides[one][f"weights_{other}"] * largest[:, :, None]).sum(1)
+        return logits
+
+
+class FoldedFeedForward:
+    """`FeedForwardHead`, folded: W [a; b] = W_a a + W_b b, so that a tuple pays for a sum and what comes after it."""
+
+    def __init__(self, head: FeedForwardHead, classifier: nn.Linear) -> None:
+        self.head, self.classifier = head, classifier
+
+    @torch.no_grad()
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """`summand` (n, m)."""
+        return {"summand": self.head.side_inputs[side](texts.tokens.flatten(1))}
+
+    @torch.no_grad()
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """As `FoldedHead.score`."""
+        merged = sum(side["summand"].index_select(0, rows[:, j]) for j, side in enumerate(sides))
+        return self.classifier(self.head.hidden(merged)).float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """As `FoldedHead.block`."""
+        merged = left["summand"][:, None] + right["summand"][None]
+        return self.classifier(self.head.hidden(merged)).float()  # type: ignore[no-any-return]
+
+
+class FoldedLite:
+    """`LiteHead`, folded: scaled tokens and what a first token adds to the hidden layer are a text's own."""
+
+    def __init__(self, head: LiteHead, classifier: nn.Linear) -> None:
+        self.head, self.classifier = head, classifier
+
+    @torch.no_grad()
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """`tokens` (n, a, k, e) and `summand` (n, m)."""
+        return {"tokens": self.head.split(texts), "summand": self.head.side_inputs[side](texts.tokens[:, 0])}
+
+    @torch.no_grad()
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """As `FoldedHead.score`."""
+        left, right = (take(side, rows[:, j]) for j, side in enumerate(sides))
+        similarities = self.head.similarity_norm((left["tokens"] @ right["tokens"].transpose(-1, -2)).flatten(1))
+        hidden = self.head.similarity_input(similarities) + left["summand"] + right["summand"]
+        return self.classifier(self.head.hidden(hidden)).float()  # type: ignore[no-any-return]
+
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """As `FoldedHead.block`."""
+        return _every_pair(self, left, right)
+
+
+class FoldedCosine:
+    """`CosineHead`, folded: normalised means, and a dot product."""
+
+    def __init__(self, head: CosineHead, classifier: nn.Linear) -> None:
+        self.scale, self.classifier = head.scale, classifier
+
+    @torch.no_grad()
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """`vector` (n, d), of length one."""
+        return {"vector": normalize(mean_token(texts), dim=-1)}
+
+    @torch.no_grad()
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """As `FoldedHead.score`."""
+        vectors = [side["vector"].index_select(0, rows[:, j]) for j, side in enumerate(sides)]
+        return self._logits(torch.stack([(one * other).sum(-1) for one, other in combinations(vectors, 2)]).mean(0))
+
+    @torch.no_grad()
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """As `FoldedHead.block`."""
+        return self._logits(left["vector"] @ right["vector"].T)
+
+    def _logits(self, cosine: torch.Tensor) -> torch.Tensor:
+        features = self.scale * torch.stack([cosine, torch.ones_like(cosine)], -1)
+        return self.classifier(features).float()  # type: ignore[no-any-return]

@@ -1,0 +1,70 @@
+"""What a kernel is: the plain PyTorch one (`torch_kernel`) runs everywhere, others where the machine allows it.
+
+Shape legend: n texts of a side; p tuples; s sides; c labels; k best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from distilmatch.engine.ranking import Ranking
+from distilmatch.types import TokenRepresentations
+
+
+class Prepared(Protocol):
+    """Texts of one side as a kernel wants them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        ...
+
+
+class Best(Protocol):
+    """The best of each row, filled by a kernel."""
+
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `BestRows.best`."""
+        ...
+
+
+class Kernel(Protocol):
+    """Scores texts that it has prepared.
+
+    Attributes:
+        name: as users ask for it.
+        pairs_a_call: how many a call of `top_k` or `above` should have: enough to work on, few enough that a progress bar
+            moves.
+    """
+
+    name: str
+    pairs_a_call: int
+
+    def prepare(self, texts: TokenRepresentations, side: int) -> Prepared:
+        """Folds and packs texts."""
+        ...
+
+    def pairs(self, sides: Sequence[Any], rows: np.ndarray) -> np.ndarray:
+        """(p, c) fp32 logits of tuples of prepared texts; `rows` is (p, s) int64."""
+        ...
+
+    def best_rows(self, rows: int, k: int) -> Any:
+        """What `top_k` fills."""
+        ...
+
+    def top_k(
+        self, left: Any, right: Any, ranking: Ranking, of_left: Any, of_right: Any, offsets: tuple[int, int]
+    ) -> None:
+        """All of `left` against all of `right`; `offsets` are the numbers of their first texts."""
+        ...
+
+    def above(
+        self, left: Any, right: Any, ranking: Ranking, threshold: float, offsets: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(found, 2) int64 row numbers and (found,) fp32 scores of all pairs with a score above `threshold`."""
+        ...
