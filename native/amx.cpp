@@ -1,0 +1,141 @@
+// The CPU's matrix unit (AMX), and one imitated.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "product.h"
+
+namespace distilmatch {
+namespace {
+
+// A block of 32 rows and 32 columns: two tiles of rows, two of columns, four of sums; 16 rows of 64 bytes each.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// The compiler's tile intrinsics want literal numbers.
+struct Hardware {
+  static void begin() {
+    static const TileConfig config;
+    _tile_loadconfig(&config);
+  }
+  static void end() { _tile_release(); }
+  static void zero() {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  static void multiply(const bf16* rows, int row_stride, const bf16* columns) {
+    _tile_loadd(4, rows, row_stride * sizeof(bf16));
+    _tile_loadd(5, rows + 16 * static_cast<size_t>(row_stride), row_stride * sizeof(bf16));
+    _tile_loadd(6, columns, 64 * sizeof(bf16));
+    _tile_loadd(7, columns + 32, 64 * sizeof(bf16));
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  static void store(float* sums) {
+    _tile_stored(0, sums, 32 * sizeof(float));
+    _tile_stored(1, sums + 16, 32 * sizeof(float));
+    _tile_stored(2, sums + 16 * 32, 32 * sizeof(float));
+    _tile_stored(3, sums + 16 * 32 + 16, 32 * sizeof(float));
+  }
+};
+
+// The same in plain loops, so that layouts can be tested where there is no matrix unit.
+struct Imitated {
+  static inline thread_local float held[32][32];
+  static void begin() {}
+  static void end() {}
+  static void zero() { std::memset(held, 0, sizeof held); }
+  static float to_float(bf16 number) {
+    const uint32_t bits = static_cast<uint32_t>(number) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+  }
+  static void multiply(const bf16* rows, int row_stride, const bf16* columns) {
+    for (int i = 0; i < 32; ++i)
+      for (int j = 0; j < 32; ++j)
+        for (int pair = 0; pair < 16; ++pair)
+          for (int t = 0; t < 2; ++t)
+            held[i][j] += to_float(rows[static_cast<size_t>(i) * row_stride + 2 * pair + t]) *
+                          to_float(columns[(static_cast<size_t>(pair) * 32 + j) * 2 + t]);
+  }
+  static void store(float* sums) { std::memcpy(sums, held, sizeof held); }
+};
+
+template <Then then>
+void finish_block(const float* block, const float* bias, bf16* activated, float* sums, int stride) {
+  const __m512 bias0 = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
+  const __m512 bias1 = bias ? _mm512_loadu_ps(bias + 16) : _mm512_setzero_ps();
+  for (int i = 0; i < 32; ++i) {
+    const __m512 x0 = _mm512_add_ps(_mm512_load_ps(block + i * 32), bias0);
+    const __m512 x1 = _mm512_add_ps(_mm512_load_ps(block + i * 32 + 16), bias1);
+    if constexpr (then == Then::add) {
+      float* to = sums + static_cast<size_t>(i) * stride;
+      _mm512_storeu_ps(to, _mm512_add_ps(x0, _mm512_loadu_ps(to)));
+      _mm512_storeu_ps(to + 16, _mm512_add_ps(x1, _mm512_loadu_ps(to + 16)));
+    } else {
+      const __m512 y0 = then == Then::gelu ? gelu(x0) : relu(x0), y1 = then == Then::gelu ? gelu(x1) : relu(x1);
+      _mm512_storeu_si512(activated + static_cast<size_t>(i) * stride, (__m512i)_mm512_cvtne2ps_pbh(y1, y0));
+    }
+  }
+}
+
+template <class Tiles, Then then>
+void all_blocks(const bf16* rows, int inputs, const bf16* packed, int outputs, const float* bias, bf16* activated,
+                float* sums) {
+  alignas(64) float block[32 * 32];
+  for (int column = 0; column < outputs; column += kPanel)
+    for (int row = 0; row < kMostTileRows; row += 32) {
+      Tiles::zero();
+      for (int k = 0; k < inputs; k += 32)
+        Tiles::multiply(rows + static_cast<size_t>(row) * inputs + k, inputs,
+                        packed + static_cast<size_t>(column) * inputs + static_cast<size_t>(k / 2) * 64);
+      Tiles::store(block);
+      const size_t to = static_cast<size_t>(row) * outputs + column;
+      finish_block<then>(block, bias ? bias + column : nullptr, activated ? activated + to : nullptr, sums ? sums + to : nullptr,
+                         outputs);
+    }
+}
+
+template <class Tiles>
+void product(Then then, const bf16* rows, int inputs, const void* weights, int outputs, const float* bias, bf16* activated,
+             float* sums) {
+  const bf16* packed = static_cast<const bf16*>(weights);
+  if (then == Then::add)
+    all_blocks<Tiles, Then::add>(rows, inputs, packed, outputs, bias, activated, sums);
+  else if (then == Then::gelu)
+    all_blocks<Tiles, Then::gelu>(rows, inputs, packed, outputs, bias, activated, sums);
+  else
+    all_blocks<Tiles, Then::relu>(rows, inputs, packed, outputs, bias, activated, sums);
+}
+
+bool ask_system() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+}  // namespace
+
+bool matrix_unit_allowed() {
+  static const bool allowed =
+      __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && ask_system();
+  return allowed;
+}
+
+const Multiplier& matrix_multiplier() {
+  static const Multiplier chosen{kMostTileRows, &Hardware::begin, &Hardware::end, &packed_weights_bytes, &pack_weights, &product<Hardware>};
+  return chosen;
+}
+
+const Multiplier& imitated_multiplier() {
+  static const Multiplier chosen{kMostTileRows, &Imitated::begin, &Imitated::end, &packed_weights_bytes, &pack_weights, &product<Imitated>};
+  return chosen;
+}
+
+}  // namespace distilmatch

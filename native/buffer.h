@@ -1,0 +1,34 @@
+// Memory that vectors can be loaded from without crossing cache lines.
+#pragma once
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace distilmatch {
+
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t count) : count_(count) {
+    const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;  // a vector past the end may be read
+    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+    if (!data_) throw std::bad_alloc();
+    std::memset(data_.get(), 0, bytes);
+  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  size_t bytes() const { return count_ * sizeof(T); }
+  explicit operator bool() const { return count_ > 0; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  size_t count_ = 0;
+};
+
+}  // namespace distilmatch

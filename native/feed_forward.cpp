@@ -1,0 +1,217 @@
+#include "feed_forward.h"
+
+#include <omp.h>
+
+namespace distilmatch {
+namespace {
+
+constexpr int kLeftRows = 4;  // left rows that share what is loaded of 16 right ones
+
+template <bool use_gelu>
+inline __m512 activate(__m512 x) {
+  return use_gelu ? gelu(x) : relu(x);
+}
+
+// 16 right texts side by side: (hidden, 16).
+void interleave(const float* right, int64_t count, int hidden, float* panel) {
+  for (int x = 0; x < hidden; ++x)
+    for (int j = 0; j < 16; ++j) panel[x * 16 + j] = j < count ? right[j * static_cast<int64_t>(hidden) + x] : 0.f;
+}
+
+// sums (labels, 4, 16) of four left rows and 16 right ones.
+template <bool use_gelu>
+void panel_sums(const float* const* left, const float* panel, const float* read, int hidden, int labels, __m512* sums) {
+  if (labels == 1) {
+    __m512 own[kLeftRows];
+    for (auto& sum : own) sum = _mm512_setzero_ps();
+    for (int x = 0; x < hidden; ++x) {
+      const __m512 b = _mm512_load_ps(panel + x * 16), w = _mm512_set1_ps(read[x]);
+#pragma GCC unroll 4
+      for (int i = 0; i < kLeftRows; ++i)
+        own[i] = _mm512_fmadd_ps(activate<use_gelu>(_mm512_add_ps(b, _mm512_set1_ps(left[i][x]))), w, own[i]);
+    }
+    for (int i = 0; i < kLeftRows; ++i) sums[i] = own[i];
+    return;
+  }
+  for (int i = 0; i < labels * kLeftRows; ++i) sums[i] = _mm512_setzero_ps();
+  for (int x = 0; x < hidden; ++x) {
+    const __m512 b = _mm512_load_ps(panel + x * 16);
+    for (int i = 0; i < kLeftRows; ++i) {
+      const __m512 y = activate<use_gelu>(_mm512_add_ps(b, _mm512_set1_ps(left[i][x])));
+      for (int c = 0; c < labels; ++c)
+        sums[c * kLeftRows + i] = _mm512_fmadd_ps(y, _mm512_set1_ps(read[c * hidden + x]), sums[c * kLeftRows + i]);
+    }
+  }
+}
+
+}  // namespace
+
+FeedForwardHead::FeedForwardHead(int given_hidden, int given_labels, bool given_gelu, const float* read, const float* read_bias)
+    : hidden(given_hidden),
+      labels(given_labels),
+      use_gelu(given_gelu),
+      read_(static_cast<size_t>(given_hidden) * given_labels),
+      read_bias_(read_bias, read_bias + given_labels) {
+  std::memcpy(read_.data(), read, sizeof(float) * given_hidden * given_labels);
+}
+
+void FeedForwardHead::score(const float* left, const float* right, const int64_t* rows, int64_t pairs, float* logits,
+                            int threads) const {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = 0; p < pairs; ++p) {
+    const float *a = left + rows[2 * p] * hidden, *b = right + rows[2 * p + 1] * hidden;
+    for (int c = 0; c < labels; ++c) {
+      __m512 sum = _mm512_setzero_ps();
+      for (int x = 0; x < hidden; x += 16) {
+        const __m512 y = _mm512_add_ps(_mm512_loadu_ps(a + x), _mm512_loadu_ps(b + x));
+        sum = _mm512_fmadd_ps(use_gelu ? gelu(y) : relu(y), _mm512_loadu_ps(read_.data() + c * hidden + x), sum);
+      }
+      logits[p * labels + c] = _mm512_reduce_add_ps(sum) + read_bias_[c];
+    }
+  }
+}
+
+template <class Take>
+void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count, int threads,
+                                Take take) const {
+  constexpr int64_t kPanels = 32;  // of right texts, interleaved once for a chunk of left rows
+  constexpr int64_t kRows = 256;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer<float> panels(static_cast<size_t>(kPanels) * 16 * hidden);
+    std::vector<__m512> sums(static_cast<size_t>(labels) * kLeftRows);
+    std::vector<float> logits(labels);
+    alignas(64) float found[16];
+    std::vector<float> all(static_cast<size_t>(labels) * kLeftRows * 16);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t chunk = 0; chunk < left_count; chunk += kRows) {
+      const int64_t end = std::min(chunk + kRows, left_count);
+      for (int64_t columns = 0; columns < right_count; columns += kPanels * 16) {
+        const int64_t last = std::min(columns + kPanels * 16, right_count);
+        for (int64_t b = columns; b < last; b += 16)
+          interleave(right + b * hidden, std::min<int64_t>(16, last - b), hidden, panels.data() + (b - columns) * hidden);
+        for (int64_t a = chunk; a < end; a += kLeftRows) {
+          const float* rows[kLeftRows];
+          for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
+          for (int64_t b = columns; b < last; b += 16) {
+            const float* panel = panels.data() + (b - columns) * hidden;
+            if (use_gelu)
+              panel_sums<true>(rows, panel, read_.data(), hidden, labels, sums.data());
+            else
+              panel_sums<false>(rows, panel, read_.data(), hidden, labels, sums.data());
+            const int count = static_cast<int>(std::min<int64_t>(16, last - b));
+            for (int i = 0; i < kLeftRows && a + i < end; ++i) {
+              if (labels == 1) {
+                _mm512_store_ps(found, _mm512_add_ps(sums[i], _mm512_set1_ps(read_bias_[0])));
+                take.one(a + i, b, found, count);
+                continue;
+              }
+              for (int c = 0; c < labels; ++c)
+                _mm512_storeu_ps(all.data() + c * 16, _mm512_add_ps(sums[c * kLeftRows + i], _mm512_set1_ps(read_bias_[c])));
+              for (int j = 0; j < count; ++j) {
+                for (int c = 0; c < labels; ++c) logits[c] = all[c * 16 + j];
+                take.many(a + i, b + j, logits.data());
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+namespace {
+
+struct TakeBest {
+  const Rank& rank;
+  int labels;
+  TopK *of_left, *of_right;
+  int64_t left_offset, right_offset;
+
+  void add(int64_t a, int64_t b, float score) const {
+    if (of_left) of_left->add(left_offset + a, {score, right_offset + b});
+    if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
+  }
+  void one(int64_t a, int64_t b, const float* scores, int count) const {
+    if (!of_right && of_left->size(left_offset + a) == of_left->k()) {  // most of 16 are not among the best
+      const float worst = of_left->hits(left_offset + a)[0].score;
+      __mmask16 worth = _mm512_cmp_ps_mask(_mm512_load_ps(scores), _mm512_set1_ps(worst), _CMP_GE_OQ) & first_lanes(count);
+      for (; worth; worth &= worth - 1) {
+        const int j = __builtin_ctz(worth);
+        add(a, b + j, scores[j]);
+      }
+      return;
+    }
+    for (int j = 0; j < count; ++j) add(a, b + j, scores[j]);
+  }
+  void many(int64_t a, int64_t b, const float* logits) const { add(a, b, rank(logits, labels)); }
+};
+
+struct TakeAbove {
+  const Rank& rank;
+  int labels;
+  float threshold;
+  int64_t left_offset, right_offset;
+  std::vector<std::vector<Match>>* found;
+
+  void add(int64_t a, int64_t b, float score) const {
+    if (score > threshold) (*found)[omp_get_thread_num()].push_back({left_offset + a, right_offset + b, score});
+  }
+  void one(int64_t a, int64_t b, const float* scores, int count) const {
+    for (int j = 0; j < count; ++j) add(a, b + j, scores[j]);
+  }
+  void many(int64_t a, int64_t b, const float* logits) const { add(a, b, rank(logits, labels)); }
+};
+
+}  // namespace
+
+void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
+                            TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const {
+  all_pairs(left, left_count, right, right_count, threads,
+            TakeBest{rank, labels, of_left, of_right, left_offset, right_offset});
+}
+
+void FeedForwardHead::above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
+                            float threshold, int64_t left_offset, int64_t right_offset, int threads,
+                            std::vector<Match>& found) const {
+  std::vector<std::vector<Match>> own(threads);
+  all_pairs(left, left_count, right, right_count, threads,
+            TakeAbove{rank, labels, threshold, left_offset, right_offset, &own});
+  for (const auto& part : own) found.insert(found.end(), part.begin(), part.end());
+}
+
+namespace {
+
+template <bool use_gelu>
+double register_rate(int threads, double seconds) {
+  constexpr int kSteps = 1 << 16;
+  double rate = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : rate)
+  {
+    __m512 sums[2 * kLeftRows], left[kLeftRows];
+    for (auto& sum : sums) sum = _mm512_setzero_ps();
+    for (int i = 0; i < kLeftRows; ++i) left[i] = _mm512_set1_ps(0.25f * i);
+    __m512 right = _mm512_set1_ps(-0.5f), weight = _mm512_set1_ps(0.125f);
+    int64_t steps = 0;
+    const double start = omp_get_wtime();
+    double end = start;
+    for (; end - start < seconds; end = omp_get_wtime(), steps += kSteps)
+      for (int step = 0; step < kSteps; step += 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < 2 * kLeftRows; ++i) {
+          asm volatile("" : "+v"(right));  // as if it were another one each time
+          sums[i] = _mm512_fmadd_ps(activate<use_gelu>(_mm512_add_ps(right, left[i % kLeftRows])), weight, sums[i]);
+        }
+    for (auto& sum : sums) asm volatile("" : : "v"(sum));
+    rate += 16. * kLeftRows * steps / (end - start);
+  }
+  return rate;
+}
+
+}  // namespace
+
+double hidden_numbers_per_s(bool use_gelu, int threads, double seconds) {
+  return use_gelu ? register_rate<true>(threads, seconds) : register_rate<false>(threads, seconds);
+}
+
+}  // namespace distilmatch

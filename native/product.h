@@ -1,0 +1,43 @@
+// Products of a tile of rows with packed weights, in bf16 with fp32 sums.
+#pragma once
+#include "numbers.h"
+
+namespace distilmatch {
+
+constexpr int kMostTileRows = 64;
+constexpr int kPanel = 32;
+
+enum class Then { add, gelu, relu };
+
+// Multiplies `tile_rows` rows (tile_rows, inputs) with weights that it packed from (outputs, inputs); both are multiples of 32.
+// The result, with the bias if there is one, is added to `sums` (tile_rows, outputs), or activated and written to
+// `activated`. `begin` and `end` frame a thread's use.
+struct Multiplier {
+  int tile_rows;
+  void (*begin)();
+  void (*end)();
+  size_t (*packed_bytes)(int outputs, int inputs);
+  void (*pack)(const float* weights, int outputs, int inputs, void* packed);
+  void (*product)(Then then, const bf16* rows, int inputs, const void* packed, int outputs, const float* bias,
+                  bf16* activated, float* sums);
+};
+
+const Multiplier& vector_multiplier();    // AVX512-BF16
+const Multiplier& matrix_multiplier();    // AMX
+const Multiplier& byte_multiplier();      // AVX512-VNNI, int8
+const Multiplier& imitated_multiplier();  // AMX's layouts in plain loops, for tests
+bool matrix_unit_allowed();               // whether the CPU has AMX and the system lets this process use it
+
+// (n, k) fp32 row-major to panels of 32 outputs: [n / 32][k / 2][32][2].
+inline void pack_weights(const float* weights, int outputs, int inputs, void* to) {
+  bf16* packed = static_cast<bf16*>(to);
+  for (int panel = 0; panel < outputs / kPanel; ++panel)
+    for (int step = 0; step < inputs / 2; ++step)
+      for (int j = 0; j < kPanel; ++j)
+        for (int t = 0; t < 2; ++t)
+          *packed++ = to_bf16(weights[static_cast<size_t>(panel * kPanel + j) * inputs + 2 * step + t]);
+}
+
+inline size_t packed_weights_bytes(int outputs, int inputs) { return static_cast<size_t>(outputs) * inputs * sizeof(bf16); }
+
+}  // namespace distilmatch

@@ -1,0 +1,422 @@
+#include "transformer.h"
+
+#include <omp.h>
+
+#include <limits>
+
+namespace distilmatch {
+namespace {
+
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+void convert(const float* from, size_t count, bf16* to) {
+  for (size_t i = 0; i < count; ++i) to[i] = to_bf16(from[i]);
+}
+
+void copy_float(const float* from, size_t count, Buffer<float>& to) {
+  to = Buffer<float>(count);
+  std::memcpy(to.data(), from, count * sizeof(float));
+}
+
+// For each text, the places of its real tokens.
+std::vector<int> real_tokens(const bool* mask, int kept) {
+  std::vector<int> places;
+  for (int token = 0; token < kept; ++token)
+    if (mask[token]) places.push_back(token);
+  return places;
+}
+
+struct Moments {
+  float mean, scale;
+};
+
+// Mean, and one over the standard deviation, of a row.
+Moments moments(const float* row, int width, float epsilon) {
+  __m512 sum = _mm512_setzero_ps(), squares = sum;
+  for (int x = 0; x < width; x += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(row + x));
+  const float mean = _mm512_reduce_add_ps(sum) / width;
+  const __m512 all = _mm512_set1_ps(mean);
+  for (int x = 0; x < width; x += 16) {
+    const __m512 centred = _mm512_sub_ps(_mm512_loadu_ps(row + x), all);
+    squares = _mm512_fmadd_ps(centred, centred, squares);
+  }
+  return {mean, 1.f / std::sqrt(_mm512_reduce_add_ps(squares) / width + epsilon)};
+}
+
+}  // namespace
+
+size_t LeftTexts::bytes() const {
+  return query.bytes() + similar.bytes() + tokens.bytes() + own_top.bytes() + own_sum.bytes() + own_mixed.bytes() +
+         residual.bytes() + token_weights.bytes() + real.size() * sizeof(int);
+}
+
+size_t RightTexts::bytes() const {
+  return key.bytes() + value.bytes() + similar.bytes() + tokens.bytes() + token_weights.bytes() + real.size() * sizeof(int);
+}
+
+struct TransformerHead::Scratch {
+  explicit Scratch(const TransformerShape& shape, const Multiplier& used)
+      : multiplier(used),
+        attended(static_cast<size_t>(kMostTileRows) * shape.width),
+        normed(static_cast<size_t>(kMostTileRows) * shape.width),
+        hidden(static_cast<size_t>(kMostTileRows) * shape.intermediate),
+        sums(static_cast<size_t>(kMostTileRows) * shape.width) {
+    multiplier.begin();
+  }
+  ~Scratch() { multiplier.end(); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const Multiplier& multiplier;
+  Buffer<bf16> attended, normed, hidden;
+  Buffer<float> sums;
+};
+
+TransformerHead::TransformerHead(const TransformerShape& given, const TransformerWeights& w, const Multiplier& multiplier)
+    : shape(given), multiplier_(multiplier) {
+  const int d = shape.width, f = shape.intermediate, c = shape.labels;
+  const auto pack = [&](const float* weights, int outputs, int inputs) {
+    Buffer<uint8_t> packed(multiplier.packed_bytes(outputs, inputs));
+    multiplier.pack(weights, outputs, inputs, packed.data());
+    return packed;
+  };
+  output_ = pack(w.output, d, d);
+  expand_ = pack(w.expand, f, d);
+  contract_ = pack(w.contract, d, f);
+  expand_bias_.assign(w.expand_bias, w.expand_bias + f);
+  contract_bias_.assign(w.contract_bias, w.contract_bias + d);
+  inner_norm_.assign(w.inner_norm, w.inner_norm + d);
+  inner_norm_bias_.assign(w.inner_norm_bias, w.inner_norm_bias + d);
+  // read (g (y - mean) / deviation + b) = (read g . y - mean sum(read g)) / deviation + read . b
+  read_.resize(static_cast<size_t>(c) * d);
+  read_sum_.assign(c, 0.f);
+  read_bias_.assign(w.read_bias, w.read_bias + c);
+  for (int label = 0; label < c; ++label) {
+    double sum = 0, bias = 0;
+    for (int x = 0; x < d; ++x) {
+      const size_t at = static_cast<size_t>(label) * d + x;
+      read_[at] = w.read[at] * w.outer_norm[x];
+      sum += read_[at];
+      bias += static_cast<double>(w.read[at]) * w.outer_norm_bias[x];
+    }
+    read_sum_[label] = static_cast<float>(sum);
+    read_bias_[label] += static_cast<float>(bias);
+  }
+}
+
+LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& from) const {
+  const size_t n = count, d = shape.width, c = shape.labels;
+  LeftTexts to;
+  to.count = count;
+  to.kept = kept;
+  to.query = Buffer<bf16>(n * d);
+  convert(from.query, n * d, to.query.data());
+  copy_float(from.own_top, n * shape.heads, to.own_top);
+  copy_float(from.own_sum, n * shape.heads, to.own_sum);
+  copy_float(from.own_mixed, n * d, to.own_mixed);
+  copy_float(from.residual, n * d, to.residual);
+  if (from.similar) {
+    to.similar = Buffer<bf16>(n * c * d);
+    convert(from.similar, n * c * d, to.similar.data());
+  }
+  if (from.tokens) {
+    to.tokens = Buffer<bf16>(n * kept * d);
+    to.token_weights = Buffer<float>(n * kept * c);
+  }
+  to.real.resize(n);
+  for (size_t i = 0; i < n; ++i) {
+    const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
+    to.real[i] = static_cast<int>(places.size());
+    if (!from.tokens) continue;
+    for (size_t place = 0; place < places.size(); ++place) {
+      const size_t source = i * kept + places[place], target = i * kept + place;
+      convert(from.tokens + source * d, d, to.tokens.data() + target * d);
+      std::memcpy(to.token_weights.data() + target * c, from.token_weights + source * c, c * sizeof(float));
+    }
+  }
+  return to;
+}
+
+RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArrays& from) const {
+  const size_t n = count, d = shape.width, c = shape.labels, heads = shape.heads, e = shape.head_width();
+  const size_t groups = (kept + 15) / 16, size = groups * 16 * d;
+  RightTexts to;
+  to.count = count;
+  to.kept = kept;
+  to.groups = static_cast<int>(groups);
+  to.two_heads = kept <= 8 && heads % 2 == 0;
+  to.key_size = to.two_heads ? 8 * d : size;
+  to.value_size = (kept + 1) / 2 * 2 * d;
+  to.key = Buffer<bf16>(n * to.key_size);
+  to.value = Buffer<bf16>(n * to.value_size);
+  if (from.similar) {
+    to.similar = Buffer<bf16>(n * d);
+    convert(from.similar, n * d, to.similar.data());
+  }
+  if (from.tokens) {
+    to.tokens = Buffer<bf16>(n * size);
+    to.token_weights = Buffer<float>(n * c * groups * 16);
+  }
+  to.real.resize(n);
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count; ++i) {
+    const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
+    to.real[i] = static_cast<int>(places.size());
+    for (size_t j = 0; j < places.size(); ++j) {
+      const size_t group = j / 16, lane = j % 16;
+      // From (n, heads, k, e).
+      for (size_t head = 0; head < heads; ++head) {
+        const size_t source = ((i * heads + head) * kept + places[j]) * e;
+        const size_t vector = to.two_heads ? head / 2 : head * groups + group;
+        const size_t at = to.two_heads ? head % 2 * 8 + lane : lane;
+        for (size_t x = 0; x < e; ++x) {
+          const size_t key = ((vector * (e / 2) + x / 2) * 16 + at) * 2 + x % 2;
+          const size_t value = (((head * ((kept + 1) / 2) + j / 2) * (e / 16) + x / 16) * 16 + x % 16) * 2 + j % 2;
+          to.key.data()[i * to.key_size + key] = to_bf16(from.key[source + x]);
+          to.value.data()[i * to.value_size + value] = to_bf16(from.value[source + x]);
+        }
+      }
+      if (!from.tokens) continue;
+      const size_t source = i * kept + places[j];
+      for (size_t x = 0; x < d; ++x)
+        to.tokens.data()[i * size + ((group * (d / 2) + x / 2) * 16 + lane) * 2 + x % 2] = to_bf16(from.tokens[source * d + x]);
+      for (size_t label = 0; label < c; ++label)
+        to.token_weights.data()[(i * c + label) * groups * 16 + j] = from.token_weights[source * c + label];
+    }
+  }
+  return to;
+}
+
+// Asks for a text's keys and values while the pair before it is computed: pairs of a list jump about in memory.
+void TransformerHead::prefetch(const RightTexts& right, int64_t b) const {
+  const char* key = reinterpret_cast<const char*>(right.key.data() + b * right.key_size);
+  for (size_t at = 0; at < right.key_size * sizeof(bf16); at += 64) _mm_prefetch(key + at, _MM_HINT_T0);
+  const char* value = reinterpret_cast<const char*>(right.value.data() + b * right.value_size);
+  for (size_t at = 0; at < right.value_size * sizeof(bf16); at += 64) _mm_prefetch(value + at, _MM_HINT_T0);
+}
+
+// What one head mixes: the left text's own part, kept by a share, and the right text's values; normalised.
+void TransformerHead::mix(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, int head, const bf16* shares,
+                          __m512 kept, __m512 scale, bf16* out) const {
+  const int e = shape.head_width(), pairs = (right.real[b] + 1) / 2;
+  const bf16* value = right.value.data() + b * right.value_size + static_cast<size_t>(head) * ((right.kept + 1) / 2) * e * 2;
+  const float* own = left.own_mixed.data() + a * shape.width + head * e;
+  for (int x = 0; x < e; x += 16) {
+    __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(own + x), kept);
+    for (int j = 0; j < pairs; ++j)
+      sum = _mm512_dpbf16_ps(sum, pair_of(shares + 2 * j), load_bf16(value + (static_cast<size_t>(j) * e + x) * 2));
+    store_bf16(out + head * e + x, _mm512_mul_ps(sum, scale));
+  }
+}
+
+// What the first token of text a mixes of its own side and of text b's tokens, (width), normalised.
+void TransformerHead::attend(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const {
+  constexpr int kMostGroups = 64;
+  const int heads = shape.heads, e = shape.head_width(), groups = right.groups, real = right.real[b];
+  const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + b * right.key_size;
+  alignas(64) bf16 shares[16 * kMostGroups];
+  for (int head = 0; head < heads; ++head) {
+    __m512 scores[kMostGroups];
+    const __m512 own = _mm512_set1_ps(left.own_top.data()[a * heads + head]);
+    __m512 tops = own;
+    for (int g = 0; g < groups; ++g) {
+      __m512 even = _mm512_setzero_ps(), odd = even;
+      const bf16* column = key + (static_cast<size_t>(head) * groups + g) * (e / 2) * 32;
+      for (int s = 0; s < e / 2; s += 2) {
+        even = _mm512_dpbf16_ps(even, pair_of(query + head * e + 2 * s), load_bf16(column + static_cast<size_t>(s) * 32));
+        odd = _mm512_dpbf16_ps(odd, pair_of(query + head * e + 2 * s + 2), load_bf16(column + static_cast<size_t>(s + 1) * 32));
+      }
+      scores[g] = _mm512_mask_blend_ps(first_lanes(real - 16 * g), _mm512_set1_ps(kNothing), _mm512_add_ps(even, odd));
+      tops = _mm512_max_ps(tops, scores[g]);
+    }
+    const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(tops)), kept = exp_of(_mm512_sub_ps(own, top));
+    __m512 total = _mm512_setzero_ps();
+    for (int g = 0; g < groups; ++g) {
+      const __m512 share = _mm512_maskz_mov_ps(first_lanes(real - 16 * g), exp_of(_mm512_sub_ps(scores[g], top)));
+      total = _mm512_add_ps(total, share);
+      store_bf16(shares + g * 16, share);
+    }
+    const float all = _mm512_reduce_add_ps(total) + _mm512_cvtss_f32(kept) * left.own_sum.data()[a * heads + head];
+    mix(left, right, a, b, head, shares, kept, _mm512_set1_ps(1.f / all), out);
+  }
+}
+
+// The same where the right text keeps at most 8 tokens: two heads at a time, one in each half of a vector.
+void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const {
+  const int heads = shape.heads, e = shape.head_width(), real = right.real[b];
+  const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + b * right.key_size;
+  const __mmask16 lanes = first_lanes(real) * 0x101;
+  alignas(64) bf16 shares[16];
+  for (int head = 0; head < heads; head += 2) {
+    const bf16 *first = query + head * e, *second = first + e, *column = key + static_cast<size_t>(head / 2) * (e / 2) * 32;
+    __m512 even = _mm512_setzero_ps(), odd = even;
+    for (int s = 0; s < e / 2; s += 2) {
+      even = _mm512_dpbf16_ps(even, pairs_of(first + 2 * s, second + 2 * s), load_bf16(column + static_cast<size_t>(s) * 32));
+      odd = _mm512_dpbf16_ps(odd, pairs_of(first + 2 * s + 2, second + 2 * s + 2),
+                             load_bf16(column + static_cast<size_t>(s + 1) * 32));
+    }
+    const __m512 scores = _mm512_mask_blend_ps(lanes, _mm512_set1_ps(kNothing), _mm512_add_ps(even, odd));
+    const __m512 own = in_halves(left.own_top.data()[a * heads + head], left.own_top.data()[a * heads + head + 1]);
+    const __m512 own_sum = in_halves(left.own_sum.data()[a * heads + head], left.own_sum.data()[a * heads + head + 1]);
+    const __m512 top = _mm512_max_ps(own, half_max(scores)), kept = exp_of(_mm512_sub_ps(own, top));
+    const __m512 share = _mm512_maskz_mov_ps(lanes, exp_of(_mm512_sub_ps(scores, top)));
+    const __m512 scale =
+        _mm512_div_ps(_mm512_set1_ps(1.f), _mm512_fmadd_ps(kept, own_sum, half_sum(share)));
+    store_bf16(shares, share);
+    for (int half = 0; half < 2; ++half) {
+      const __m512i lane = _mm512_set1_epi32(8 * half);
+      mix(left, right, a, b, head + half, shares + 8 * half, _mm512_permutexvar_ps(lane, kept),
+          _mm512_permutexvar_ps(lane, scale), out);
+    }
+  }
+}
+
+// Adds, for each label, the largest similarity of every token in the other text, weighted.
+void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* logits) const {
+  constexpr int kRows = 8, kMostTokens = 1024;
+  const int d = shape.width, c = shape.labels, groups = right.groups, own = left.real[a], other = right.real[b];
+  const size_t size = static_cast<size_t>(groups) * 16 * d;
+  float found[kMostTokens];
+  for (int i = 0; i < own; ++i) found[i] = kNothing;
+  for (int g = 0; 16 * g < other; ++g) {
+    const __mmask16 real = first_lanes(other - 16 * g);
+    const bf16* columns = right.tokens.data() + b * size + static_cast<size_t>(g) * (d / 2) * 32;
+    __m512 down = _mm512_set1_ps(kNothing);
+    for (int first = 0; first < own; first += kRows) {
+      const int rows = std::min(kRows, own - first);
+      const bf16* row[kRows];
+      for (int i = 0; i < kRows; ++i)  // rows past the last repeat it
+        row[i] = left.tokens.data() + (a * left.kept + first + std::min(i, rows - 1)) * static_cast<size_t>(d);
+      __m512 sums[kRows];
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) sums[i] = _mm512_setzero_ps();
+      for (int s = 0; s < d / 2; ++s) {
+        const __m512bh column = load_bf16(columns + static_cast<size_t>(s) * 32);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pair_of(row[i] + 2 * s), column);
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) down = _mm512_max_ps(down, sums[i]);
+      for (int i = 0; i < rows; ++i) found[first + i] = std::max(found[first + i], _mm512_mask_reduce_max_ps(real, sums[i]));
+    }
+    for (int label = 0; label < c; ++label) {
+      const __m512 weights = _mm512_loadu_ps(right.token_weights.data() + (b * c + label) * groups * 16 + g * 16);
+      logits[label] += _mm512_mask_reduce_add_ps(real, _mm512_mul_ps(weights, down));
+    }
+  }
+  const float* weights = left.token_weights.data() + a * left.kept * c;
+  for (int i = 0; i < own; ++i)
+    for (int label = 0; label < c; ++label) logits[label] += found[i] * weights[i * c + label];
+}
+
+void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int pairs, float* logits,
+                                 Scratch& scratch) const {
+  const int d = shape.width, f = shape.intermediate, c = shape.labels;
+  float* sums = scratch.sums.data();
+  for (int i = 0; i < pairs; ++i) {
+    if (i + 1 < pairs && rows[2 * i + 3] != rows[2 * i + 1] + 1) prefetch(right, rows[2 * i + 3]);
+    bf16* attended = scratch.attended.data() + static_cast<size_t>(i) * d;
+    if (right.two_heads)
+      attend_two(left, right, rows[2 * i], rows[2 * i + 1], attended);
+    else
+      attend(left, right, rows[2 * i], rows[2 * i + 1], attended);
+    std::memcpy(sums + static_cast<size_t>(i) * d, left.residual.data() + rows[2 * i] * d, d * sizeof(float));
+  }
+  multiplier_.product(Then::add, scratch.attended.data(), d, output_.data(), d, nullptr, nullptr, sums);
+  for (int i = 0; i < pairs; ++i) {
+    float* row = sums + static_cast<size_t>(i) * d;
+    const Moments own = moments(row, d, shape.inner_epsilon);
+    for (int x = 0; x < d; x += 16) {
+      const __m512 given = _mm512_loadu_ps(row + x);
+      const __m512 standard = _mm512_mul_ps(_mm512_sub_ps(given, _mm512_set1_ps(own.mean)), _mm512_set1_ps(own.scale));
+      const __m512 normed =
+          _mm512_fmadd_ps(standard, _mm512_loadu_ps(inner_norm_.data() + x), _mm512_loadu_ps(inner_norm_bias_.data() + x));
+      store_bf16(scratch.normed.data() + static_cast<size_t>(i) * d + x, normed);
+      _mm512_storeu_ps(row + x,
+                       _mm512_add_ps(shape.pre_norm ? given : normed, _mm512_loadu_ps(contract_bias_.data() + x)));
+    }
+  }
+  bf16* hidden = scratch.hidden.data();
+  const Then then = shape.use_gelu ? Then::gelu : Then::relu;
+  multiplier_.product(then, scratch.normed.data(), d, expand_.data(), f, expand_bias_.data(), hidden, nullptr);
+  multiplier_.product(Then::add, hidden, f, contract_.data(), d, nullptr, nullptr, sums);
+  for (int i = 0; i < pairs; ++i) {
+    const float* row = sums + static_cast<size_t>(i) * d;
+    const Moments own = moments(row, d, shape.outer_epsilon);
+    const int64_t a = rows[2 * i], b = rows[2 * i + 1];
+    float* of_pair = logits + static_cast<size_t>(i) * c;
+    for (int label = 0; label < c; ++label) {
+      __m512 dot = _mm512_setzero_ps();
+      for (int x = 0; x < d; x += 16)
+        dot = _mm512_fmadd_ps(_mm512_loadu_ps(row + x), _mm512_loadu_ps(read_.data() + static_cast<size_t>(label) * d + x), dot);
+      of_pair[label] = (_mm512_reduce_add_ps(dot) - own.mean * read_sum_[label]) * own.scale + read_bias_[label];
+      if (left.similar) {
+        __m512 product = _mm512_setzero_ps();
+        for (int x = 0; x < d; x += 32)
+          product = _mm512_dpbf16_ps(product, load_bf16(left.similar.data() + (a * c + label) * d + x),
+                                     load_bf16(right.similar.data() + b * d + x));
+        of_pair[label] += _mm512_reduce_add_ps(product);
+      }
+    }
+    if (left.tokens) largest(left, right, a, b, of_pair);
+  }
+}
+
+void TransformerHead::score(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int64_t pairs, float* logits,
+                            int threads) const {
+  const int64_t tile = multiplier_.tile_rows;
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch scratch(shape, multiplier_);
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t first = 0; first < pairs; first += tile)
+      score_tile(left, right, rows + 2 * first, static_cast<int>(std::min<int64_t>(tile, pairs - first)),
+                 logits + first * shape.labels, scratch);
+  }
+}
+
+template <class Take>
+void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, int threads,
+                                Take take) const {
+  const int64_t tile = multiplier_.tile_rows, columns_at_once = 64 * tile;  // right texts that stay in the cache while the left ones pass
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch scratch(shape, multiplier_);
+    std::vector<float> logits(static_cast<size_t>(kMostTileRows) * shape.labels);
+    int64_t rows[2 * kMostTileRows];
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t chunk = 0; chunk < left.count; chunk += 4) {
+      for (int64_t columns = 0; columns < right.count; columns += columns_at_once) {
+        const int64_t last = std::min(columns + columns_at_once, right.count);
+        for (int64_t a = chunk; a < std::min(chunk + 4, left.count); ++a)
+          for (int64_t b = columns; b < last; b += tile) {
+            const int pairs = static_cast<int>(std::min<int64_t>(tile, last - b));
+            for (int i = 0; i < pairs; ++i) rows[2 * i] = a, rows[2 * i + 1] = b + i;
+            score_tile(left, right, rows, pairs, logits.data(), scratch);
+            for (int i = 0; i < pairs; ++i) take(a, b + i, logits.data() + static_cast<size_t>(i) * shape.labels);
+          }
+      }
+    }
+  }
+}
+
+void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank,
+                            TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const {
+  all_pairs(left, right, threads, [&](int64_t a, int64_t b, const float* logits) {
+    const float score = rank(logits, shape.labels);
+    if (of_left) of_left->add(left_offset + a, {score, right_offset + b});
+    if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
+  });
+}
+
+void TransformerHead::above(const LeftTexts& left, const RightTexts& right, const Rank& rank,
+                            float threshold, int64_t left_offset, int64_t right_offset, int threads,
+                            std::vector<Match>& found) const {
+  std::vector<std::vector<Match>> own(threads);
+  all_pairs(left, right, threads, [&](int64_t a, int64_t b, const float* logits) {
+    const float score = rank(logits, shape.labels);
+    if (score > threshold) own[omp_get_thread_num()].push_back({left_offset + a, right_offset + b, score});
+  });
+  for (const auto& part : own) found.insert(found.end(), part.begin(), part.end());
+}
+
+}  // namespace distilmatch

@@ -1,0 +1,72 @@
+#include "product.h"
+
+namespace distilmatch {
+namespace {
+
+constexpr int kTileRows = 56;  // four times as many as registers hold beside two columns of weights
+constexpr int kRegisterRows = 14;
+
+template <Then then>
+inline void register_tile(const bf16* rows, int inputs, const bf16* panel, const float* bias, bf16* activated, float* sums,
+                          int stride) {
+  __m512 acc[kRegisterRows][2];
+  const __m512 bias0 = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
+  const __m512 bias1 = bias ? _mm512_loadu_ps(bias + 16) : _mm512_setzero_ps();
+#pragma GCC unroll 14
+  for (int i = 0; i < kRegisterRows; ++i) acc[i][0] = bias0, acc[i][1] = bias1;
+  for (int step = 0; step < inputs / 2; ++step) {
+    const __m512bh w0 = load_bf16(panel + static_cast<size_t>(step) * 64);
+    const __m512bh w1 = load_bf16(panel + static_cast<size_t>(step) * 64 + 32);
+#pragma GCC unroll 14
+    for (int i = 0; i < kRegisterRows; ++i) {
+      const __m512bh x = pair_of(rows + static_cast<size_t>(i) * inputs + 2 * step);
+      acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, w0);
+      acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, w1);
+    }
+  }
+#pragma GCC unroll 14
+  for (int i = 0; i < kRegisterRows; ++i) {
+    if constexpr (then == Then::add) {
+      float* to = sums + static_cast<size_t>(i) * stride;
+      _mm512_storeu_ps(to, _mm512_add_ps(acc[i][0], _mm512_loadu_ps(to)));
+      _mm512_storeu_ps(to + 16, _mm512_add_ps(acc[i][1], _mm512_loadu_ps(to + 16)));
+    } else {
+      const __m512 y0 = then == Then::gelu ? gelu(acc[i][0]) : relu(acc[i][0]);
+      const __m512 y1 = then == Then::gelu ? gelu(acc[i][1]) : relu(acc[i][1]);
+      _mm512_storeu_si512(activated + static_cast<size_t>(i) * stride, (__m512i)_mm512_cvtne2ps_pbh(y1, y0));
+    }
+  }
+}
+
+template <Then then>
+void tile_product(const bf16* rows, int inputs, const bf16* packed, int outputs, const float* bias, bf16* activated,
+                         float* sums) {
+  for (int column = 0; column < outputs; column += kPanel)
+    for (int row = 0; row < kTileRows; row += kRegisterRows)
+      register_tile<then>(rows + static_cast<size_t>(row) * inputs, inputs, packed + static_cast<size_t>(column) * inputs,
+                          bias ? bias + column : nullptr,
+                          activated ? activated + static_cast<size_t>(row) * outputs + column : nullptr,
+                          sums ? sums + static_cast<size_t>(row) * outputs + column : nullptr, outputs);
+}
+
+void product(Then then, const bf16* rows, int inputs, const void* weights, int outputs, const float* bias, bf16* activated,
+             float* sums) {
+  const bf16* packed = static_cast<const bf16*>(weights);
+  if (then == Then::add)
+    tile_product<Then::add>(rows, inputs, packed, outputs, bias, activated, sums);
+  else if (then == Then::gelu)
+    tile_product<Then::gelu>(rows, inputs, packed, outputs, bias, activated, sums);
+  else
+    tile_product<Then::relu>(rows, inputs, packed, outputs, bias, activated, sums);
+}
+
+void nothing() {}
+
+}  // namespace
+
+const Multiplier& vector_multiplier() {
+  static const Multiplier chosen{kTileRows, &nothing, &nothing, &packed_weights_bytes, &pack_weights, &product};
+  return chosen;
+}
+
+}  // namespace distilmatch
