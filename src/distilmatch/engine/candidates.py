@@ -1,0 +1,79 @@
+"""Candidates by a nearest-neighbour index over pooled vectors, for when all against all is too much.
+
+A student's pooled vector is what its own similarity of whole texts is made of, so that no second model is needed.
+
+Shape legend: n, m texts of the two sides; d width; k candidates.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from distilmatch.data.neighbours import nearest
+from distilmatch.errors import MissingExtraError
+from distilmatch.models import DiPair
+from distilmatch.models.heads import TransformerHead, mean_token
+from distilmatch.types import TokenRepresentations
+
+IndexKind = Literal["flat", "hnsw", "ivf"]
+_HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 80
+_IVF_TRAINED = 64  # vectors a list is trained with
+
+
+@torch.no_grad()
+def pooled_vectors(model: DiPair, texts: TokenRepresentations) -> np.ndarray:
+    """(n, d) fp32 vectors of length one, whose inner products are the texts' similarity to the head."""
+    head = model.head
+    texts = texts.to(model.device)
+    if isinstance(head, TransformerHead) and head.similarities is not None:
+        vectors = head.similarities.vectors(texts)
+    else:
+        vectors = normalize(mean_token(texts), dim=-1)
+    return np.ascontiguousarray(vectors.float().cpu().numpy())
+
+
+class CandidateIndex:
+    """An index of one side's pooled vectors: `flat` is exact, `hnsw` and `ivf` are FAISS's approximate ones."""
+
+    def __init__(self, vectors: np.ndarray, kind: IndexKind = "flat") -> None:
+        """Builds the index of (m, d) fp32 `vectors`.
+
+        Raises:
+            MissingExtraError: an approximate index without FAISS.
+        """
+        self.vectors, self.index = vectors, None
+        if kind == "flat":
+            return
+        if importlib.util.find_spec("faiss") is None:
+            raise MissingExtraError("faiss", "faiss")
+        self.index = _faiss_index(vectors, kind)
+
+    def nearest(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """(n, k) int64 rows of the k nearest, best first; -1 where an approximate index found fewer."""
+        if self.index is None:
+            return nearest(queries, self.vectors, k)
+        return np.asarray(self.index.search(queries, min(k, len(self.vectors)))[1], dtype=np.int64)
+
+
+def _faiss_index(vectors: np.ndarray, kind: IndexKind) -> Any:
+    import faiss
+
+    count, width = vectors.shape
+    if kind == "hnsw":
+        graph = faiss.IndexHNSWFlat(width, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = _HNSW_CONSTRUCTION
+        graph.hnsw.efSearch = 2 * _HNSW_CONSTRUCTION
+        graph.add(vectors)
+        return graph
+    lists = max(1, int(4 * count**0.5))
+    inverted = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    random = np.random.default_rng(0)
+    inverted.train(vectors[random.permutation(count)[: _IVF_TRAINED * lists]])
+    inverted.add(vectors)
+    inverted.nprobe = max(1, lists // 16)
+    return inverted

@@ -1,0 +1,380 @@
+"""The engine's door: pairs by row number, one text against many, all of one side against all of the other.
+
+Shape legend: n, m texts of the two sides; p tuples; s sides; c labels; k best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from distilmatch.engine.candidates import CandidateIndex, IndexKind, pooled_vectors
+from distilmatch.engine.kernels import Kernel
+from distilmatch.engine.native import NativeKernel, why_not, why_not_int8
+from distilmatch.engine.ranking import Ranking
+from distilmatch.engine.sides import LoadedSide, Representations
+from distilmatch.engine.torch_kernel import TorchKernel, has_products
+from distilmatch.engine.triton_kernel import TritonKernel, gpu_name, why_not_triton
+from distilmatch.errors import ConfigError, ModelError
+from distilmatch.models import DiPair
+from distilmatch.runtime import has_fast_bf16
+
+KernelName = Literal["auto", "native", "native-int8", "triton", "torch-bf16", "torch"]
+KERNELS = get_args(KernelName)
+_MEMORY_SHARE = 0.25
+_FEWEST_TEXTS = 256
+_PAIRS_A_STEP = 2**20
+_USES_WORTH_ALL = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestMatches:
+    """The k best of each text of one side.
+
+    Attributes:
+        scores: (n, k) fp32, falling; -inf where there are no more.
+        rows: (n, k) int64, row numbers on the other side; -1 where there are no more.
+    """
+
+    scores: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Pairs above a threshold, by left row, then right row: `rows` (found, 2) int64 and `scores` (found,) fp32."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+class Scorer:
+    """Scores representations with a model's folded head. Encoders are not used.
+
+    Attributes:
+        model: the student.
+        kernel: what computes.
+        why: why it is this kernel, a sentence for people.
+    """
+
+    def __init__(
+        self,
+        model: DiPair,
+        *,
+        kernel: KernelName = "auto",
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        """Chooses the kernel.
+
+        Args:
+            kernel: "native" (bf16), "native-int8" (int8 products, about a third faster), "triton" (bf16, a GPU) and "torch"
+                (fp32) insist, "torch-bf16" too, which multiplies in bf16; "auto" takes "native" for a model on the CPU and
+                "triton" for one on a GPU where these can, else "torch-bf16" for heads of matrix products where the device
+                multiplies in it, else "torch".
+            threads: of the native kernel; PyTorch's number where it is None.
+            memory_bytes: for folded texts, a quarter of the free memory where it is None; a side that needs more is
+                worked through in blocks.
+
+        Raises:
+            ConfigError: the kernel that was asked for cannot score this model here.
+        """
+        self.model = model.eval()
+        self.kernel, why = _kernel_for(self.model, kernel, threads)
+        self.why = f"{self.kernel.name}: {why}"
+        self.memory_bytes = memory_bytes or int(_MEMORY_SHARE * free_memory(model.device))
+
+    def load(self, source: Representations | LoadedSide, side: int, uses: int = 0) -> LoadedSide:
+        """Representations for more than one call: what fits in memory is folded once. Every method takes it.
+
+        Args:
+            uses: how many tuples will be scored with them; where that is worth it, all are folded now.
+
+        Raises:
+            ModelError: representations of another model or side, or loaded by another scorer.
+            DataError: there are none.
+        """
+        if isinstance(source, LoadedSide):
+            if source.kernel is not self.kernel or source.side != side:
+                raise ModelError(f"a side {source.side} loaded by another scorer, or for another side than {side}")
+            return source
+        loaded = LoadedSide(self.model, self.kernel, source, side, self.memory_bytes)
+        self._fold_whole(loaded, uses)
+        return loaded
+
+    def score(
+        self,
+        *sides: Representations | LoadedSide,
+        rows: np.ndarray | torch.Tensor,
+        show_progress_bar: bool | None = None,
+    ) -> np.ndarray:
+        """(p, c) fp32 logits of tuples of representations, as `DiPair.score` gives them.
+
+        Args:
+            sides: representations in memory or their folders, one a side.
+            rows: (p, s) int, row of each tuple's text on each side.
+
+        Raises:
+            ModelError: representations of another model or side, or row numbers that there are none of.
+            DataError: numbers that are not finite.
+        """
+        prepared = self._sides(sides)
+        index = np.asarray(torch.as_tensor(rows), dtype=np.int64)
+        if index.ndim != 2 or index.shape[1] != len(sides):
+            raise ModelError(f"`rows` must be (p, {len(sides)}), it is {tuple(index.shape)}")
+        for j, side in enumerate(prepared):
+            if len(index) and not 0 <= index[:, j].min() <= index[:, j].max() < len(side):
+                raise ModelError(f"`rows` of side {j} leave 0 to {len(side) - 1}")
+        return self._score(index, prepared, show_progress_bar)
+
+    def rank(
+        self,
+        query: Representations | LoadedSide,
+        texts: Representations | LoadedSide,
+        top_k: int,
+        *,
+        by: Literal["logit", "probability", "expectation"] = "logit",
+        label: str | int | None = None,
+        values: Sequence[float] | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> BestMatches:
+        """The best of many texts of the second side for each of few of the first; arguments as in `all_pairs`."""
+        best = self.all_pairs(
+            query, texts, top_k=top_k, by=by, label=label, values=values, show_progress_bar=show_progress_bar
+        )
+        assert isinstance(best, BestMatches)
+        return best
+
+    def all_pairs(
+        self,
+        left: Representations | LoadedSide,
+        right: Representations | LoadedSide,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        reverse_top_k: int | None = None,
+        by: Literal["logit", "probability", "expectation"] = "logit",
+        label: str | int | None = None,
+        values: Sequence[float] | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> BestMatches | tuple[BestMatches, BestMatches] | Matches:
+        """All of `left` against all of `right`, in blocks: the best of each row, or everything above a threshold.
+
+        Of equal scores the lower row number comes first, whatever the blocks and threads.
+
+        Args:
+            left, right: representations of the first and the second side, in memory or in their folders.
+            top_k: how many of the right side are kept for each of the left.
+            threshold: keep every pair whose score is above it.
+            reverse_top_k: also so many of the left side for each of the right, in the same pass.
+            by, label, values: what is ranked where the model has several labels; see `Ranking.of`.
+
+        Returns:
+            of each left text its best; with `reverse_top_k` these and each right text's; with a threshold the pairs.
+
+        Raises:
+            ConfigError: not one of `top_k` and `threshold`, `top_k` larger than the other side, or no such label.
+            ModelError: representations of another model or side; a model that has not two sides.
+            DataError: an empty side, or numbers that are not finite.
+        """
+        ranking = Ranking.of(self.model.task, by, label, values)
+        one, other = self._sides((left, right))
+        _check_wanted(top_k, threshold, reverse_top_k, len(one), len(other))
+        rows, columns = self._blocks(one, other)
+        pairs = len(one) * len(other)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        of_left = of_right = None
+        if top_k is not None:
+            of_left = self.kernel.best_rows(len(one), top_k)
+            of_right = self.kernel.best_rows(len(other), reverse_top_k) if reverse_top_k is not None else None
+        with tqdm(
+            total=pairs, desc="All pairs", unit="pair", unit_scale=True, disable=_quiet(show_progress_bar, pairs)
+        ) as bar:
+            for first_column, some in other.blocks(columns):
+                for first_row, texts in one.blocks(rows):
+                    offsets = (first_row, first_column)
+                    if top_k is not None:
+                        self.kernel.top_k(texts, some, ranking, of_left, of_right, offsets)
+                    else:
+                        assert threshold is not None
+                        found.append(self.kernel.above(texts, some, ranking, threshold, offsets))
+                    bar.update(len(texts) * len(some))
+        if of_left is None:
+            return _sorted_matches(found)
+        best = BestMatches(**dict(zip(("scores", "rows"), of_left.best(), strict=True)))
+        if of_right is None:
+            return best
+        return best, BestMatches(**dict(zip(("scores", "rows"), of_right.best(), strict=True)))
+
+    def candidates(
+        self,
+        left: Representations | LoadedSide,
+        right: Representations | LoadedSide,
+        *,
+        top_k: int,
+        num_candidates: int = 100,
+        index: IndexKind | CandidateIndex = "hnsw",
+        by: Literal["logit", "probability", "expectation"] = "logit",
+        label: str | int | None = None,
+        values: Sequence[float] | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> BestMatches:
+        """The best of the `num_candidates` nearest right texts of each left one, by their pooled vectors.
+
+        `all_pairs` with the same `top_k` is the exact answer; `recall` compares the two.
+
+        Args:
+            index: its kind, or one that `index_of` built before.
+
+        Raises:
+            As `all_pairs`; ConfigError: fewer candidates than are wanted.
+        """
+        ranking = Ranking.of(self.model.task, by, label, values)
+        one, other = self._sides((left, right))
+        _check_wanted(top_k, None, None, len(one), len(other))
+        if num_candidates < top_k:
+            raise ConfigError(f"{num_candidates} candidates are fewer than the {top_k} that are wanted")
+        if not isinstance(index, CandidateIndex):
+            index = self.index_of(right, index)
+        scores = np.full((len(one), top_k), -np.inf, dtype=np.float32)
+        rows = np.full((len(one), top_k), -1, dtype=np.int64)
+        step = max(1, _PAIRS_A_STEP // num_candidates)
+        starts = range(0, len(one), step)
+        quiet = _quiet(show_progress_bar, len(one) * num_candidates)
+        for start in tqdm(starts, desc="Candidates", unit="block", disable=quiet):
+            some = np.arange(start, min(start + step, len(one)))
+            found = index.nearest(pooled_vectors(self.model, one.read(some)), num_candidates)
+            pairs = np.stack([np.repeat(some, found.shape[1]), found.ravel()], axis=1)
+            real = pairs[:, 1] >= 0
+            flat = np.full(len(pairs), -np.inf, dtype=np.float32)
+            logits = self._score(pairs[real], [one, other], None)
+            flat[real] = ranking(torch.from_numpy(logits)).numpy()
+            ranked = flat.reshape(found.shape)
+            order = np.lexsort((found, -ranked))[:, :top_k]
+            scores[some, : order.shape[1]] = np.take_along_axis(ranked, order, 1)
+            rows[some, : order.shape[1]] = np.take_along_axis(found, order, 1)
+        return BestMatches(scores=scores, rows=rows)
+
+    def index_of(self, texts: Representations | LoadedSide, kind: IndexKind = "hnsw", side: int = 1) -> CandidateIndex:
+        """An index of the pooled vectors of texts of a side."""
+        given = self.load(texts, side)
+        blocks = range(0, len(given), _FEWEST_TEXTS)
+        ends = (np.arange(start, min(start + _FEWEST_TEXTS, len(given))) for start in blocks)
+        return CandidateIndex(np.concatenate([pooled_vectors(self.model, given.read(rows)) for rows in ends]), kind)
+
+    def _score(self, rows: np.ndarray, prepared: Sequence[LoadedSide], show_progress_bar: bool | None) -> np.ndarray:
+        logits = np.empty((len(rows), self.model.task.num_labels), dtype=np.float32)
+        whole = [self._fold_whole(side, len(rows)) for side in prepared]
+        with tqdm(total=len(rows), desc="Score", unit="pair", disable=_quiet(show_progress_bar, len(rows))) as bar:
+            for start in range(0, len(rows), self._step(prepared, whole)):
+                part = rows[start : start + self._step(prepared, whole)].copy()
+                texts = []
+                for j, side in enumerate(prepared):
+                    if whole[j]:
+                        texts.append(side.whole)
+                    else:
+                        distinct, part[:, j] = np.unique(part[:, j], return_inverse=True)
+                        texts.append(side.take(distinct))
+                logits[start : start + len(part)] = self.kernel.pairs(texts, part)
+                bar.update(len(part))
+        return logits
+
+    def _fold_whole(self, side: LoadedSide, uses: int) -> bool:
+        # A text of few uses is folded for each of them, the others of its side not at all.
+        worth_it = uses > 0 and _USES_WORTH_ALL * uses >= len(side)
+        if not side.is_folded and worth_it and side.in_one_piece(self.model.student.sides):
+            _ = side.whole
+        return side.is_folded
+
+    def _sides(self, sides: Sequence[Representations | LoadedSide]) -> list[LoadedSide]:
+        if len(sides) != self.model.student.sides:
+            raise ModelError(f"{len(sides)} sides given, the model has {self.model.student.sides}")
+        return [self.load(side, j) for j, side in enumerate(sides)]
+
+    def _step(self, sides: Sequence[LoadedSide], whole: Sequence[bool]) -> int:
+        room = [self.memory_bytes // len(sides) // side.bytes_per_text for side, one in zip(sides, whole) if not one]
+        return max(_FEWEST_TEXTS, min([_PAIRS_A_STEP, *room]))
+
+    def _blocks(self, left: LoadedSide, right: LoadedSide) -> tuple[int, int]:
+        # Left blocks are small, so that a progress bar moves; the right side is folded once where it fits.
+        room = self.memory_bytes // 2
+        columns = max(_FEWEST_TEXTS, room // right.bytes_per_text)
+        rows = max(1, min(room // left.bytes_per_text, self.kernel.pairs_a_call // min(columns, len(right))))
+        return rows, columns
+
+
+def _kernel_for(model: DiPair, name: KernelName, threads: int | None) -> tuple[Kernel, str]:
+    # The kernel that was asked for, or the best one for a model where it is, and why it is this one.
+    if name not in KERNELS:
+        raise ConfigError(f"`kernel` must be one of {', '.join(KERNELS)}, not {name!r}")
+    if name == "torch":
+        return TorchKernel(model), "PyTorch was asked for"
+    if name == "torch-bf16":
+        if not has_products(model.student):
+            raise ConfigError(
+                f"the torch-bf16 kernel cannot be used: a {model.student.head} head has no matrix product that bf16 would "
+                "make faster; take kernel='auto' or 'torch'"
+            )
+        return TorchKernel(model, "bf16"), "PyTorch with products in bf16 was asked for"
+    place = model.device
+    if name == "triton" or (name == "auto" and place.type == "cuda"):
+        reason = why_not_triton(model)
+        if reason is None:
+            return TritonKernel(model), f"bf16 on {gpu_name(place)}"
+    else:
+        small = name == "native-int8"
+        reason = why_not_int8(model) if small else why_not(model)
+        if place.type != "cpu":
+            reason = f"the model is on {place}"
+        if reason is None:
+            native = NativeKernel(model, threads, "int8" if small else None)
+            return native, native.unit
+    if name != "auto":
+        raise ConfigError(f"the {name} kernel cannot be used: {reason}; take kernel='auto' or 'torch'")
+    small = has_products(model.student) and has_fast_bf16(place)
+    return TorchKernel(model, "bf16" if small else "fp32"), reason
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that are free: of the GPU, or of this machine."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
+
+
+def recall(found: BestMatches, exact: BestMatches) -> float:
+    """Mean share of the exact best rows that were found; of the exact list's length."""
+    shares = [
+        np.isin(true[true >= 0], some).mean()
+        for some, true in zip(found.rows, exact.rows, strict=True)
+        if (true >= 0).any()
+    ]
+    return float(np.mean(shares))
+
+
+def _check_wanted(top_k: int | None, threshold: float | None, reverse_top_k: int | None, left: int, right: int) -> None:
+    if (top_k is None) == (threshold is None):
+        raise ConfigError("say either `top_k` or `threshold`")
+    if top_k is None and reverse_top_k is not None:
+        raise ConfigError("`reverse_top_k` goes with `top_k`; a threshold keeps a pair once for both")
+    for name, k, most in (("top_k", top_k, right), ("reverse_top_k", reverse_top_k, left)):
+        if k is not None and not 1 <= k <= most:
+            raise ConfigError(f"`{name}` is {k}, there are {most} texts to choose from")
+
+
+def _sorted_matches(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Matches:
+    rows = np.concatenate([rows for rows, _ in found])
+    scores = np.concatenate([scores for _, scores in found])
+    order = np.lexsort((rows[:, 1], rows[:, 0]))
+    return Matches(rows=rows[order], scores=scores[order])
+
+
+def _quiet(show_progress_bar: bool | None, pairs: int) -> bool | None:
+    # tqdm: None hides the bar outside a terminal.
+    if show_progress_bar is None:
+        return None if pairs >= 10 * _PAIRS_A_STEP else True
+    return not show_progress_bar

@@ -1,0 +1,80 @@
+"""The planner: what it adds up, what it asks for, and that measured rates are of the job's own kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.engine.limits import head_operations
+from distilmatch.engine.planner import Rates, Work, calibrate, plan, smaller_settings
+from distilmatch.errors import ConfigError
+from distilmatch.models import DiPair
+
+RATES = Rates(
+    encoded=(100.0, 50.0),
+    folded=(1000.0, 500.0),
+    scored=10_000.0,
+    written=1e5,
+    folded_bytes=(2000, 4000),
+    products=1e12,
+    read=1e10,
+    start=3.0,
+    free_bytes=2**40,
+    kernel="torch",
+)
+
+
+def model(encoder: Path, **shape: object) -> DiPair:
+    settings = {"width": 32, "head_heads": 2, "kept_tokens": (4, 6), "max_lengths": (16, 16), **shape}
+    return DiPair.from_encoder(encoder, StudentConfig(**settings), TaskConfig(kind="binary")).eval()  # type: ignore[arg-type]
+
+
+def test_stages_add_up(tiny_encoder: Path) -> None:
+    student = model(tiny_encoder)
+    work = Work(left=1000, right=2000, top_k=10, dtype="float16")
+    found = plan(student, work, RATES)
+    assert found.seconds == {"start": 9.0, "encode": 50.0, "fold": 5.0, "score": 200.0, "write": pytest.approx(0.1)}
+    assert found.total_seconds == pytest.approx(264.1)
+    assert found.bottleneck.startswith("score: products")
+    assert found.disk_bytes == 1000 * (4 * 65 + 64) + 2000 * (6 * 65 + 64)
+    several = plan(student, replace(work, machines=10), RATES)
+    assert several.seconds["score"] == pytest.approx(20.0)
+    assert several.seconds["encode"] == pytest.approx(5.0)
+    assert several.seconds["fold"] == pytest.approx(0.1 + 4.0)  # every machine folds the right side
+    few = plan(student, replace(work, candidates=10, encode=False), replace(RATES, encoded=(float("inf"),) * 2))
+    assert few.pairs == 10_000 and few.seconds["encode"] == 0
+    assert replace(work, candidates=10**6).pairs == 1000 * 2000
+
+
+@pytest.mark.parametrize("candidates", [None, 5])
+def test_every_stage_is_measured(tiny_encoder: Path, candidates: int | None) -> None:
+    student = model(tiny_encoder)
+    work = Work(left=60, right=80, candidates=candidates, top_k=100)
+    texts = [["a red car", "a boat"], ["the green house"]]
+    rates = calibrate(student, work, texts=texts, kernel="torch", seconds=0.1)
+    found = plan(student, work, rates)
+    assert all(seconds > 0 for stage, seconds in found.seconds.items() if stage != "start")
+    assert found.memory_share > 0 and found.product_share is not None and found.product_share > 0
+    names = [other.change for other in smaller_settings(student, work, rates, kernel="torch", seconds=0.05)]
+    assert names == ["2 + 3 tokens", "ReLU in the head", "no similarities in the head", "a feed-forward head"]
+
+
+def test_what_cannot_be_planned(tiny_encoder: Path) -> None:
+    with pytest.raises(ConfigError, match="left must be at least 1"):
+        Work(left=0, right=1)
+    with pytest.raises(ConfigError, match="samples of both sides"):
+        calibrate(model(tiny_encoder), Work(left=1, right=1))
+    three = model(tiny_encoder, kept_tokens=(2, 2, 2), max_lengths=(8, 8, 8), side_names=("a", "b", "c"))
+    with pytest.raises(ConfigError, match="3"):
+        calibrate(three, Work(left=1, right=1, encode=False))
+
+
+def test_operations_are_those_of_the_explanation(tiny_encoder: Path) -> None:
+    plain = {"head_similarities": 0, "head_maxsim": 0}
+    one = model(tiny_encoder, **plain)
+    assert head_operations(one) == 2 * (9 * 32 * 32 + 2 * 6 * 32 + 32)
+    assert head_operations(model(tiny_encoder, head="feed_forward")) is None
+    assert head_operations(model(tiny_encoder, head_layers=2, **plain)) > 10 * head_operations(one)  # type: ignore[operator]

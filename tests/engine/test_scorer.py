@@ -1,0 +1,283 @@
+"""The three ways to score against plain scores, kernel by kernel, whole and in blocks."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.engine.native import NativeKernel, native_module, runs_native
+from distilmatch.engine.ranking import BestRows, Ranking
+from distilmatch.engine.scorer import BestMatches, Matches, Scorer, recall
+from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.models import DiPair
+from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
+from distilmatch.types import TokenRepresentations
+
+THREE = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
+ONE = TaskConfig(kind="binary")
+HEADS: dict[str, dict[str, Any]] = {
+    "transformer": {"head_similarities": 0, "head_maxsim": 0},
+    "compared": {"head_similarities": 8, "head_maxsim": 3},
+    "short": {"kept_tokens": (5, 7)},
+    "short_one_head": {"kept_tokens": (5, 8), "head_heads": 1},
+    "pre_norm": {"head_norm": "pre", "head_activation": "relu"},
+    "two_layers": {"head_layers": 2},
+    "feed_forward": {"head": "feed_forward"},
+    "feed_forward_relu": {"head": "feed_forward", "head_activation": "relu"},
+    "lite": {"head": "lite", "head_heads": 2},
+    "cosine": {"head": "cosine"},
+}
+NATIVE = {"transformer", "compared", "short", "short_one_head", "pre_norm", "feed_forward", "feed_forward_relu"}
+LEFT, RIGHT = 23, 71
+
+
+def _kernels(head: str) -> list[str]:
+    products = "feed" not in head and head != "cosine"
+    kernels = ["torch"] + ["torch-bf16"] * products + ["native"] * (head in NATIVE)
+    return kernels + ["native-int8"] * (head in NATIVE and products)
+
+
+def _runs(kernel: str) -> bool:
+    return runs_native() and (kernel == "native" or native_module().has_bytes())
+
+
+def _cases() -> list[Any]:
+    cases = []
+    for head, task in itertools.product(HEADS, (ONE, THREE)):
+        for kernel in _kernels(head):
+            marks = (
+                []
+                if kernel.startswith("torch")
+                else [pytest.mark.skipif(not _runs(kernel), reason=f"no {kernel} kernel here")]
+            )
+            cases.append(pytest.param(head, task, kernel, marks=marks, id=f"{head}-{task.num_labels}-{kernel}"))
+    return cases
+
+
+def _model(encoder: Path, head: str, task: TaskConfig) -> DiPair:
+    torch.manual_seed(1)
+    shape = {"width": 32, "head_heads": 2, "kept_tokens": (3, 19), "max_lengths": (24, 24), **HEADS[head]}
+    model = DiPair.from_encoder(encoder, StudentConfig(**shape), task).eval()
+    for parameter in [*model.head.parameters(), *model.classifier.parameters()]:
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def _sides(model: DiPair, left: int = LEFT, right: int = RIGHT) -> list[TokenRepresentations]:
+    sides = []
+    for count, kept in zip((left, right), model.student.kept_tokens, strict=True):
+        mask = torch.arange(kept)[None, :] < torch.randint(1, kept + 1, (count,))[:, None]
+        sides.append(TokenRepresentations(torch.randn(count, kept, 32) * mask[:, :, None], mask))
+    return sides
+
+
+def _plain(model: DiPair, sides: list[TokenRepresentations]) -> np.ndarray:
+    """(n, m, c) logits of the unfolded head."""
+    n, m = map(len, sides)
+    rows = np.array(list(itertools.product(range(n), range(m))))
+    return model.score(*sides, rows=rows, show_progress_bar=False).reshape(n, m, -1)
+
+
+@pytest.mark.parametrize("memory", [None, 40_000])
+@pytest.mark.parametrize(("head", "task", "kernel"), _cases())
+def test_every_way_to_score_gives_the_plain_scores(
+    tiny_encoder: Path, head: str, task: TaskConfig, kernel: Any, memory: int | None
+) -> None:
+    model = _model(tiny_encoder, head, task)
+    sides = _sides(model)
+    expected = _plain(model, sides)
+    scorer = Scorer(model, kernel=kernel, memory_bytes=memory, threads=2)
+    assert scorer.kernel.name == kernel
+    bound = {"torch": 1e-5, "torch-bf16": 0.03, "native": 0.02, "native-int8": 0.05}[kernel]
+    tolerance = {"rtol": bound, "atol": bound * float(np.abs(expected).max())}
+    rows = np.random.default_rng(0).integers(0, [LEFT, RIGHT], (500, 2))
+    logits = scorer.score(*sides, rows=rows)
+    np.testing.assert_allclose(logits, expected[rows[:, 0], rows[:, 1]], **tolerance)
+    rank: dict[str, Any] = {"by": "probability", "label": "yes"} if task is THREE else {}
+    scores = Ranking.of(task, **rank)(torch.from_numpy(expected)).numpy()
+    best, other = scorer.all_pairs(*sides, top_k=5, reverse_top_k=5, **rank)  # type: ignore[misc]
+    for found, values in ((best, scores), (other, scores.T)):
+        assert isinstance(found, BestMatches)
+        np.testing.assert_allclose(found.scores, -np.sort(-values, axis=1)[:, :5], **tolerance)
+        np.testing.assert_allclose(found.scores, np.take_along_axis(values, found.rows, 1), **tolerance)
+    ranked = scorer.rank(sides[0][:1], sides[1], top_k=RIGHT, **rank)
+    assert sorted(ranked.rows[0]) == list(range(RIGHT))
+    np.testing.assert_allclose(ranked.scores[0], scores[0][ranked.rows[0]], **tolerance)
+    threshold = float(np.quantile(scores, 0.9))
+    matches = scorer.all_pairs(*sides, threshold=threshold, **rank)
+    assert isinstance(matches, Matches)
+    assert matches.rows.tolist() == sorted(matches.rows.tolist())
+    above = np.zeros_like(scores, dtype=bool)
+    above[tuple(matches.rows.T)] = True
+    clear = np.abs(scores - threshold) > 5 * bound * scores.std()  # rounding cannot move these across
+    assert clear.mean() > 0.7
+    np.testing.assert_array_equal(above[clear], scores[clear] > threshold)
+    np.testing.assert_allclose(matches.scores, scores[above], **tolerance)
+
+
+@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@pytest.mark.parametrize("head", sorted(NATIVE - {"feed_forward", "feed_forward_relu"}))
+def test_the_matrix_unit_s_layouts_give_the_vectors_scores(tiny_encoder: Path, head: str) -> None:
+    model = _model(tiny_encoder, head, THREE)
+    sides = _sides(model)
+    rows = np.random.default_rng(0).integers(0, [LEFT, RIGHT], (333, 2))
+    scores = []
+    for multiplier in ("vector", "imitated"):
+        kernel = NativeKernel(model, threads=2, multiplier=multiplier)  # type: ignore[arg-type]
+        scores.append(kernel.pairs([kernel.prepare(side, j) for j, side in enumerate(sides)], rows))
+    np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-3 * float(np.abs(scores[0]).max()))
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_best_rows_against_a_stable_sort(k: int) -> None:
+    random = np.random.default_rng(k)
+    scores = random.integers(-3, 4, (6, 40)).astype(np.float32) / 2  # many equal ones
+    scores[1, 5] = np.nan
+    best = BestRows(6, k)
+    for start in (20, 0, 33, 7):
+        stop = {20: 33, 0: 7, 33: 40, 7: 20}[start]
+        for row in (3, 0):
+            best.add(row, torch.from_numpy(scores[row : row + 3, start:stop]), start)
+    got_scores, got_rows = best.best()
+    expected = np.argsort(np.where(np.isnan(scores), np.inf, -scores), axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(got_rows, expected)
+    np.testing.assert_array_equal(got_scores, np.take_along_axis(scores, expected, 1))
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_best_rows_of_wide_blocks_against_a_stable_sort(k: int) -> None:
+    random = np.random.default_rng(k)
+    scores = random.integers(-300, 300, (5, 4000)).astype(np.float32)  # many equal ones
+    scores[1, 5:60] = np.nan
+    scores[2, ::2] = -np.inf
+    scores[3, :-7] = -np.inf
+    scores[4, 17] = np.inf
+    best, other = BestRows(5, k), BestRows(5, k)
+    for start, stop in ((1500, 4000), (0, 1500)):
+        best.add(0, torch.from_numpy(scores[:, start:stop]), start)
+        other.add(0, torch.from_numpy(scores[:, start:stop].T.copy()).T, start)
+    expected = np.argsort(np.where(np.isnan(scores), np.inf, -scores), axis=1, kind="stable")[:, :k]
+    for found in (best, other):
+        got_scores, got_rows = found.best()
+        np.testing.assert_array_equal(got_rows, expected)
+        np.testing.assert_array_equal(got_scores, np.take_along_axis(scores, expected, 1))
+
+
+def test_fewer_columns_than_k_leave_nothing_behind() -> None:
+    best = BestRows(2, 3)
+    best.add(0, torch.tensor([[1.0, float("nan")], [-2.0, 4.0]]), 10)
+    scores, rows = best.best()
+    assert rows.tolist() == [[10, -1, -1], [11, 10, -1]]
+    assert scores[0, 1] == -np.inf
+
+
+def test_a_folder_is_scored_as_what_it_holds(tiny_encoder: Path, tmp_path: Path) -> None:
+    model = _model(tiny_encoder, "compared", ONE)
+    sides = _sides(model)
+    folders = []
+    for j, side in enumerate(sides):
+        manifest = RepresentationManifest(
+            model_fingerprint=model.representation_fingerprint(j),
+            side=j,
+            side_name=model.student.side_names[j],
+            kept_tokens=side.tokens.shape[1],
+            width=32,
+            shard_rows=10,
+        )
+        with RepresentationWriter(tmp_path / str(j), manifest) as writer:
+            writer.append(None, [f"{j}-{i}".encode().ljust(16) for i in range(len(side))], side)
+        folders.append(RepresentationFolder.open(tmp_path / str(j)))
+    scorer = Scorer(model, memory_bytes=60_000)
+    best = scorer.all_pairs(*folders, top_k=4)
+    again = scorer.all_pairs(*sides, top_k=4)
+    assert isinstance(best, BestMatches) and isinstance(again, BestMatches)
+    np.testing.assert_array_equal(best.rows, again.rows)
+    with pytest.raises(ModelError, match="encode the texts again"):
+        scorer.all_pairs(folders[1], folders[0], top_k=4)
+
+
+def test_what_cannot_be_scored_is_named_before_work(tiny_encoder: Path) -> None:
+    model = _model(tiny_encoder, "transformer", THREE)
+    left, right = _sides(model)
+    scorer = Scorer(model, kernel="torch")
+    rows = np.zeros((1, 2), dtype=np.int64)
+    with pytest.raises(ModelError, match="1 sides"):
+        scorer.score(left, rows=rows)
+    with pytest.raises(ModelError, match="leave 0 to 70"):
+        scorer.score(left, right, rows=rows + [0, RIGHT])
+    with pytest.raises(ModelError, match=r"\(tokens, width\)"):
+        scorer.score(right, left, rows=rows)
+    with pytest.raises(DataError, match="right side is empty"):
+        scorer.score(left, right[:0], rows=rows)
+    with pytest.raises(ConfigError, match="no, maybe, yes"):
+        scorer.all_pairs(left, right, top_k=1)
+    with pytest.raises(ConfigError, match="no label 'perhaps'"):
+        scorer.all_pairs(left, right, top_k=1, label="perhaps")
+    with pytest.raises(ConfigError, match="a value for each class"):
+        scorer.all_pairs(left, right, top_k=1, by="expectation")
+    with pytest.raises(ConfigError, match="either `top_k` or `threshold`"):
+        scorer.all_pairs(left, right, label="yes")
+    with pytest.raises(ConfigError, match="71 texts to choose from"):
+        scorer.all_pairs(left, right, top_k=72, label="yes")
+    with pytest.raises(ConfigError, match="23 texts to choose from"):
+        scorer.all_pairs(left, right, top_k=30, reverse_top_k=30, label="yes")
+    right.tokens[7, 0, 0] = float("nan")
+    with pytest.raises(DataError, match="row 7: numbers that are not finite"):
+        scorer.all_pairs(left, right, top_k=1, label="yes")
+    with pytest.raises(ConfigError, match="native kernel cannot be used"):
+        Scorer(_model(tiny_encoder, "lite", ONE), kernel="native")
+    with pytest.raises(ConfigError, match="no matrix product"):
+        Scorer(_model(tiny_encoder, "cosine", ONE), kernel="torch-bf16")
+
+
+def test_expectations_are_ranked(tiny_encoder: Path) -> None:
+    model = _model(tiny_encoder, "transformer", THREE)
+    sides = _sides(model)
+    probabilities = torch.from_numpy(_plain(model, sides)).softmax(-1).numpy()
+    expected = probabilities @ np.array([0.0, 1.0, 3.0], dtype=np.float32)
+    best = Scorer(model).all_pairs(*sides, top_k=2, by="expectation", values=[0, 1, 3])
+    assert isinstance(best, BestMatches)
+    np.testing.assert_allclose(best.scores, -np.sort(-expected, axis=1)[:, :2], atol=0.06)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("head", ["compared", "feed_forward"])
+def test_as_many_candidates_as_texts_are_the_exact_answer(tiny_encoder: Path, head: str, kind: Any) -> None:
+    if kind != "flat":
+        pytest.importorskip("faiss")
+    model = _model(tiny_encoder, head, ONE)
+    sides = _sides(model)
+    scorer = Scorer(model, kernel="torch")
+    exact = scorer.all_pairs(*sides, top_k=5)
+    assert isinstance(exact, BestMatches)
+    index = scorer.index_of(sides[1], kind)
+    if index.index is not None and kind == "ivf":
+        index.index.nprobe = index.index.nlist
+    found = scorer.candidates(*sides, top_k=5, num_candidates=RIGHT, index=index)
+    assert recall(found, exact) == 1.0 if kind != "hnsw" else recall(found, exact) > 0.9
+    few = scorer.candidates(*sides, top_k=5, num_candidates=10, index=index)
+    assert 0 < recall(few, exact) < 1.0
+    assert (few.scores[:, :5] <= exact.scores + 1e-5).all()
+    with pytest.raises(ConfigError, match="fewer than the 5"):
+        scorer.candidates(*sides, top_k=5, num_candidates=4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fast"),
+    [({"head_layers": 2}, True), ({"head": "feed_forward", "head_layers": 2}, True), ({"head": "cosine"}, False)],
+)
+def test_without_a_native_kernel_products_are_in_bf16_where_the_cpu_has_it(
+    tiny_encoder: Path, shape: dict[str, Any], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StudentConfig(**{"width": 32, "head_heads": 2, "kept_tokens": (3, 4), "max_lengths": (24, 24), **shape})
+    model = DiPair.from_encoder(tiny_encoder, config, ONE).eval()
+    for has_bf16 in (True, False):
+        monkeypatch.setattr("distilmatch.engine.scorer.has_fast_bf16", lambda _, has=has_bf16: has)
+        assert Scorer(model).kernel.name == ("torch-bf16" if has_bf16 and fast else "torch")
