@@ -21,9 +21,11 @@ if TYPE_CHECKING:
         TransferConfig,
     )
     from distilmatch.data.tables import load_table
+    from distilmatch.engine.scorer import Scorer
     from distilmatch.errors import DistilmatchError
     from distilmatch.evaluation.report import evaluate_pairs
     from distilmatch.jobs.encode import encode_table
+    from distilmatch.jobs.match import match_folders
     from distilmatch.jobs.score import score_table
     from distilmatch.models import DiPair, DiPairConfig
     from distilmatch.store.folder import RepresentationFolder
@@ -42,6 +44,7 @@ _HOME = {
     "ObjectiveConfig": "config",
     "PairRecipe": "config",
     "RepresentationFolder": "store.folder",
+    "Scorer": "engine.scorer",
     "SoftLabelCache": "teachers",
     "StageConfig": "config",
     "StudentConfig": "config",
@@ -56,6 +59,7 @@ _HOME = {
     "fine_tune_teacher": "training.teacher",
     "label_transfer_set": "training.distil",
     "load_table": "data.tables",
+    "match_folders": "jobs.match",
     "score_table": "jobs.score",
 }
 
@@ -68,6 +72,7 @@ __all__ = [
     "ObjectiveConfig",
     "PairRecipe",
     "RepresentationFolder",
+    "Scorer",
     "SoftLabelCache",
     "StageConfig",
     "StudentConfig",
@@ -82,6 +87,7 @@ __all__ = [
     "fine_tune_teacher",
     "label_transfer_set",
     "load_table",
+    "match_folders",
     "score_table",
 ]
 

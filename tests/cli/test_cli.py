@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from distilmatch.cli import main
+from distilmatch.config import StudentConfig
 from distilmatch.evaluation.report import PairReport
 from distilmatch.models import DiPair
+from distilmatch.store.codec import STORED_DTYPES
+from distilmatch.store.folder import RepresentationFolder
 
 COMMANDS = {
     "demo": {"--output", "--seed", "--quick", "--encoder"},
@@ -20,7 +23,48 @@ COMMANDS = {
     "train": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
     "tune": {"--output", "--minutes", "--trials", "--min-pairs-per-s", "--max-bytes-per-item", "--set", "--device"},
     "encode": {"--output", "--side", "--text-column", "--id-column", "--dtype", "--on-bad-rows", "--dry-run"},
-    "score": {"--output", "--left", "--right", "--folder", "--by", "--text-columns", "--id-columns", "--dry-run"},
+    "score": {
+        "--output",
+        "--left",
+        "--right",
+        "--folder",
+        "--by",
+        "--text-columns",
+        "--id-columns",
+        "--kernel",
+        "--dry-run",
+    },
+    "match": {
+        "--left",
+        "--right",
+        "--output",
+        "--top-k",
+        "--threshold",
+        "--reverse-output",
+        "--candidates",
+        "--index",
+        "--rank-by",
+        "--label",
+        "--values",
+        "--kernel",
+        "--threads",
+        "--dry-run",
+    },
+    "plan": {
+        "--left",
+        "--right",
+        "--candidates",
+        "--top-k",
+        "--encoded",
+        "--sample",
+        "--words",
+        "--dtype",
+        "--machines",
+        "--no-smaller",
+        "--json",
+        "--kernel",
+        "--threads",
+    },
     "evaluate": {"--output", "--teacher", "--label-column", "--text-columns", "--no-speed", "--dry-run"},
     "info": set(),
 }
@@ -90,9 +134,20 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
         assert call("encode", student, test, "--side", side, "--text-column", column, "--output", folder / side) == 0
     scores = folder / "scores.parquet"
     columns = ["--text-columns", "q,p"]
+    kernel = ["--kernel", "torch"]
     assert (
         call(
-            "score", student, test, "--left", folder / "left", "--right", folder / "right", *columns, "--output", scores
+            "score",
+            student,
+            test,
+            "--left",
+            folder / "left",
+            "--right",
+            folder / "right",
+            *columns,
+            *kernel,
+            "--output",
+            scores,
         )
         == 0
     )
@@ -101,13 +156,41 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
     expected = DiPair.from_pretrained(student).logits([(row["q"], row["p"]) for row in rows])[:, 0]
     assert table["q"] == [row["q"] for row in rows]
     assert table["logit_0"] == pytest.approx(expected.tolist(), abs=1e-4)
-    capsys.readouterr()
+    _match_and_plan(folder, student, capsys)
     report = folder / "report"
     asked = ["--teacher", tiny_cross_encoder, "--label-column", "label", "--no-speed", "--output", report]
     assert call("evaluate", student, test, *columns, *asked) == 0
     assert "student" in capsys.readouterr().out
     assert {path.name for path in report.iterdir()} == {"report.json", "report.md", "report.png"}
     assert PairReport.load(report).rows == len(rows)
+
+
+def _match_and_plan(folder: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sides = ["--left", folder / "left", "--right", folder / "right"]
+    matches, reverse = folder / "matches.parquet", folder / "reverse.parquet"
+    wanted = ["match", student, *sides, "--output", matches, "--top-k", "2", "--reverse-output", reverse]
+    before = sorted(folder.rglob("*"))
+    assert call(*wanted, "--dry-run") == 0
+    assert sorted(folder.rglob("*")) == before
+    capsys.readouterr()
+    assert call(*wanted) == 0
+    assert "rows" in capsys.readouterr().out
+    for path in (matches, reverse):
+        found = pq.read_table(path).to_pydict()
+        assert set(found["rank"]) == {1, 2}
+        assert len(found["score"]) == 2 * len(set(found[next(iter(found))]))
+    few = folder / "few.parquet"
+    assert call("match", student, *sides, "--output", few, "--top-k", "1", "--candidates", "3", "--index", "flat") == 0
+    assert "of the exact top 1" in capsys.readouterr().out
+    planned = folder / "plan.json"
+    sizes = ["--left", "1e3", "--right", "2_000", "--machines", "2", "--words", "5", "--json", planned]
+    assert call("plan", student, *sizes) == 0
+    told = capsys.readouterr().out
+    assert "2,000,000" in told and "bottleneck" in told and "a feed-forward head" in told
+    plan = json.loads(planned.read_text())
+    assert plan["total_seconds"] == pytest.approx(sum(plan["seconds"].values()))
+    assert call("plan", student, "--left", "many", "--right", "3") == 1
+    assert "--left must be a number" in capsys.readouterr().err
 
 
 def test_a_setting_from_the_command_line(recipe: Path) -> None:
@@ -152,6 +235,33 @@ def test_dry_runs_of_the_others(recipe: Path, tiny_encoder: Path, capsys: pytest
     assert call("finetune-teacher", table, *tuning, *pair) == 0
     assert sorted(folder.rglob("*")) == before
     assert capsys.readouterr().out.count("--dry-run") == 4
+
+
+@pytest.mark.parametrize("command", ["encode", "plan"])
+def test_the_stored_dtypes_are_named(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, "--help") == 0
+    assert "|".join(STORED_DTYPES) in capsys.readouterr().out
+
+
+def test_encode_int8(tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = DiPair.from_encoder(tiny_encoder, StudentConfig(kept_tokens=(3, 3), max_lengths=(16, 16)))
+    student.save_pretrained(tmp_path / "student")
+    table = _rows(tmp_path / "table.jsonl", 12)
+    capsys.readouterr()
+    asked = ["encode", tmp_path / "student", table, "--side", "0", "--text-column", "q", "--output", tmp_path / "left"]
+    assert call(*asked, "--dtype", "int8", "--dry-run") == 0
+    told = capsys.readouterr().out.split()
+    assert call(*asked, "--dtype", "int8") == 0
+    folder = RepresentationFolder.open(tmp_path / "left")
+    assert folder.manifest.dtype == "int8" and len(folder) == 6
+    assert {"6", str(folder.manifest.bytes_per_item()), str(6 * folder.manifest.bytes_per_item())} <= set(told)
+    texts = [json.loads(line)["q"] for line in table.read_text().splitlines()][:6]
+    expected, got = student.encode(texts, 0).tokens, folder.read(folder.row_of_text(texts)).tokens
+    assert 0 < (got - expected).abs().max() <= expected.abs().max() / 254 + 1e-5
+    assert call(*asked) == 1
+    assert "dtype: 'int8', 'float32'" in capsys.readouterr().err
+    assert call(*asked, "--dtype", "int4") == 1
+    assert "float32, float16, bfloat16, int8" in capsys.readouterr().err
 
 
 def test_finetune_teacher(recipe: Path, tiny_encoder: Path) -> None:
@@ -217,4 +327,5 @@ def test_an_interrupt_is_130(recipe: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("info") == 0
-    assert "torch" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "torch" in told and "kernel" in told

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distilmatch.config import TableConfig
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import BadRowsError, CacheError, ConfigError, DataError, ModelError
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.score import score_table
@@ -22,6 +23,12 @@ from .conftest import CLASSES, Row, make_student, pair_rows
 
 TABLE = TableConfig(text_columns=("query", "document"), id_columns=("qid", "did"))
 Folders = list[RepresentationFolder]
+
+
+@pytest.fixture(autouse=True)
+def no_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are compared to the model's own, in fp32."""
+    monkeypatch.setattr("distilmatch.engine.scorer.has_fast_bf16", lambda device: False)
 
 
 def encode_sides(model: DiPair, rows: list[Row], where: Path, **settings: Any) -> Folders:
@@ -69,7 +76,8 @@ def test_same_logits_as_the_model(
 
 
 def test_memory_is_bounded(student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distilmatch.jobs.score._REPRESENTATION_BYTES", 4 * 7 * 16 * 5)
+    monkeypatch.setattr("distilmatch.engine.scorer._FEWEST_TEXTS", 5)
+    monkeypatch.setattr("distilmatch.engine.sides._MEASURED_TEXTS", 5)
     largest = 0
     read = RepresentationFolder.read
 
@@ -79,7 +87,8 @@ def test_memory_is_bounded(student: DiPair, folders: Folders, tmp_path: Path, mo
         return read(self, rows)
 
     monkeypatch.setattr(RepresentationFolder, "read", watched)
-    score_table(student, pair_rows(), tmp_path / "scores.parquet", folders, table=TABLE)
+    scorer = Scorer(student, memory_bytes=1)
+    score_table(scorer, pair_rows(), tmp_path / "scores.parquet", folders, table=TABLE)
     assert 1 < largest <= 5
     scored = pq.read_table(tmp_path / "scores.parquet")["logit_0"].to_numpy()
     np.testing.assert_allclose(scored, expected_logits(student, pair_rows())[:, 0], atol=1e-5)
@@ -95,6 +104,18 @@ def test_classes(classifier: DiPair, class_folders: Folders, tmp_path: Path) -> 
     assert scores["label"].to_pylist() == [CLASSES[i] for i in logits.argmax(1)]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(scores["score"].to_numpy(), probabilities.max(1), atol=1e-5)
+
+
+def test_int8_folders(student: DiPair, tmp_path: Path) -> None:
+    stored = encode_sides(student, pair_rows(), tmp_path, shard_rows=4, dtype="int8")
+    score_table(student, pair_rows(), tmp_path / "scores.parquet", stored, table=TABLE)
+    scored = pq.read_table(tmp_path / "scores.parquet")["logit_0"].to_numpy()
+    sides = [folder.read(np.arange(len(folder))) for folder in stored]
+    texts = [[row["query"] for row in pair_rows()], [row["document"] for row in pair_rows()]]
+    rows = np.stack([folder.row_of_text(some) for folder, some in zip(stored, texts, strict=True)], axis=1)
+    np.testing.assert_allclose(scored, student.score(*sides, rows=rows)[:, 0], atol=1e-5)
+    logits = expected_logits(student, pair_rows())[:, 0]
+    assert 0 < np.abs(scored - logits).max() < 0.01 * np.abs(logits).max()
 
 
 def test_three_sides(tiny_encoder: Path, tmp_path: Path) -> None:
@@ -133,7 +154,7 @@ def test_unknown_text_or_id(
     rows = pair_rows()
     rows[19] = {**rows[19], "document": "never seen", "did": "d99"}
     path = write_jsonl(rows)
-    monkeypatch.setattr(student, "score", lambda *_, **__: pytest.fail("work was started"))
+    monkeypatch.setattr(Scorer, "score", lambda *_, **__: pytest.fail("work was started"))
     unknown = "text 'never seen'" if by == "text" else "id 'd99'"
     with pytest.raises(DataError, match=rf"pairs\.jsonl, row 20: the document {unknown} is not in"):
         score_table(student, path, tmp_path / "scores.parquet", folders, table=TABLE, by=by, batch_rows=4)
@@ -203,7 +224,7 @@ class _Stop(Exception):
 def test_resume(
     student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: int
 ) -> None:
-    output, calls, score = tmp_path / "scores.parquet", 0, student.score
+    output, calls, score = tmp_path / "scores.parquet", 0, Scorer.score
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -212,7 +233,7 @@ def test_resume(
         calls += 1
         return score(*args, **kwargs)
 
-    monkeypatch.setattr(student, "score", stopping)
+    monkeypatch.setattr(Scorer, "score", stopping)
     with pytest.raises(_Stop):
         score_table(student, pair_rows(), output, folders, table=TABLE, batch_rows=7)
     assert not output.exists()
@@ -232,14 +253,14 @@ def test_finished_output_costs_nothing(
     output = tmp_path / "scores.parquet"
     score_table(student, pair_rows(), output, folders, table=TABLE)
     before = output.read_bytes()
-    calls, score = 0, student.score
+    calls, score = 0, Scorer.score
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         return score(*args, **kwargs)
 
-    monkeypatch.setattr(student, "score", counted)
+    monkeypatch.setattr(Scorer, "score", counted)
     assert score_table(student, pair_rows(), output, folders, table=TABLE) == 30
     assert calls == 0 and output.read_bytes() == before
     assert score_table(student, pair_rows(), output, folders, table=TABLE, resume=False) == 30

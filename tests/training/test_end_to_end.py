@@ -18,6 +18,7 @@ from distilmatch.config import (
     TransferConfig,
 )
 from distilmatch.data.tables import load_table
+from distilmatch.engine.scorer import Scorer
 from distilmatch.evaluation.report import evaluate_pairs
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.score import score_table
@@ -86,7 +87,11 @@ def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> Non
         for side, column in (("query", "query"), ("document", "product"))
     ]
     score_table(
-        student, test, tmp_path / "scores.parquet", folders, table=TableConfig(text_columns=("query", "product"))
+        Scorer(student, kernel="torch"),
+        test,
+        tmp_path / "scores.parquet",
+        folders,
+        table=TableConfig(text_columns=("query", "product")),
     )
     import pyarrow.parquet as pq
 

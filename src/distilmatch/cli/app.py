@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from distilmatch.cli import demo, encode, evaluate, finetune_teacher, info, label, score, train, tune
+from distilmatch.cli import demo, encode, evaluate, finetune_teacher, info, label, match, plan, score, train, tune
 
 _INTERRUPTED = 130
 
@@ -29,6 +29,8 @@ app.command("train")(train.run)
 app.command("tune")(tune.run)
 app.command("encode")(encode.run)
 app.command("score")(score.run)
+app.command("match")(match.run)
+app.command("plan")(plan.run)
 app.command("evaluate")(evaluate.run)
 app.command("info")(info.run)
 

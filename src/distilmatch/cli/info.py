@@ -1,4 +1,4 @@
-"""`distilmatch info`: what this machine offers."""
+"""`distilmatch info`: what this machine offers, and which kernel scores on it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from distilmatch.cli.options import say
 
 
 def run() -> None:
-    """Show versions, processor, device and precision as this package sees them."""
+    """Show versions, processor, device, precision and scoring kernel as this package sees them."""
+    from distilmatch.engine.native import kernel_here
     from distilmatch.runtime import environment
 
-    facts = environment()
+    facts = environment() | {"kernel": kernel_here()}
     versions = facts.pop("versions")
     say(**{name: str(value) for name, value in (facts | versions).items()})

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from distilmatch.config import PairRecipe, TableConfig
+    from distilmatch.models import DiPair
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Student: a folder or a hub name.", show_default=False)]
@@ -34,6 +35,16 @@ Split = Annotated[str, typer.Option("--split", help="Split of a hub dataset.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default the best one here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
 
+Kernel = Annotated[
+    str,
+    typer.Option(
+        "--kernel",
+        metavar="auto|native|native-int8|triton|torch-bf16|torch",
+        help="What computes: compiled for this CPU, for a GPU, or PyTorch.",
+    ),
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the compiled kernel.")]
+
 
 def names(value: str | None) -> list[str] | None:
     """A comma-separated option as a list; None stays None."""
@@ -50,6 +61,14 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
     if value not in allowed:
         raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def student_of(model: str, device: str | None) -> DiPair:
+    """The student of a folder or hub name, ready to score on `device`."""
+    from distilmatch.models import DiPair
+    from distilmatch.runtime import pick_device
+
+    return DiPair.from_pretrained(model).eval().to(pick_device(device))  # type: ignore[arg-type,return-value]
 
 
 def table_config(

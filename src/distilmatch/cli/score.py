@@ -10,11 +10,13 @@ from distilmatch.cli.options import (
     Device,
     DryRun,
     IdColumns,
+    Kernel,
     ModelPath,
     OnBadRows,
     Split,
     TablePath,
     TextColumns,
+    Threads,
     say,
     table_config,
 )
@@ -32,6 +34,8 @@ def run(
     id_columns: IdColumns = None,
     split: Split = "train",
     on_bad_rows: OnBadRows = None,
+    kernel: Kernel = "auto",
+    threads: Threads = None,
     device: Device = None,
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that is there."),
     dry_run: DryRun = False,
@@ -48,6 +52,7 @@ def run(
         raise ConfigError(f"--by must be text or id, not {by!r}")
     if len(places) < 2:
         raise ConfigError("give a folder for each side: --left and --right, or --folder once a side")
+    from distilmatch.engine.scorer import Scorer
     from distilmatch.jobs.score import score_table
     from distilmatch.models import DiPair
     from distilmatch.store.folder import RepresentationFolder
@@ -67,6 +72,7 @@ def run(
         say(rows=check_table(table, read), texts=[len(folder) for folder in opened], output=str(output))
         typer.echo("Nothing was scored or written (--dry-run).")
         return
-    student.to(pick_device(device))  # type: ignore[arg-type]
-    rows = score_table(student, table, output, opened, table=read, by=by, overwrite=overwrite)  # type: ignore[arg-type]
+    scorer = Scorer(student.to(pick_device(device)), kernel=kernel, threads=threads)  # type: ignore[arg-type]
+    say(kernel=scorer.why)
+    rows = score_table(scorer, table, output, opened, table=read, by=by, overwrite=overwrite)  # type: ignore[arg-type]
     say(rows=rows, scores=str(output))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError
 
-_JOB = b"distilmatch.job"
+JOB = b"distilmatch.job"
 _LOCK = ".lock"
 _WRITING = ".writing-"
 
@@ -46,14 +46,14 @@ class PartWriter:
         """
         self.output = Path(output)
         self.folder = self.output.with_name(f"{self.output.name}.parts")
-        self.schema = schema.with_metadata({_JOB: job.encode()})
+        self.schema = schema.with_metadata({JOB: job.encode()})
         self.parts = 0
         self.finished_rows: int | None = None
         self._job = job.encode()
         if self.output.is_dir():
             raise CacheError(f"{self.output} is a folder; name a Parquet file for the output")
         if self.output.exists():
-            owner = _job_of(self.output)
+            owner = job_of(self.output)
             if owner == self._job and resume:
                 self.finished_rows = pq.read_metadata(self.output).num_rows
             elif owner != self._job and not overwrite:
@@ -77,7 +77,7 @@ class PartWriter:
         for leftover in self.folder.glob(f"{_WRITING}*"):
             leftover.unlink()
         found = sorted(self.folder.glob("part-*.parquet"))
-        foreign = any(_job_of(part) != self._job for part in found)
+        foreign = any(job_of(part) != self._job for part in found)
         if foreign and resume and not overwrite and self.finished_rows is None:
             raise CacheError(
                 f"{self.folder} holds parts of another job (another model, table or setting); overwrite them, or "
@@ -126,10 +126,10 @@ class PartWriter:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _job_of(path: Path) -> bytes | None:
-    """The job that wrote a Parquet file; None if it was none of ours, or the file is no Parquet."""
+def job_of(path: Path) -> bytes | None:
+    """The fingerprint of the job that wrote a Parquet file; None if it was none of ours, or the file is no Parquet."""
     try:
-        return (pq.read_schema(path).metadata or {}).get(_JOB)
+        return (pq.read_schema(path).metadata or {}).get(JOB)
     except (OSError, pa.ArrowException):
         return None
 

@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 from distilmatch.config import TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import iter_rows, table_fingerprint
+from distilmatch.engine.scorer import Scorer
+from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.parts import PartWriter
@@ -27,12 +29,11 @@ from distilmatch.store.folder import RepresentationFolder
 from distilmatch.types import TableRow
 
 _CHECKED_ROWS = 16_384
-_REPRESENTATION_BYTES = 256 * 2**20
 _NAMED_PROBLEMS = 5
 
 
 def score_table(
-    model: DiPair,
+    scorer: Scorer | DiPair,
     source: Any,
     output_parquet: str | Path,
     folders: Sequence[RepresentationFolder],
@@ -51,6 +52,7 @@ def score_table(
     output that the same call finished before costs nothing.
 
     Args:
+        scorer: the model with its kernel, or the model alone, for which the best kernel here is taken.
         source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them.
         output_parquet: the scores, a row for each row of the table and in its order: the ids and texts under their
             names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, float32), and `score`.
@@ -74,6 +76,8 @@ def score_table(
     """
     table = table or TableConfig()
     source = rereadable(source)
+    scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
+    model = scorer.model
     _check_folders(model, folders)
     lookup = _make_lookup(model, source, folders, table, by)
     job = fingerprint(
@@ -85,16 +89,18 @@ def score_table(
         model.task.to_dict(),
         model.student.to_dict(),
         [folder.manifest.to_dict() for folder in folders],
+        scorer.kernel.name,
     )
     with PartWriter(output_parquet, lookup.schema(model), job, resume=resume, overwrite=overwrite) as writer:
         if writer.finished_rows is not None:
             return writer.finished_rows
         total = lookup.check()
+        sides = [scorer.load(folder, j, uses=total) for j, folder in enumerate(folders)]
         quiet = None if show_progress_bar is None else not show_progress_bar
         with tqdm(total=total, desc="Score", unit="row", disable=quiet) as bar:
             for number, rows in enumerate(in_batches(lookup.rows(), batch_rows)):
                 if number >= writer.parts:
-                    writer.append(_score_batch(model, lookup, rows))
+                    writer.append(_score_batch(scorer, lookup, sides, rows))
                 bar.update(len(rows))
         return writer.finish()
 
@@ -228,19 +234,10 @@ def _check_folders(model: DiPair, folders: Sequence[RepresentationFolder]) -> No
             raise DataError(f"{folder.path} ({side}) holds no representations; encode its texts first")
 
 
-def _score_batch(model: DiPair, lookup: _Lookup, rows: Sequence[TableRow]) -> pa.Table:
-    found = lookup.find(rows)
-    logits = np.empty((len(rows), model.task.num_labels), dtype=np.float32)
-    width = sum(4 * folder.manifest.kept_tokens * folder.manifest.width for folder in lookup.folders)
-    step = max(1, _REPRESENTATION_BYTES // width)
-    for start in range(0, len(rows), step):
-        part = found[start : start + step]
-        distinct = [np.unique(part[:, j], return_inverse=True) for j in range(part.shape[1])]
-        sides = [folder.read(numbers) for folder, (numbers, _) in zip(lookup.folders, distinct, strict=True)]
-        places = np.stack([inverse for _, inverse in distinct], axis=1)
-        logits[start : start + step] = model.score(*sides, rows=places, show_progress_bar=False)
+def _score_batch(scorer: Scorer, lookup: _Lookup, sides: Sequence[LoadedSide], rows: Sequence[TableRow]) -> pa.Table:
+    logits = scorer.score(*sides, rows=lookup.find(rows), show_progress_bar=False)
     arrays = lookup.arrays(rows) + [pa.array(column) for column in logits.T]
-    return pa.Table.from_arrays(arrays + _scores(model, logits), schema=lookup.schema(model))
+    return pa.Table.from_arrays(arrays + _scores(scorer.model, logits), schema=lookup.schema(scorer.model))
 
 
 def _scores(model: DiPair, logits: np.ndarray) -> list[pa.Array]:
