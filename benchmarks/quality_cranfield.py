@@ -138,6 +138,12 @@ def candidates(data: Path) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarra
     return pairs, numbers.astype(np.int64), relevance, scores, len(pairs)
 
 
+def reranked(scores: np.ndarray, queries: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
+    """The metrics of the pairs' scores, (p,) or (p, 1), with `queries` and `relevance` as of `candidates`."""
+    missed = np.full(len(relevance) - len(scores), -1e9)
+    return task_metrics(TASK, relevance, np.concatenate([scores.reshape(-1), missed])[:, None], queries)
+
+
 def main() -> None:
     """Runs it and publishes the figures of the 225 queries."""
     arguments = options(__doc__, "quality_cranfield")
@@ -145,25 +151,21 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     minutes = run(arguments.data, work, arguments.seeds, arguments.jobs)
     pairs, queries, relevance, search, count = candidates(arguments.data)
-
-    def measure(scores: np.ndarray) -> dict[str, float]:
-        whole = np.concatenate([scores.reshape(-1)[:count], np.full(len(relevance) - count, -1e9)])
-        return task_metrics(TASK, relevance, whole[:, None], queries)
-
     kept = work / "teacher_scores.npy"
     if not kept.is_file():
         teacher_model = CrossEncoderTeacher(str(work / "teacher"), max_length=TOKENS)
         np.save(kept, teacher_model.logits(pairs))
-    teacher = measure(np.load(kept))
+    teacher = reranked(np.load(kept), queries, relevance)
     students = []
     for name in recipes(work, arguments.seeds):
         model = DiPair.from_pretrained(work / name / "run" / "student").eval()
-        students.append(measure(np.asarray(model.logits(pairs, show_progress_bar=False))))
+        logits = np.asarray(model.logits(pairs, show_progress_bar=False))
+        students.append(reranked(logits, queries, relevance))
     rival = students.pop()
     metrics = {
         "teacher_ndcg10": teacher["ndcg@10"],
         "teacher_map": teacher["map"],
-        "search_ndcg10": measure(search[:count])["ndcg@10"],
+        "search_ndcg10": reranked(search[:count], queries, relevance)["ndcg@10"],
         **spread("student_ndcg10", [values["ndcg@10"] for values in students]),
         **spread("student_map", [values["map"] for values in students]),
     }

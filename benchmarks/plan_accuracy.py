@@ -1,0 +1,108 @@
+"""Whether `distilmatch plan` is right: its prediction beside the same job as it ran, over three orders of magnitude.
+
+    python -m benchmarks.plan_accuracy [--most-pairs N] [--work DIR]
+
+Each job is what a user would run: two `encode` and one `match`, processes of their own, on texts of random words; the plan
+is made before, from the same texts. The error is |planned - real| / real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engine_setup import student
+from benchmarks.results import publish
+
+HEADS: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "feed_forward": {"head": "feed_forward", "head_intermediate": 256, "head_activation": "relu"},
+}
+SIZES = {"transformer": (300, 1000, 3000, 10_000), "feed_forward": (300, 1000, 3000, 10_000)}
+CANDIDATES = 100
+WORDS = ["red", "blue", "large", "small", "wooden", "chair", "table", "lamp", "with", "for", "garden", "kitchen", "set"]
+
+
+def texts(count: int, path: Path, seed: int) -> None:
+    """A table of `count` distinct texts of 4 to 24 words."""
+    random = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for number in range(count):
+            words = " ".join(random.choice(WORDS, random.integers(4, 24)))
+            file.write(json.dumps({"text": f"{words} {number}"}) + "\n")
+
+
+def command(*arguments: str | Path) -> float:
+    """Seconds of a `distilmatch` command."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "distilmatch.cli", *map(str, arguments)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{arguments} failed: {done.stderr}")
+    return time.perf_counter() - started
+
+
+def job(model: Path, size: int, candidates: int | None, work: Path) -> tuple[float, float]:
+    """Planned and real seconds of matching `size` against `size` texts."""
+    tables = [work / f"{side}.jsonl" for side in ("left", "right")]
+    for seed, table in enumerate(tables):
+        texts(size, table, seed)
+    pairs = work / "pairs.jsonl"
+    rows = zip(*(table.read_text().splitlines()[:200] for table in tables), strict=True)
+    pairs.write_text(
+        "".join(json.dumps({"a": json.loads(a)["text"], "b": json.loads(b)["text"]}) + "\n" for a, b in rows)
+    )
+    some = ["--candidates", str(candidates)] if candidates else []
+    command(
+        "plan", model, "--left", str(size), "--right", str(size), "--sample", pairs, "--text-columns", "a,b", *some,
+        "--no-smaller", "--json", work / "plan.json",
+    )  # fmt: skip
+    planned = json.loads((work / "plan.json").read_text())["total_seconds"]
+    real = 0.0
+    for side, table in zip(("left", "right"), tables, strict=True):
+        real += command(
+            "encode", model, table, "--side", side, "--dtype", "float16", "--output", work / side, "--overwrite"
+        )
+    real += command(
+        "match", model, "--left", work / "left", "--right", work / "right", "--top-k", "10", *some,
+        "--output", work / "matches.parquet", "--overwrite",
+    )  # fmt: skip
+    return planned, real
+
+
+def main() -> None:
+    """Plans and runs every job, and publishes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--most-pairs", type=float, default=1e8)
+    parser.add_argument("--work", type=Path, default=Path("runs/plan_accuracy"))
+    arguments = parser.parse_args()
+    metrics: dict[str, float] = {}
+    errors = []
+    for head, shape in HEADS.items():
+        work = arguments.work / head
+        work.mkdir(parents=True, exist_ok=True)
+        model = work / "model"
+        student(**shape).save_pretrained(model)
+        jobs: list[tuple[int, int | None]] = [(size, None) for size in SIZES[head] if size**2 <= arguments.most_pairs]
+        jobs.append((3000, CANDIDATES))
+        for size, candidates in jobs:
+            planned, real = job(model, size, candidates, work)
+            name = f"{head}_{size}x{size}" + (f"_{candidates}_candidates" if candidates else "")
+            errors.append(abs(planned - real) / real)
+            metrics |= {f"{name}_planned_s": planned, f"{name}_real_s": real, f"{name}_relative_error": errors[-1]}
+            print(f"{name}: planned {planned:.1f} s, real {real:.1f} s, error {errors[-1]:.0%}", flush=True)
+    metrics |= {"median_relative_error": statistics.median(errors), "largest_relative_error": max(errors)}
+    publish("plan_accuracy", metrics, [0], {"jobs": len(errors)})
+
+
+if __name__ == "__main__":
+    main()
