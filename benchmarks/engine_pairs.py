@@ -4,16 +4,19 @@ Theory of the bottleneck: a pair costs the folded one-layer head `18 d^2` operat
 weights that stay in the cache, and some kilobytes read at random. The limit is the smaller of the machine's rate of bf16
 products over the operations and its rate of memory over the bytes; both are measured in the same run.
 
-    python -m benchmarks.engine_pairs [--texts N] [--pairs N] [--seconds S]
+    python -m benchmarks.engine_pairs [--texts N] [--pairs N] [--seconds S] [--peers-python PATH]
 
-Peers run as their own packages run them, with random weights of the named shape; those whose package is not installed are left
-out and named in the notes (`pip install onnxruntime optimum[onnxruntime] openvino pylate faiss-cpu`).
+Peers run as their own packages run them, with random weights of the named shape. ONNX Runtime and OpenVINO need an environment
+of their own (`benchmarks.engine_peers` says which); without it they are left out and named in the notes.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import os
+import subprocess
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from benchmarks.engine_peers import WORD, cross_encoder_rate
 from benchmarks.engine_setup import (
     ENCODER,
     random_rows,
@@ -32,7 +36,8 @@ from benchmarks.engine_setup import (
 )
 from benchmarks.results import publish
 from distilmatch.engine.limits import head_operations, multiply_rate, rate, read_rate
-from distilmatch.engine.scorer import Scorer
+from distilmatch.engine.scorer import KernelName, Scorer
+from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.runtime import resolve_model
 
@@ -59,7 +64,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "cosine": {"head": "cosine"},
 }
 TOKENS = (128, 256)
-WORD = "a "
 
 
 def cross_encoder(shape: str, folder: Path) -> Path:
@@ -74,17 +78,14 @@ def cross_encoder(shape: str, folder: Path) -> Path:
     return place
 
 
-def cross_encoder_rate(place: Path, tokens: int, seconds: float, **settings: Any) -> float:
-    """`CrossEncoder.predict` on pairs of `tokens` tokens."""
-    model = CrossEncoder(str(place), max_length=tokens, **settings)
-    text = WORD * (tokens // 2)
-    count = 4
-    while True:  # as many pairs as take about a second
-        pairs = [(text, text)] * count
-        found = rate(partial(model.predict, pairs, batch_size=32), count, rounds=3, seconds=seconds)
-        if count / found > 0.5 or count >= 512:
-            return found
-        count *= 4
+def torch_rate(place: Path, tokens: int, seconds: float, **settings: Any) -> float:
+    """`CrossEncoder.predict` in PyTorch on pairs of `tokens` tokens."""
+    return cross_encoder_rate(CrossEncoder(str(place), max_length=tokens, **settings), tokens, seconds)
+
+
+def peers_environment() -> dict[str, str]:
+    """As many threads as this process has, and no hub."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
 
 
 def engine_rates(model: DiPair, texts: int, pairs: int, seconds: float) -> dict[str, float]:
@@ -98,13 +99,16 @@ def engine_rates(model: DiPair, texts: int, pairs: int, seconds: float) -> dict[
             lambda: model.score(*sides, rows=few, precision="bf16", show_progress_bar=False), len(few), seconds=seconds
         ),
     }
-    for kernel in ("torch", "native"):
-        scorer = Scorer(model, kernel="auto" if kernel == "native" else "torch")
-        if scorer.kernel.name != kernel:
-            continue
+    kernels: tuple[KernelName, ...] = ("torch", "torch-bf16", "native", "native-int8")
+    for kernel in kernels:
+        try:
+            scorer = Scorer(model, kernel=kernel)
+        except ConfigError:
+            continue  # not for this head, or not here
         prepared = [scorer.kernel.prepare(side, j) for j, side in enumerate(sides)]
-        some = rows if kernel == "native" else few
-        rates[f"folded_{kernel}"] = rate(partial(scorer.kernel.pairs, prepared, some), len(some), seconds=seconds)
+        some = rows if kernel.startswith("native") else few
+        name = kernel.replace("-", "_")
+        rates[f"folded_{name}"] = rate(partial(scorer.kernel.pairs, prepared, some), len(some), seconds=seconds)
         if kernel == "native":
             rates["folded_bytes_per_text"] = sum(side.nbytes for side in prepared) / (2 * texts)
     return rates
@@ -128,6 +132,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=400_000)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--peers-python", type=Path, help="interpreter with sentence-transformers[onnx,openvino]")
     arguments = parser.parse_args()
     texts, pairs, seconds = arguments.texts, arguments.pairs, arguments.seconds
     metrics: dict[str, float] = {
@@ -152,18 +157,18 @@ def main() -> None:
         for peer in SHAPES:
             place = cross_encoder(peer, Path(folder))
             for tokens in TOKENS:
-                note(f"{peer}_fp32_{tokens}", cross_encoder_rate(place, tokens, seconds))
+                note(f"{peer}_fp32_{tokens}", torch_rate(place, tokens, seconds))
                 bf16 = {"model_kwargs": {"dtype": torch.bfloat16}}
-                note(f"{peer}_bf16_{tokens}", cross_encoder_rate(place, tokens, seconds, **bf16))
-                for backend, package in (("onnx", "optimum.onnxruntime"), ("openvino", "optimum.intel")):
-                    try:
-                        found = importlib.util.find_spec(package) is not None
-                    except ModuleNotFoundError:
-                        found = False
-                    if found:
-                        note(f"{peer}_{backend}_{tokens}", cross_encoder_rate(place, tokens, seconds, backend=backend))
-                    else:
-                        left_out.append(f"{peer} with {backend}: {package} is not installed")
+                note(f"{peer}_bf16_{tokens}", torch_rate(place, tokens, seconds, **bf16))
+            if arguments.peers_python is None:
+                left_out.append(f"{peer} with ONNX Runtime and OpenVINO: no --peers-python")
+                continue
+            command = [str(arguments.peers_python), "-m", "benchmarks.engine_peers", str(place), str(seconds)]
+            answer = subprocess.run(
+                [*command, *map(str, TOKENS)], capture_output=True, text=True, check=True, env=peers_environment()
+            )
+            for name, found in json.loads(answer.stdout.strip().splitlines()[-1]).items():
+                note(f"{peer}_{name}", found)
     note("maxsim_8_8", maxsim_rate(8, 256, texts, pairs // 10, seconds))
     if importlib.util.find_spec("faiss") is not None:
         import faiss
@@ -188,6 +193,8 @@ def main() -> None:
         "transformer_fraction_of_limit": best / min(limits),
         "ratio_vs_bert_base_fp32_256": best / slowest,
         "ratio_vs_plain_head_fp32": best / metrics["transformer_plain_fp32_pairs_per_s"],
+        "int8_ratio_vs_plain_head_fp32": metrics.get("transformer_folded_native_int8_pairs_per_s", 0.0)
+        / metrics["transformer_plain_fp32_pairs_per_s"],
         "cache_bytes_per_item": encode.tokens.numel() * 2 + encode.mask.numel(),
     }
     # Every text encoded once and used in 1,000 pairs: two texts a pair, so a thousandth of two encodings each.
