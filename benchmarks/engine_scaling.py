@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,39 @@ def one_point(head: str, left: int, right: int, threads: int, work: Path) -> dic
         folder_of(model, side, items, work / f"{head}-{side}-{items}") for side, items in enumerate((left, right))
     ]
     scorer = Scorer(model, threads=threads, memory_bytes=MEMORY)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    started = time.perf_counter()
-    found = scorer.all_pairs(*folders, top_k=min(10, right), show_progress_bar=False)
-    seconds = time.perf_counter() - started
+    before = own_memory()
+    with MemoryWatch() as watch:
+        started = time.perf_counter()
+        found = scorer.all_pairs(*folders, top_k=min(10, right), show_progress_bar=False)
+        seconds = time.perf_counter() - started
     assert isinstance(found, BestMatches) and np.isfinite(found.scores).all()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "pairs_per_s": left * right / seconds, "peak_bytes": peak, "bytes_before": before}
+    return {"seconds": seconds, "pairs_per_s": left * right / seconds, "peak_bytes": watch.peak, "bytes_before": before}
+
+
+def own_memory() -> int:
+    """Bytes of this process that no file backs: pages of mapped representations come and go as the system likes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not say how much of a process's memory is its own")
+
+
+class MemoryWatch:
+    """The most of `own_memory` while it is open, looked at every 10 milliseconds."""
+
+    def __enter__(self) -> MemoryWatch:
+        self.peak, self._done = own_memory(), threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.01):
+            self.peak = max(self.peak, own_memory())
 
 
 def points(most_pairs: float, most_items: float) -> list[tuple[str, int, int, int]]:

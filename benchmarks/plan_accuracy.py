@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -67,14 +68,15 @@ def job(model: Path, size: int, candidates: int | None, work: Path) -> tuple[flo
         "--no-smaller", "--json", work / "plan.json",
     )  # fmt: skip
     planned = json.loads((work / "plan.json").read_text())["total_seconds"]
+    for name in ("left", "right", "matches.parquet"):
+        shutil.rmtree(work / name, ignore_errors=True)
+        (work / name).unlink(missing_ok=True)
     real = 0.0
     for side, table in zip(("left", "right"), tables, strict=True):
-        real += command(
-            "encode", model, table, "--side", side, "--dtype", "float16", "--output", work / side, "--overwrite"
-        )
+        real += command("encode", model, table, "--side", side, "--dtype", "float16", "--output", work / side)
     real += command(
         "match", model, "--left", work / "left", "--right", work / "right", "--top-k", "10", *some,
-        "--output", work / "matches.parquet", "--overwrite",
+        "--output", work / "matches.parquet",
     )  # fmt: skip
     return planned, real
 

@@ -6,6 +6,7 @@ namespace distilmatch {
 namespace {
 
 constexpr int kLeftRows = 4;  // left rows that share what is loaded of 16 right ones
+constexpr int64_t kLeftChunk = 256;
 
 template <bool use_gelu>
 inline __m512 activate(__m512 x) {
@@ -75,7 +76,9 @@ template <class Take>
 void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count, int threads,
                                 Take take) const {
   constexpr int64_t kPanels = 32;  // of right texts, interleaved once for a chunk of left rows
-  constexpr int64_t kRows = 256;
+  const bool shared = share_left(left_count, kLeftChunk, threads);
+  const int64_t chunks = (left_count + kLeftChunk - 1) / kLeftChunk, ranges = (right_count + kPanels * 16 - 1) / (kPanels * 16);
+  const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
 #pragma omp parallel num_threads(threads)
   {
     Buffer<float> panels(static_cast<size_t>(kPanels) * 16 * hidden);
@@ -84,9 +87,10 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
     alignas(64) float found[16];
     std::vector<float> all(static_cast<size_t>(labels) * kLeftRows * 16);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t chunk = 0; chunk < left_count; chunk += kRows) {
-      const int64_t end = std::min(chunk + kRows, left_count);
-      for (int64_t columns = 0; columns < right_count; columns += kPanels * 16) {
+    for (int64_t task = 0; task < chunks * parts; ++task) {
+      const int64_t chunk = task / parts * kLeftChunk, end = std::min(chunk + kLeftChunk, left_count);
+      const int64_t first = shared ? task % parts : 0, after = shared ? first + 1 : ranges;
+      for (int64_t columns = first * kPanels * 16; columns < std::min(after * kPanels * 16, right_count); columns += kPanels * 16) {
         const int64_t last = std::min(columns + kPanels * 16, right_count);
         for (int64_t b = columns; b < last; b += 16)
           interleave(right + b * hidden, std::min<int64_t>(16, last - b), hidden, panels.data() + (b - columns) * hidden);
@@ -125,22 +129,28 @@ namespace {
 struct TakeBest {
   const Rank& rank;
   int labels;
-  TopK *of_left, *of_right;
+  const LeftBest& of_left;
+  bool keeps_left;
+  TopK* of_right;
   int64_t left_offset, right_offset;
 
   void add(int64_t a, int64_t b, float score) const {
-    if (of_left) of_left->add(left_offset + a, {score, right_offset + b});
+    if (keeps_left) of_left.of(omp_get_thread_num())->add(of_left.offset() + a, {score, right_offset + b});
     if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
   }
   void one(int64_t a, int64_t b, const float* scores, int count) const {
-    if (!of_right && of_left->size(left_offset + a) == of_left->k()) {  // most of 16 are not among the best
-      const float worst = of_left->hits(left_offset + a)[0].score;
-      __mmask16 worth = _mm512_cmp_ps_mask(_mm512_load_ps(scores), _mm512_set1_ps(worst), _CMP_GE_OQ) & first_lanes(count);
-      for (; worth; worth &= worth - 1) {
-        const int j = __builtin_ctz(worth);
-        add(a, b + j, scores[j]);
+    if (keeps_left && !of_right) {
+      const TopK& own = *of_left.of(omp_get_thread_num());
+      const int64_t row = of_left.offset() + a;
+      if (own.size(row) == own.k()) {  // most of 16 are not among the best
+        const __m512 worst = _mm512_set1_ps(own.hits(row)[0].score);
+        __mmask16 worth = _mm512_cmp_ps_mask(_mm512_load_ps(scores), worst, _CMP_GE_OQ) & first_lanes(count);
+        for (; worth; worth &= worth - 1) {
+          const int j = __builtin_ctz(worth);
+          add(a, b + j, scores[j]);
+        }
+        return;
       }
-      return;
     }
     for (int j = 0; j < count; ++j) add(a, b + j, scores[j]);
   }
@@ -167,8 +177,10 @@ struct TakeAbove {
 
 void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
                             TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const {
+  LeftBest best(of_left, left_count, left_offset, threads, share_left(left_count, kLeftChunk, threads));
   all_pairs(left, left_count, right, right_count, threads,
-            TakeBest{rank, labels, of_left, of_right, left_offset, right_offset});
+            TakeBest{rank, labels, best, of_left != nullptr, of_right, left_offset, right_offset});
+  best.merge();
 }
 
 void FeedForwardHead::above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,

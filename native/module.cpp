@@ -22,6 +22,7 @@ namespace {
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Bools = nb::ndarray<const bool, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 const float* pointer(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
@@ -99,7 +100,16 @@ NB_MODULE(_native, m) {
   m.def("hidden_numbers_per_s", &hidden_numbers_per_s, "use_gelu"_a, "threads"_a, "seconds"_a,
         "Additions, activations and multiply-adds a second, on registers alone.");
 
-  nb::class_<TopK>(m, "TopK").def(nb::init<int64_t, int>(), "rows"_a, "k"_a).def("best", &best);
+  nb::class_<TopK>(m, "TopK").def(nb::init<int64_t, int>(), "rows"_a, "k"_a).def("best", &best)
+      .def(
+          "add",
+          [](TopK& self, int64_t first_row, Matrix scores, int64_t first_column, int threads) {
+            if (first_row < 0 || first_row + static_cast<int64_t>(scores.shape(0)) > self.rows())
+              throw std::invalid_argument("scores of rows that there are none of");
+            nb::gil_scoped_release release;
+            add_block(self, first_row, scores.data(), scores.shape(0), scores.shape(1), first_column, threads);
+          },
+          "first_row"_a, "scores"_a, "first_column"_a, "threads"_a);
 
   nb::class_<LeftTexts>(m, "LeftTexts")
       .def("__len__", [](const LeftTexts& t) { return t.count; })

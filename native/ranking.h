@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace distilmatch {
@@ -85,6 +86,34 @@ class TopK {
   std::vector<int> sizes_;
   std::vector<std::atomic_flag> locks_;
 };
+
+// Sees (rows, columns) fp32 scores.
+void add_block(TopK& best, int64_t first_row, const float* scores, int64_t rows, int64_t columns, int64_t first_column, int threads);
+
+// The best of a block's left texts while several threads score it. Where each text is one thread's, they go straight to the
+// target; where threads share texts, each keeps its own best, and `merge` puts them together.
+class LeftBest {
+ public:
+  LeftBest(TopK* target, int64_t texts, int64_t offset, int threads, bool shared) : target_(target), texts_(texts), offset_(offset) {
+    if (!target || !shared) return;
+    for (int thread = 0; thread < threads; ++thread) own_.push_back(std::make_unique<TopK>(texts, target->k()));
+  }
+  TopK* of(int thread) const { return own_.empty() ? target_ : own_[thread].get(); }
+  int64_t offset() const { return own_.empty() ? offset_ : 0; }
+  void merge() {
+    for (const auto& part : own_)
+      for (int64_t row = 0; row < texts_; ++row)
+        for (int i = 0; i < part->size(row); ++i) target_->add(offset_ + row, part->hits(row)[i]);
+  }
+
+ private:
+  TopK* target_;
+  int64_t texts_, offset_;
+  std::vector<std::unique_ptr<TopK>> own_;
+};
+
+// Whether so few left texts, in chunks of one thread each, that threads share them and split the right ones.
+inline bool share_left(int64_t texts, int64_t chunk, int threads) { return (texts + chunk - 1) / chunk < 4 * static_cast<int64_t>(threads); }
 
 struct Match {
   int64_t left, right;

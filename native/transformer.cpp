@@ -374,20 +374,27 @@ void TransformerHead::score(const LeftTexts& left, const RightTexts& right, cons
   }
 }
 
+constexpr int64_t kLeftChunk = 4;  // left texts that pass over the right ones in the cache together
+
 template <class Take>
 void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, int threads,
                                 Take take) const {
-  const int64_t tile = multiplier_.tile_rows, columns_at_once = 64 * tile;  // right texts that stay in the cache while the left ones pass
+  const bool shared = share_left(left.count, kLeftChunk, threads);
+  const int64_t tile = multiplier_.tile_rows, at_once = (shared ? 8 : 64) * tile;  // right texts that stay in the cache
+  const int64_t chunks = (left.count + kLeftChunk - 1) / kLeftChunk, ranges = (right.count + at_once - 1) / at_once;
+  const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
 #pragma omp parallel num_threads(threads)
   {
     Scratch scratch(shape, multiplier_);
     std::vector<float> logits(static_cast<size_t>(kMostTileRows) * shape.labels);
     int64_t rows[2 * kMostTileRows];
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t chunk = 0; chunk < left.count; chunk += 4) {
-      for (int64_t columns = 0; columns < right.count; columns += columns_at_once) {
-        const int64_t last = std::min(columns + columns_at_once, right.count);
-        for (int64_t a = chunk; a < std::min(chunk + 4, left.count); ++a)
+    for (int64_t task = 0; task < chunks * parts; ++task) {
+      const int64_t chunk = task / parts * kLeftChunk;
+      const int64_t first = shared ? task % parts : 0, end = shared ? first + 1 : ranges;
+      for (int64_t columns = first * at_once; columns < std::min(end * at_once, right.count); columns += at_once) {
+        const int64_t last = std::min(columns + at_once, right.count);
+        for (int64_t a = chunk; a < std::min(chunk + kLeftChunk, left.count); ++a)
           for (int64_t b = columns; b < last; b += tile) {
             const int pairs = static_cast<int>(std::min<int64_t>(tile, last - b));
             for (int i = 0; i < pairs; ++i) rows[2 * i] = a, rows[2 * i + 1] = b + i;
@@ -401,11 +408,13 @@ void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, 
 
 void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank,
                             TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const {
+  LeftBest best(of_left, left.count, left_offset, threads, share_left(left.count, kLeftChunk, threads));
   all_pairs(left, right, threads, [&](int64_t a, int64_t b, const float* logits) {
     const float score = rank(logits, shape.labels);
-    if (of_left) of_left->add(left_offset + a, {score, right_offset + b});
+    if (of_left) best.of(omp_get_thread_num())->add(best.offset() + a, {score, right_offset + b});
     if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
   });
+  best.merge();
 }
 
 void TransformerHead::above(const LeftTexts& left, const RightTexts& right, const Rank& rank,

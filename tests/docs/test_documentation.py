@@ -89,7 +89,7 @@ def test_only_known_kinds_of_block() -> None:
             assert language in ("python", "yaml", "bash", "text", ""), f"{page}: a block of {language} is not tested"
 
 
-@pytest.mark.parametrize("script", ["recipe_reference", "quality_page"])
+@pytest.mark.parametrize("script", ["recipe_reference", "quality_page", "engine_page"])
 def test_a_written_page_is_what_its_source_says(script: str) -> None:
     spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec is not None and spec.loader is not None

@@ -8,7 +8,7 @@ import pytest
 
 from distilmatch.config import StudentConfig, TaskConfig
 from distilmatch.engine.limits import activation_rate
-from distilmatch.engine.native import runs_native
+from distilmatch.engine.native_module import runs_native
 from distilmatch.models import DiPair
 
 SHAPE = {"width": 32, "head": "feed_forward", "kept_tokens": (3, 4), "max_lengths": (24, 24)}

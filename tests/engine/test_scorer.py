@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from distilmatch.config import StudentConfig, TaskConfig
-from distilmatch.engine.native import NativeKernel, native_module, runs_native
+from distilmatch.engine.native import NativeKernel
+from distilmatch.engine.native_module import NativeBestRows, native_module, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer, recall
 from distilmatch.errors import ConfigError, DataError, ModelError
@@ -281,3 +282,38 @@ def test_without_a_native_kernel_products_are_in_bf16_where_the_cpu_has_it(
     for has_bf16 in (True, False):
         monkeypatch.setattr("distilmatch.engine.scorer.has_fast_bf16", lambda _, has=has_bf16: has)
         assert Scorer(model).kernel.name == ("torch-bf16" if has_bf16 and fast else "torch")
+
+
+@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@pytest.mark.parametrize("head", ["transformer", "feed_forward_relu"])
+@pytest.mark.parametrize(("left", "threads"), [(1, 3), (5, 3), (40, 1), (1100, 1)])
+def test_threads_that_share_left_texts_find_the_same_best(
+    tiny_encoder: Path, head: str, left: int, threads: int
+) -> None:
+    model = _model(tiny_encoder, head, ONE)
+    sides = _sides(model, left, 600)
+    scorer = Scorer(model, kernel="native", threads=threads)
+    every = scorer.score(*sides, rows=np.array(list(itertools.product(range(left), range(600))))).reshape(left, 600)
+    best, other = scorer.all_pairs(*sides, top_k=7, reverse_top_k=1)  # type: ignore[misc]
+    for found, scores in ((best, every), (other, every.T)):
+        assert isinstance(found, BestMatches)
+        k = found.scores.shape[1]
+        np.testing.assert_allclose(found.scores, -np.sort(-scores, axis=1)[:, :k], atol=1e-5)
+        np.testing.assert_allclose(found.scores, np.take_along_axis(scores, found.rows, 1), atol=1e-5)
+
+
+@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@pytest.mark.parametrize("columns", [1, 15, 16, 70])
+def test_compiled_best_rows_are_those_of_pytorch(columns: int) -> None:
+    random = np.random.default_rng(columns)
+    compiled, plain = NativeBestRows(9, 6), BestRows(9, 6)
+    for first in (140, 0, 70):
+        scores = torch.from_numpy(random.integers(0, 12, (5, columns)).astype(np.float32))  # many are equal
+        scores[0, 0] = torch.nan
+        scores[1, -1] = -torch.inf
+        for rows in (compiled, plain):
+            rows.add(3, scores, first)
+    for found, expected in zip(compiled.best(), plain.best(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="there are none of"):
+        compiled.add(5, torch.zeros(5, 3), 0)

@@ -263,10 +263,12 @@ class FoldedLite:
 
 
 class FoldedCosine:
-    """`CosineHead`, folded: normalised means, and a dot product."""
+    """`CosineHead`, folded: normalised means, and a dot product under the classifier's slope and intercept."""
 
     def __init__(self, head: CosineHead, classifier: nn.Linear) -> None:
-        self.scale, self.classifier = head.scale, classifier
+        self.slope, self.intercept = head.scale * classifier.weight[:, 0], head.scale * classifier.weight[:, 1]
+        if classifier.bias is not None:
+            self.intercept = self.intercept + classifier.bias
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
@@ -277,13 +279,14 @@ class FoldedCosine:
     def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
         """As `FoldedHead.score`."""
         vectors = [side["vector"].index_select(0, rows[:, j]) for j, side in enumerate(sides)]
-        return self._logits(torch.stack([(one * other).sum(-1) for one, other in combinations(vectors, 2)]).mean(0))
+        cosine = torch.stack([(one * other).sum(-1) for one, other in combinations(vectors, 2)]).mean(0)
+        return (cosine[:, None] * self.slope + self.intercept).float()
 
     @torch.no_grad()
     def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
         """As `FoldedHead.block`."""
-        return self._logits(left["vector"] @ right["vector"].T)
-
-    def _logits(self, cosine: torch.Tensor) -> torch.Tensor:
-        features = self.scale * torch.stack([cosine, torch.ones_like(cosine)], -1)
-        return self.classifier(features).float()  # type: ignore[no-any-return]
+        if len(self.slope) == 1:  # nothing is written but the logits
+            logits = torch.addmm(self.intercept, left["vector"] * self.slope, right["vector"].T)
+            return logits[:, :, None].float()
+        cosine = left["vector"] @ right["vector"].T
+        return (cosine[:, :, None] * self.slope + self.intercept).float()

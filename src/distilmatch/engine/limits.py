@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from distilmatch.engine.native import native_module, runs_native
+from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.models import DiPair
 
 

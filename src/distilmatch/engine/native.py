@@ -5,7 +5,6 @@ Shape legend: n texts of a side; p pairs; d width; c labels; k kept tokens.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Sequence
 from functools import cache
@@ -17,6 +16,7 @@ from torch import nn
 
 from distilmatch.config import StudentConfig
 from distilmatch.engine.folding import FoldedFeedForward, FoldedHead, FoldedTexts, FoldedTransformer, fold_head
+from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.triton_kernel import gpu_here
 from distilmatch.models import DiPair
@@ -34,20 +34,6 @@ _UNITS: dict[Multiplier, str] = {
     "imitated": "AMX, imitated",
 }
 logger = logging.getLogger(__name__)
-
-
-@cache
-def native_module() -> Any:
-    """The compiled module, or None where it was not built."""
-    try:
-        return importlib.import_module("distilmatch.engine._native")
-    except ImportError:
-        return None
-
-
-def runs_native() -> bool:
-    """Whether the module was built and this CPU runs it."""
-    return native_module() is not None and bool(native_module().supported())
 
 
 @cache
@@ -141,7 +127,7 @@ class NativeKernel:
     """One-layer transformer heads and feed-forward heads of two sides, in bf16 and fp32 on the CPU."""
 
     name: str = "native"
-    pairs_a_call = 2**20
+    pairs_a_call: int = 2**20
 
     def __init__(self, model: DiPair, threads: int | None = None, multiplier: Multiplier | None = None) -> None:
         """Packs the head's weights.
@@ -164,6 +150,7 @@ class NativeKernel:
         else:
             head = cast(FoldedFeedForward, self.folded)
             use_gelu = model.student.head_activation == "gelu"
+            self.pairs_a_call = 2**25
             self.head = self.native.FeedForwardHead(
                 use_gelu, _array(head.classifier.weight), _array(head.classifier.bias)
             )

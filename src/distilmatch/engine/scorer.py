@@ -304,7 +304,8 @@ class Scorer:
     def _blocks(self, left: LoadedSide, right: LoadedSide) -> tuple[int, int]:
         # Left blocks are small, so that a progress bar moves; the right side is folded once where it fits.
         room = self.memory_bytes // 2
-        columns = max(_FEWEST_TEXTS, room // right.bytes_per_text)
+        whole = right.is_folded or right.in_one_piece(self.model.student.sides)
+        columns = len(right) if whole else max(_FEWEST_TEXTS, room // right.bytes_per_text)
         rows = max(1, min(room // left.bytes_per_text, self.kernel.pairs_a_call // min(columns, len(right))))
         return rows, columns
 

@@ -61,14 +61,20 @@ class LoadedSide:
         )
 
     @cached_property
-    def bytes_per_text(self) -> int:
+    def kept_bytes(self) -> int:
         """Bytes of a folded text, by a few that are folded."""
         some = self.take(np.arange(min(len(self), _MEASURED_TEXTS)))
         return max(1, some.nbytes // len(some))
 
+    @property
+    def bytes_per_text(self) -> int:
+        """Bytes that a text takes while it is folded: `kept_bytes`, and its numbers in fp32 about three times over."""
+        return self.kept_bytes + 12 * self.model.student.kept_tokens[self.side] * self.model.student.vector_width
+
     def in_one_piece(self, sides: int) -> bool:
-        """Whether the whole side stays in its share of the memory when there are `sides`."""
-        return len(self) * self.bytes_per_text * sides <= self.memory_bytes
+        """Whether its share of the memory holds `sides` such sides folded, and one of them while it is folded."""
+        others = (sides - 1) * self.kept_bytes
+        return len(self) * (others + self.bytes_per_text) <= self.memory_bytes
 
     @cached_property
     def whole(self) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from distilmatch.config import StudentConfig
 from distilmatch.engine.folding import FoldedCosine, FoldedFeedForward, FoldedTexts, fold_head, take
+from distilmatch.engine.native_module import NativeBestRows, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.models import DiPair
 from distilmatch.runtime import Precision, autocast
@@ -75,17 +76,18 @@ class TorchKernel:
             logits[start : start + len(part)] = part.cpu().numpy()
         return logits
 
-    def best_rows(self, rows: int, k: int) -> BestRows:
+    def best_rows(self, rows: int, k: int) -> BestRows | NativeBestRows:
         """As `Kernel.best_rows`."""
-        return BestRows(rows, k, self.device)
+        native = self.device.type == "cpu" and runs_native()
+        return NativeBestRows(rows, k) if native else BestRows(rows, k, self.device)
 
     def top_k(
         self,
         left: TorchTexts,
         right: TorchTexts,
         ranking: Ranking,
-        of_left: BestRows | None,
-        of_right: BestRows | None,
+        of_left: BestRows | NativeBestRows | None,
+        of_right: BestRows | NativeBestRows | None,
         offsets: tuple[int, int],
     ) -> None:
         """As `Kernel.top_k`."""

@@ -1,0 +1,252 @@
+"""Writes docs/results/engine.md from the results of the benchmarks: `python scripts/engine_page.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "results" / "engine.md"
+HEAD = """# What the engine does a second
+
+Students and peers have random weights of their shapes, which speed does not depend on; each table is one run on one quiet
+machine, medians, so that its ratios hold where its absolute figures do not. Other work beside them moves both by a
+tenth. [Folding](../explanation/folding.md) says what is computed and what limits it. This page is written from
+`benchmarks/results/` by `python scripts/engine_page.py`.
+"""
+HEADS = {
+    "transformer": "one layer, 8 + 8 tokens, width 256",
+    "transformer_relu": "the same with ReLU",
+    "transformer_16_16": "one layer, 16 + 16 tokens, width 256",
+    "transformer_default": "the package's default: one layer, 16 + 16, width 384, both kinds of similarity",
+    "transformer_two_layers": "two layers, 8 + 8, width 256",
+    "transformer_four_layers": "four layers, 8 + 8, width 256",
+    "feed_forward": "feed-forward, hidden width 256, GELU",
+    "feed_forward_relu": "feed-forward, hidden width 256, ReLU",
+    "cosine": "cosine",
+}
+WAYS = {
+    "plain_fp32": "plain fp32",
+    "plain_bf16": "plain bf16",
+    "folded_torch": "`torch`",
+    "folded_torch_bf16": "`torch-bf16`",
+    "folded_native": "`native`",
+    "folded_native_int8": "`native-int8`",
+}
+PAIRS = """- The first row's `native` is {share} of the machine's limit ({limit} pairs/s: {products} x 10^12 bf16 operations a
+  second in PyTorch's largest products, over the head's operations), {plain} times the plain head in fp32 (int8: {plain_int8}
+  times) and {bert} times the BERT-base cross-encoder in fp32 at 256 tokens.
+- With every text encoded once, at 1,000 pairs a text: {whole} times. A text's representation takes {stored} bytes in fp16,
+  {folded} folded in memory.
+- MaxSim of the same cached tokens in PyTorch: {maxsim} pairs/s."""
+ALL_PAIRS = """The limit of a transformer head is the rate of bf16 products over its operations, of the feed-forward head the
+rate of its three (ReLU) or about thirteen (GELU) vector instructions on registers, of the cosine the rate of fp32 products.
+Beside them, on the same sizes: FAISS's exact search {faiss} dot products a second, MaxSim in PyTorch {maxsim}."""
+SCALING = """![Pairs a second over the pairs of a job, and memory over items](engine-scaling.png)
+
+A job's whole time, reading and folding included, each in a process of its own: width {width}, {kept} + {kept} tokens,
+{memory} MiB for folded texts. Memory grows with the items until that is full and not beyond."""
+PEERS = {"bert_base": "BERT-base", "minilm_l6": "MiniLM-L6", "bert_tiny": "BERT-Tiny"}
+BACKENDS = {"fp32": "fp32", "bf16": "bf16", "onnx_int8": "ONNX Runtime int8", "openvino": "OpenVINO"}
+CANDIDATES = {
+    "eager_fp32": "PyTorch, fp32",
+    "eager_bf16": "PyTorch, bf16",
+    "torch_compile_fp32": "`torch.compile`, fp32",
+    "torch_compile_bf16": "`torch.compile`, bf16",
+    "onnx_runtime_fp32": "ONNX Runtime, fp32",
+    "onnx_runtime_int8": "ONNX Runtime, int8",
+    "openvino_f32": "OpenVINO, fp32",
+    "openvino_bf16": "OpenVINO, bf16",
+    "native": "this package's kernel, bf16",
+}
+BESIDE = {"faiss": "faiss_flat", "maxsim": "maxsim_8_8"}
+STORED = ("float32", "float16", "bfloat16", "int8")
+KERNELS = ("torch", "native", "native_int8")
+
+
+def render() -> str:
+    """The page, a section for each result that is there."""
+    sections = {
+        "engine_pairs": _pairs,
+        "engine_all_pairs": _all_pairs,
+        "engine_scaling": _scaling,
+        "engine_latency": _latency,
+        "engine_kernels": _kernels,
+        "quantised_quality": _quantised,
+        "plan_accuracy": _plan,
+    }
+    parts = [HEAD]
+    for name, section in sections.items():
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(f"{section(result['metrics'], result)}\n\n{_repeat(result)}\n")
+    return "\n".join(parts)
+
+
+def _pairs(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    heads = _table(
+        ["pairs a second, from cached representations, in random order", *WAYS.values()],
+        [[label, *(_rate(metrics.get(f"{name}_{way}_pairs_per_s")) for way in WAYS)] for name, label in HEADS.items()],
+    )
+    best = metrics["transformer_pairs_per_s"]
+    rows = []
+    for peer, label in PEERS.items():
+        for tokens in (128, 256):
+            found = [metrics.get(f"{peer}_{backend}_{tokens}_pairs_per_s") for backend in BACKENDS]
+            fastest = max(value for value in found if value is not None)
+            rows.append([f"{label}, {tokens} tokens", *map(_rate, found), f"{best / fastest:,.0f}"])
+    peers = _table(["`CrossEncoder`, pairs a second", *BACKENDS.values(), "our pairs for each of its fastest"], rows)
+    figures = {
+        "share": _percent(metrics["transformer_fraction_of_limit"]),
+        "limit": _rate(metrics["transformer_limit_pairs_per_s"]),
+        "products": f"{metrics['bf16_products_per_s'] / 1e12:.2f}",
+        "plain": f"{metrics['ratio_vs_plain_head_fp32']:.1f}",
+        "plain_int8": f"{metrics['int8_ratio_vs_plain_head_fp32']:.1f}",
+        "bert": f"{metrics['ratio_vs_bert_base_fp32_256']:,.0f}",
+        "whole": f"{metrics['end_to_end_ratio_vs_bert_base_fp32_256']:,.0f}",
+        "stored": f"{metrics['cache_bytes_per_item']:,.0f}",
+        "folded": f"{metrics['transformer_folded_bytes_per_text']:,.0f}",
+        "maxsim": _rate(metrics["maxsim_8_8_pairs_per_s"]),
+    }
+    return "\n\n".join(["## Pairs by row number", heads, PAIRS.format(**figures), peers])
+
+
+def _all_pairs(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    rows = []
+    for name, label in HEADS.items():
+        if f"{name}_native_pairs_per_s" not in metrics:
+            continue
+        share = metrics.get(f"{name}_fraction_of_limit")
+        rows.append(
+            [
+                label,
+                _rate(metrics[f"{name}_torch_pairs_per_s"]),
+                _rate(metrics[f"{name}_native_pairs_per_s"] or None),
+                "" if share is None else _percent(share),
+            ]
+        )
+    table = _table(["pairs a second, the ten best of each row kept", "`torch`", "`native`", "of the limit"], rows)
+    beside = {key: _rate(metrics.get(f"{name}_pairs_per_s")) for key, name in BESIDE.items()}
+    return "\n\n".join(["## All of one side against all of the other", table, ALL_PAIRS.format(**beside)])
+
+
+def _scaling(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    notes = result["notes"]
+    memory = f"{notes['memory_bytes'] / 2**20:.0f}"
+    text = SCALING.format(width=notes["width"], kept=notes["kept_tokens"], memory=memory)
+    return f"## As the work grows\n\n{text}"
+
+
+def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    counts = sorted(
+        int(found[1]) for name in metrics if (found := re.fullmatch(r"p50_ms_(\d+)_documents", name)) is not None
+    )
+    table = _table(
+        ["cached documents", "p50, ms", "p99, ms", "of p50 the query's encoding, ms"],
+        [
+            [
+                f"{count:,}",
+                f"{metrics[f'p50_ms_{count}_documents']:.1f}",
+                f"{metrics[f'p99_ms_{count}_documents']:.1f}",
+                f"{metrics[f'encoding_p50_ms_{count}_documents']:.1f}",
+            ]
+            for count in counts
+        ],
+    )
+    return f"""## One query against cached documents
+
+{table}
+
+One layer, 8 + 8 tokens, width 256; the encoder has the six layers of MiniLM."""
+
+
+def _kernels(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    rows = [
+        [
+            label,
+            _rate(metrics[f"{name}_pairs_per_s"]),
+            _percent(metrics[f"{name}_pairs_per_s"] / metrics["limit_pairs_per_s"]),
+            f"{metrics[f'{name}_error']:.4f}",
+        ]
+        for name, label in CANDIDATES.items()
+        if f"{name}_pairs_per_s" in metrics
+    ]
+    table = _table(["the folded head by", "pairs a second", "of the limit", "largest error, in deviations"], rows)
+    return f"""## What the kernel was chosen from
+
+{table}
+
+One layer, 8 + 8 tokens, width 256, texts folded before, gathering included; each at the batch size that suits it best."""
+
+
+def _quantised(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    tables = []
+    for own, label in (("sick_accuracy", "SICK, accuracy"), ("cranfield_ndcg10", "Cranfield, nDCG@10")):
+        rows = []
+        for dtype in STORED:
+            cells = []
+            for kernel in KERNELS:
+                value = metrics.get(f"{own}_{dtype}_{kernel}")
+                if value is None:
+                    cells.append("")
+                    continue
+                moved = metrics.get(f"{own}_{dtype}_{kernel}_difference")
+                cells.append(f"{value:.4f}" + ("" if moved is None else f" ({moved:+.4f})"))
+            rows.append([dtype, *cells])
+        tables.append(_table([f"{label}: stored as", *(f"`{kernel.replace('_', '-')}`" for kernel in KERNELS)], rows))
+    return "\n\n".join(
+        [
+            "## What number formats cost in quality",
+            *tables,
+            "Means over three trained students each, test splits; in brackets the mean difference to fp32 throughout.",
+        ]
+    )
+
+
+def _plan(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    names = [name.removesuffix("_relative_error") for name in metrics if name.endswith("_relative_error")]
+    rows = [
+        [
+            name.replace("feed_forward", "feed-forward").replace("_", " "),
+            f"{metrics[f'{name}_planned_s']:.1f}",
+            f"{metrics[f'{name}_real_s']:.1f}",
+            _percent(metrics[f"{name}_relative_error"]),
+        ]
+        for name in names
+        if f"{name}_real_s" in metrics
+    ]
+    table = _table(["encode both sides, then match", "planned, s", "real, s", "error"], rows)
+    return f"""## Whether `distilmatch plan` is right
+
+{table}
+
+Median error {_percent(metrics["median_relative_error"])}, largest {_percent(metrics["largest_relative_error"])}."""
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value >= 1e6:
+        return f"{value / 1e6:.1f} M"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _repeat(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['threads']} threads of {machine['processor']}. Repeat: `{result['command']}`."
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
