@@ -9,6 +9,7 @@ import pytest
 
 from distilmatch.config import StudentConfig, TaskConfig
 from distilmatch.engine.limits import head_operations
+from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.engine.planner import Rates, Work, calibrate, plan, smaller_settings
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
@@ -60,6 +61,21 @@ def test_every_stage_is_measured(tiny_encoder: Path, candidates: int | None) -> 
     assert found.memory_share > 0 and found.product_share is not None and found.product_share > 0
     names = [other.change for other in smaller_settings(student, work, rates, kernel="torch", seconds=0.05)]
     assert names == ["2 + 3 tokens", "ReLU in the head", "no similarities in the head", "a feed-forward head"]
+
+
+def test_smaller_numbers_are_planned(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distilmatch.engine.planner.has_fast_bf16", lambda _: True)
+    student = model(tiny_encoder)
+    texts = [["a red car"], ["the green house"]]
+    found = {
+        other.change: other.plan
+        for other in smaller_settings(student, Work(left=60, right=80), RATES, texts=texts, seconds=0.05)
+    }
+    assert (
+        found["encoders in bf16"].seconds["encode"] != plan(student, Work(left=60, right=80), RATES).seconds["encode"]
+    )
+    if runs_native() and native_module().has_bytes():
+        assert found["int8, stored and in products"].disk_bytes < found["encoders in bf16"].disk_bytes
 
 
 def test_what_cannot_be_planned(tiny_encoder: Path) -> None:

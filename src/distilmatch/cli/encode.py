@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, one_of, say
+from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, one_of, say, student_of
 
 
 def run(
@@ -38,9 +38,8 @@ def run(
     if batch_size < 1:
         raise ConfigError("--batch-size must be 1 or more")
     from distilmatch.jobs.encode import count_texts, encode_table
-    from distilmatch.models import DiPair
 
-    student = DiPair.from_pretrained(model).eval()
+    student = student_of(model)
     chosen = int(side) if side.isdigit() else side
     index = student.side_index(chosen)
     if dry_run:

@@ -19,6 +19,7 @@ from distilmatch.cli.options import (
     names,
     one_of,
     say,
+    student_of,
     table_config,
 )
 
@@ -44,11 +45,10 @@ def run(
     """Measure a student on a labelled table, beside its teacher: quality, agreement, speed, cache size."""
     from distilmatch.config import TeacherConfig
     from distilmatch.data.tables import load_table
-    from distilmatch.models import DiPair
     from distilmatch.runtime import pick_device
 
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
-    student = DiPair.from_pretrained(model).eval()
+    student = student_of(model)
     read = table_config(
         text_columns=text_columns,
         id_columns=id_columns,

@@ -63,11 +63,12 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
 
 
-def student_of(model: str, device: str | None) -> DiPair:
-    """The student of a folder or hub name, ready to score on `device`."""
+def student_of(model: str, device: str | None = "cpu") -> DiPair:
+    """The student of a folder or hub name on `device`, in a process that keeps its memory for the work to come."""
     from distilmatch.models import DiPair
-    from distilmatch.runtime import pick_device
+    from distilmatch.runtime import keep_freed_memory, pick_device
 
+    keep_freed_memory()
     return DiPair.from_pretrained(model).eval().to(pick_device(device))  # type: ignore[arg-type,return-value]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -28,6 +28,7 @@ def run(
     ),
     machines: int = typer.Option(1, "--machines", help="Machines (or GPUs) like this one that share the left side."),
     smaller: bool = typer.Option(True, "--smaller/--no-smaller", help="Also plan smaller students."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Of the encoder."),
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
@@ -38,6 +39,7 @@ def run(
     from distilmatch.store.codec import STORED_DTYPES
 
     one_of("--dtype", dtype, STORED_DTYPES)
+    one_of("--precision", precision, ("fp32", "bf16", "auto"))
     from distilmatch.engine.planner import Work, calibrate, plan, smaller_settings
 
     work = Work(
@@ -51,14 +53,15 @@ def run(
     )
     student = student_of(model, device)
     texts = _texts(sample, text_columns, words) if encode else None
-    rates = calibrate(student, work, texts=texts, kernel=kernel, threads=threads, start=_seconds_so_far())  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
+    rates = calibrate(student, work, start=_seconds_so_far(), **settings)
     own = plan(student, work, rates)
     _show(own, work, rates.kernel)
     if machines == 1 and own.total_seconds > 3600:
         say(**{f"on_{n}_machines": _time(plan(student, _on(work, n), rates).total_seconds) for n in (10, 100)})
     others = []
     if smaller:
-        others = smaller_settings(student, work, rates, kernel=kernel, threads=threads)  # type: ignore[arg-type]
+        others = smaller_settings(student, work, rates, **settings)
         typer.echo("\nSmaller students (quality not measured):")
         typer.echo(f"  {'':<28} {'time':>10} {'pairs/s':>14} {'disk':>10}")
         for name, one in [("this one", own), *((other.change, other.plan) for other in others)]:

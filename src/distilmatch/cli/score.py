@@ -18,6 +18,7 @@ from distilmatch.cli.options import (
     TextColumns,
     Threads,
     say,
+    student_of,
     table_config,
 )
 
@@ -54,10 +55,9 @@ def run(
         raise ConfigError("give a folder for each side: --left and --right, or --folder once a side")
     from distilmatch.engine.scorer import Scorer
     from distilmatch.jobs.score import score_table
-    from distilmatch.models import DiPair
     from distilmatch.store.folder import RepresentationFolder
 
-    student = DiPair.from_pretrained(model).eval()
+    student = student_of(model)
     opened = [RepresentationFolder.open(place) for place in places]
     read = table_config(
         text_columns=text_columns,

@@ -24,12 +24,13 @@ import torch
 from distilmatch.config import StudentConfig
 from distilmatch.engine.kernels import Kernel
 from distilmatch.engine.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.engine.native import why_not_int8
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import KernelName, Scorer, free_memory
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.models import DiPair
 from distilmatch.models.configuration import DiPairConfig
-from distilmatch.runtime import Precision
+from distilmatch.runtime import Precision, has_fast_bf16, use_bf16
 from distilmatch.store.codec import StoredDtype, bytes_per_item
 from distilmatch.types import TokenRepresentations
 
@@ -152,7 +153,7 @@ def calibrate(
     texts: Sequence[Sequence[str]] | None = None,
     kernel: KernelName = "auto",
     threads: int | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
     start: float = 0.0,
     seconds: float = _SECONDS,
 ) -> Rates:
@@ -256,11 +257,17 @@ def smaller_settings(
     work: Work,
     rates: Rates,
     *,
+    texts: Sequence[Sequence[str]] | None = None,
     kernel: KernelName = "auto",
     threads: int | None = None,
+    precision: Precision = "fp32",
     seconds: float = 1.0,
 ) -> list[Smaller]:
-    """Plans of smaller students of the same encoder, each measured for about a second with random weights."""
+    """Plans of smaller settings of the same encoder, each measured for about a second, students with random weights.
+
+    Args:
+        texts, kernel, threads, precision: as `calibrate` was given them.
+    """
     student = model.student
     half = tuple(max(1, kept // 2) for kept in student.kept_tokens)
     narrow = student.vector_width // 2
@@ -278,7 +285,7 @@ def smaller_settings(
         changes["no similarities in the head"] = {"head_maxsim": 0, "head_similarities": 0}
     if student.head != "feed_forward":
         changes["a feed-forward head"] = {"head": "feed_forward", "head_layers": 1, **reset}
-    found = []
+    found = _smaller_numbers(model, work, rates, texts, kernel, threads, precision, seconds)
     for change, settings in changes.items():
         try:
             other = _with_random_weights(model, student.replaced(**settings))
@@ -287,6 +294,33 @@ def smaller_settings(
         measured = calibrate(other, replace(work, encode=False), kernel=kernel, threads=threads, seconds=seconds)
         measured = replace(measured, encoded=rates.encoded, start=rates.start, products=rates.products, read=rates.read)
         found.append(Smaller(change=change, plan=plan(other, work, measured)))
+    return found
+
+
+def _smaller_numbers(
+    model: DiPair,
+    work: Work,
+    rates: Rates,
+    texts: Sequence[Sequence[str]] | None,
+    kernel: KernelName,
+    threads: int | None,
+    precision: Precision,
+    seconds: float,
+) -> list[Smaller]:
+    # The same student in other number formats.
+    found = []
+    if work.encode and texts is not None and not use_bf16(precision, model.device) and has_fast_bf16(model.device):
+        faster = calibrate(
+            model, work, texts=texts, kernel=kernel, threads=threads, precision="bf16", seconds=seconds
+        ).encoded
+        found.append(Smaller(change="encoders in bf16", plan=plan(model, work, replace(rates, encoded=faster))))
+    if kernel in ("auto", "native") and model.device.type == "cpu" and why_not_int8(model) is None:
+        small = replace(work, dtype="int8")
+        measured = calibrate(
+            model, replace(small, encode=False), kernel="native-int8", threads=threads, seconds=seconds
+        )
+        measured = replace(measured, encoded=rates.encoded, start=rates.start, products=rates.products, read=rates.read)
+        found.append(Smaller(change="int8, stored and in products", plan=plan(model, small, measured)))
     return found
 
 

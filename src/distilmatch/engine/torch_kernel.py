@@ -23,6 +23,7 @@ from distilmatch.types import TokenRepresentations
 _FEWEST_PAIRS, _MOST_PAIRS = 64, 2**20  # of a block
 _CPU_BLOCK = 2**24  # bytes of its largest tensor: from 2**25 on the memory of each is asked of the system anew
 _GPU_SHARE = 0.125  # of its free memory, for a block
+_MULTIPLIED = ("query", "key", "value", "similar", "tokens")  # what products read of a text
 _COPIES = 4  # of both texts' operands, about what a pair needs on its way to its logits
 
 
@@ -51,8 +52,8 @@ class TorchKernel:
         """Folds the head's weights.
 
         Args:
-            precision: "bf16" for products in bf16 with fp32 sums, residuals and norms, as "torch-bf16"; what a text pays for
-                stays in fp32.
+            precision: "bf16" for products in bf16 with fp32 sums, residuals and norms, as "torch-bf16"; what products
+                read of a text is kept in bf16.
         """
         self.head = fold_head(model.head, model.classifier)
         self.device, self.labels = model.device, model.task.num_labels
@@ -63,7 +64,10 @@ class TorchKernel:
 
     def prepare(self, texts: TokenRepresentations, side: int) -> TorchTexts:
         """As `Kernel.prepare`."""
-        return TorchTexts(self.head.fold(texts.to(self.device), side))
+        folded = self.head.fold(texts.to(self.device), side)
+        if self.precision == "bf16":
+            folded |= {name: folded[name].bfloat16() for name in _MULTIPLIED if name in folded}
+        return TorchTexts(folded)
 
     def pairs(self, sides: Sequence[TorchTexts], rows: np.ndarray) -> np.ndarray:
         """As `Kernel.pairs`."""
