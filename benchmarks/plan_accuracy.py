@@ -27,7 +27,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "transformer": {},
     "feed_forward": {"head": "feed_forward", "head_intermediate": 256, "head_activation": "relu"},
 }
-SIZES = {"transformer": (300, 1000, 3000, 10_000), "feed_forward": (300, 1000, 3000, 10_000)}
+SIZES = {"transformer": (300, 1000, 3000), "feed_forward": (300, 1000, 3000, 10_000)}
 CANDIDATES = 100
 WORDS = ["red", "blue", "large", "small", "wooden", "chair", "table", "lamp", "with", "for", "garden", "kitchen", "set"]
 
