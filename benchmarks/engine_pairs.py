@@ -183,6 +183,7 @@ def main() -> None:
     bytes_per_pair = metrics.get("transformer_folded_bytes_per_text", 0.0) * 2
     operations = head_operations(model)
     assert operations is not None
+    metrics["bf16_products_per_s"] = max(metrics["bf16_products_per_s"], multiply_rate(torch.bfloat16))
     limits = [metrics["bf16_products_per_s"] / operations]
     if bytes_per_pair:
         limits.append(metrics["memory_bytes_per_s"] / bytes_per_pair)

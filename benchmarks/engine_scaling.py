@@ -128,6 +128,11 @@ def points(most_pairs: float, most_items: float) -> list[tuple[str, int, int, in
     return found
 
 
+def _of_items(left: str, right: str) -> bool:
+    # Whether a point is of the series that grows in items.
+    return int(left) == 100 and int(right) >= 1000
+
+
 def plot(measured: dict[str, dict[str, float]], path: Path) -> None:
     """Pairs a second over pairs, and peak memory over items."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -139,7 +144,7 @@ def plot(measured: dict[str, dict[str, float]], path: Path) -> None:
                 (int(left) * int(right), own["pairs_per_s"])
                 for name, own in measured.items()
                 for kind, left, right, used in [name.split("|")]
-                if kind == head and int(used) == threads and int(left) != 100
+                if kind == head and int(used) == threads and not _of_items(left, right)
             ]
             mine.sort()
             name = f"{head.replace('_', '-')}, {threads} thread{'s' * (threads > 1)}"
@@ -150,7 +155,7 @@ def plot(measured: dict[str, dict[str, float]], path: Path) -> None:
         (int(right), own["peak_bytes"] / 2**30, own["bytes_before"] / 2**30)
         for name, own in measured.items()
         for _, left, right, _ in [name.split("|")]
-        if left == "100"
+        if _of_items(left, right)
     )
     memory.plot([h[0] for h in held], [h[1] for h in held], color="#0b6e4f", marker="o", markersize=3, label="peak")
     memory.plot([h[0] for h in held], [h[2] for h in held], "--", color="#9db4c0", label="before scoring")
