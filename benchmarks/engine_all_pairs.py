@@ -64,6 +64,18 @@ def maxsim_rate(kept: int, width: int, left: int, right: int, seconds: float) ->
     return rate(work, left * right, rounds=3, seconds=seconds)
 
 
+def machine_rates() -> dict[str, float]:
+    """What the limits are made of; measured before each head and after the last, the best counts, because other work on the
+    machine slows it down at times.
+    """
+    rates = {name: multiply_rate(dtype, seconds=0.5) for name, dtype in DTYPES.items()}
+    for name in ("feed_forward", "feed_forward_relu"):
+        found = activation_rate(student(**HEADS[name]), seconds=0.5)
+        if found is not None:
+            rates[f"{name}_numbers_per_s"] = found
+    return rates
+
+
 def main() -> None:
     """Measures each head and peer in turn, and publishes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,10 +85,11 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # PyTorch's own steps are up to twice as fast
     seconds = arguments.seconds
-    metrics = {name: multiply_rate(dtype) for name, dtype in DTYPES.items()}
+    metrics = machine_rates()
     for name in SHAPES:
         fast = name.startswith(("feed", "cos"))
         left = arguments.left if fast else max(16, arguments.left // 250)
+        metrics |= {key: max(metrics[key], found) for key, found in machine_rates().items()}
         found = engine_rate(name, left, arguments.right, "auto", seconds)
         plain = engine_rate(name, max(16, left // 20), min(2000, arguments.right), "torch", seconds / 2)
         metrics |= {f"{name}_native_pairs_per_s": found, f"{name}_torch_pairs_per_s": plain}
@@ -92,13 +105,10 @@ def main() -> None:
         metrics["faiss_flat_pairs_per_s"] = rate(
             lambda: index.search(queries, TOP), arguments.left * arguments.right, rounds=3, seconds=seconds
         )
-    # The machine's rates before and after, the better of the two: other work on it may have slowed either down.
-    for name, dtype in DTYPES.items():
-        metrics[name] = max(metrics[name], multiply_rate(dtype))
+    metrics |= {name: max(metrics[name], found) for name, found in machine_rates().items()}
     for name in SHAPES:
-        model = student(**HEADS[name])
-        operations = head_operations(model)
-        numbers = activation_rate(model) if operations is None else None
+        operations = head_operations(student(**HEADS[name]))
+        numbers = metrics.get(f"{name}_numbers_per_s")
         if operations is not None:
             limit = metrics["fp32_products_per_s" if name == "cosine" else "bf16_products_per_s"] / operations
         elif numbers is not None:

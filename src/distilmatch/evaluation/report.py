@@ -380,7 +380,7 @@ def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None, prec
         notes.append("Speed was not measured.")
         return notes
     notes.append(
-        "Student, cached: the head alone, fp32 representations in memory, pairs in random order. Student, from text: "
+        "Student, cached: the folded head alone, folded texts in memory, pairs in random order. Student, from text: "
         "every distinct text encoded once, then all rows scored. Each rate is the median of repeated runs."
     )
     if speed.teacher_pairs is not None:
