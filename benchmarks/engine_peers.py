@@ -6,7 +6,7 @@ these asks for an older transformers than this package does:
     python -m venv peers && peers/bin/pip install 'sentence-transformers[onnx,openvino]'
     python -m benchmarks.engine_pairs --peers-python peers/bin/python
 
-Nothing of this package is imported here.
+which runs `python -m benchmarks.engine_peers FOLDER SECONDS TOKENS...` there. Nothing of this package is imported here.
 """
 
 from __future__ import annotations
