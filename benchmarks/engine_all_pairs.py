@@ -19,8 +19,7 @@ import importlib.util
 import numpy as np
 import torch
 
-from benchmarks.engine_pairs import HEADS
-from benchmarks.engine_setup import representations, student
+from benchmarks.engine_setup import HEADS, representations, student
 from benchmarks.results import publish
 from distilmatch.engine.limits import activation_rate, head_operations, multiply_rate, rate
 from distilmatch.engine.ranking import BestRows, Ranking

@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 import time
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.engine_setup import random_rows, student
+from benchmarks.engine_setup import HEADS, random_rows, student
 from benchmarks.results import publish
 from distilmatch.engine.limits import head_operations, multiply_rate, rate, read_rate
 from distilmatch.engine.ranking import Ranking
@@ -34,19 +33,7 @@ from distilmatch.engine.triton_kernel import TritonKernel, why_not_triton
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
 
-HEADS: dict[str, dict[str, Any]] = {
-    "transformer": {},
-    "transformer_16_16": {"kept_tokens": (16, 16)},
-    "transformer_default": {
-        "kept_tokens": (16, 16),
-        "width": 384,
-        "head_heads": 12,
-        "head_similarities": 48,
-        "head_maxsim": 12,
-    },
-    "feed_forward": {"head": "feed_forward", "head_intermediate": 256},
-    "feed_forward_relu": {"head": "feed_forward", "head_intermediate": 256, "head_activation": "relu"},
-}
+NAMES = ("transformer", "transformer_16_16", "transformer_default", "feed_forward", "feed_forward_relu")
 DEVICE = torch.device("cuda")
 LONG = {"transformer": 2**10, "feed_forward": 2**15, "feed_forward_relu": 2**15}  # left texts a block
 LEFT, RIGHT = 4096, 2**14
@@ -134,7 +121,8 @@ def main() -> None:
         "memory_bytes_per_s": read_rate(megabytes=2048, seconds=seconds, device=DEVICE),
     }
     notes: dict[str, object] = {"gpu": torch.cuda.get_device_name(), "left": LEFT, "right": RIGHT, "top_k": TOP_K}
-    for name, shape in HEADS.items():
+    for name in NAMES:
+        shape = HEADS[name]
         model = student(**shape)
         model.to(DEVICE)  # type: ignore[arg-type]
         reason = why_not_triton(model)

@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from benchmarks.engine_peers import WORD, cross_encoder_rate
 from benchmarks.engine_setup import (
     ENCODER,
+    HEADS,
     random_rows,
     representations,
     student,
@@ -45,23 +46,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bert_base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
     "minilm_l6": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
     "bert_tiny": dict(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512),
-}
-HEADS: dict[str, dict[str, Any]] = {
-    "transformer": {},
-    "transformer_16_16": {"kept_tokens": (16, 16)},
-    "transformer_default": {
-        "kept_tokens": (16, 16),
-        "width": 384,
-        "head_heads": 12,
-        "head_similarities": 48,
-        "head_maxsim": 12,
-    },
-    "transformer_relu": {"head_activation": "relu"},
-    "transformer_two_layers": {"head_layers": 2},
-    "transformer_four_layers": {"head_layers": 4},
-    "feed_forward": {"head": "feed_forward", "head_intermediate": 256},
-    "feed_forward_relu": {"head": "feed_forward", "head_intermediate": 256, "head_activation": "relu"},
-    "cosine": {"head": "cosine"},
 }
 TOKENS = (128, 256)
 

@@ -15,6 +15,23 @@ from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
 
 ENCODER = "all-MiniLM-L6-v2"
+HEADS: dict[str, dict[str, Any]] = {
+    "transformer": {},
+    "transformer_16_16": {"kept_tokens": (16, 16)},
+    "transformer_default": {
+        "kept_tokens": (16, 16),
+        "width": 384,
+        "head_heads": 12,
+        "head_similarities": 48,
+        "head_maxsim": 12,
+    },
+    "transformer_relu": {"head_activation": "relu"},
+    "transformer_two_layers": {"head_layers": 2},
+    "transformer_four_layers": {"head_layers": 4},
+    "feed_forward": {"head": "feed_forward", "head_intermediate": 256},
+    "feed_forward_relu": {"head": "feed_forward", "head_intermediate": 256, "head_activation": "relu"},
+    "cosine": {"head": "cosine"},
+}
 
 
 def student(**shape: Any) -> DiPair:

@@ -107,12 +107,7 @@ template <class Tiles>
 void product(Then then, const bf16* rows, int inputs, const void* weights, int outputs, const float* bias, bf16* activated,
              float* sums) {
   const bf16* packed = static_cast<const bf16*>(weights);
-  if (then == Then::add)
-    all_blocks<Tiles, Then::add>(rows, inputs, packed, outputs, bias, activated, sums);
-  else if (then == Then::gelu)
-    all_blocks<Tiles, Then::gelu>(rows, inputs, packed, outputs, bias, activated, sums);
-  else
-    all_blocks<Tiles, Then::relu>(rows, inputs, packed, outputs, bias, activated, sums);
+  with_constant(then, [&](auto constant) { all_blocks<Tiles, constant.value>(rows, inputs, packed, outputs, bias, activated, sums); });
 }
 
 bool ask_system() {

@@ -1,5 +1,7 @@
 // Products of a tile of rows with packed weights, in bf16 with fp32 sums.
 #pragma once
+#include <type_traits>
+
 #include "numbers.h"
 
 namespace distilmatch {
@@ -27,6 +29,17 @@ const Multiplier& matrix_multiplier();    // AMX
 const Multiplier& byte_multiplier();      // AVX512-VNNI, int8
 const Multiplier& imitated_multiplier();  // AMX's layouts in plain loops, for tests
 bool matrix_unit_allowed();               // whether the CPU has AMX and the system lets this process use it
+
+// Calls `work` with a constant of what comes after a product, so that it is compiled for each.
+template <class Work>
+void with_constant(Then then, Work work) {
+  if (then == Then::add)
+    work(std::integral_constant<Then, Then::add>{});
+  else if (then == Then::gelu)
+    work(std::integral_constant<Then, Then::gelu>{});
+  else
+    work(std::integral_constant<Then, Then::relu>{});
+}
 
 // (n, k) fp32 row-major to panels of 32 outputs: [n / 32][k / 2][32][2].
 inline void pack_weights(const float* weights, int outputs, int inputs, void* to) {

@@ -52,12 +52,7 @@ void tile_product(const bf16* rows, int inputs, const bf16* packed, int outputs,
 void product(Then then, const bf16* rows, int inputs, const void* weights, int outputs, const float* bias, bf16* activated,
              float* sums) {
   const bf16* packed = static_cast<const bf16*>(weights);
-  if (then == Then::add)
-    tile_product<Then::add>(rows, inputs, packed, outputs, bias, activated, sums);
-  else if (then == Then::gelu)
-    tile_product<Then::gelu>(rows, inputs, packed, outputs, bias, activated, sums);
-  else
-    tile_product<Then::relu>(rows, inputs, packed, outputs, bias, activated, sums);
+  with_constant(then, [&](auto constant) { tile_product<constant.value>(rows, inputs, packed, outputs, bias, activated, sums); });
 }
 
 void nothing() {}

@@ -246,7 +246,8 @@ def _table(headings: list[str], rows: list[list[str]]) -> str:
 
 def _repeat(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    return f"{machine['threads']} threads of {machine['processor']}. Repeat: `{result['command']}`."
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return f"{threads} of {machine['processor']}. Repeat: `{result['command']}`."
 
 
 if __name__ == "__main__":

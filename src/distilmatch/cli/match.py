@@ -6,7 +6,18 @@ from pathlib import Path
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, Kernel, ModelPath, Threads, names, one_of, say, student_of
+from distilmatch.cli.options import (
+    Device,
+    DryRun,
+    Kernel,
+    ModelPath,
+    Overwrite,
+    Threads,
+    names,
+    one_of,
+    say,
+    student_of,
+)
 
 
 def run(
@@ -33,7 +44,7 @@ def run(
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that is there."),
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
     """Match two folders of cached representations, all against all or by candidates; no encoder runs.

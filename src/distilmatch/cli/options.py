@@ -33,6 +33,7 @@ TextColumns = Annotated[
 IdColumns = Annotated[str | None, typer.Option("--id-columns", metavar="A,B", help="Id columns, one a side.")]
 Split = Annotated[str, typer.Option("--split", help="Split of a hub dataset.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default the best one here.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
 
 Kernel = Annotated[

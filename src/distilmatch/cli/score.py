@@ -13,6 +13,7 @@ from distilmatch.cli.options import (
     Kernel,
     ModelPath,
     OnBadRows,
+    Overwrite,
     Split,
     TablePath,
     TextColumns,
@@ -38,7 +39,7 @@ def run(
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a file that is there."),
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
     """Score every row of a pair table from cached representations; no encoder runs.
