@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from distilmatch import config
+from distilmatch import config, embedding_config, ladder_config
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "recipe.md"
 SECTIONS = (
@@ -23,11 +23,24 @@ SECTIONS = (
     ("objective", config.ObjectiveConfig),
     ("stage1, stage2", config.StageConfig),
     ("finetune-teacher", config.FineTuneConfig),
+    ("The embedding recipe", embedding_config.EmbeddingRecipe),
+    ("Embedding recipe: corpus", embedding_config.CorpusConfig),
+    ("Embedding recipe: teacher", embedding_config.EmbeddingTeacherConfig),
+    ("Embedding recipe: student", embedding_config.EmbeddingStudentConfig),
+    ("Embedding recipe: objective", embedding_config.EmbeddingObjectiveConfig),
+    ("Embedding recipe: stage1, stage2", embedding_config.EmbeddingStageConfig),
+    ("Embedding recipe: contrastive", embedding_config.ContrastiveConfig),
+    ("Embedding recipe: labelled, dev", embedding_config.LabelledConfig),
+    ("The ladder recipe", ladder_config.LadderRecipe),
+    ("Ladder recipe: match", ladder_config.MatchConfig),
+    ("Ladder recipe: match.left, match.right", ladder_config.MatchSideConfig),
 )
 HEAD = """# Recipe settings
 
 A recipe is a YAML file. What it leaves out has the default below; a key that is not here is an error. The resolved
-recipe is saved with every run. This page is written from the configs by `python scripts/recipe_reference.py`.
+recipe is saved with every run. `train`, `label` and `tune` take the pair recipe, which comes first; `embed-train` takes
+the [embedding recipe](#the-embedding-recipe), `ladder` the [ladder recipe](#the-ladder-recipe). This page is written
+from the configs by `python scripts/recipe_reference.py`.
 """
 
 

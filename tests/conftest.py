@@ -98,6 +98,24 @@ def tiny_cross_encoder_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_sentence_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: a random BERT of 4 layers, 32 wide, the mean of its tokens, at length one."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    transformer, folder = (tmp_path_factory.mktemp(name) for name in ("tiny_transformer", "tiny_sentence_encoder"))
+    torch.manual_seed(3)
+    config = _config()
+    config.num_hidden_layers, config.initializer_range = 4, 0.2  # of the usual range all texts look alike
+    BertModel(config).save_pretrained(transformer)
+    _tokenizer().save_pretrained(transformer)
+    modules = [Transformer(str(transformer)), Pooling(32, pooling_mode="mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def minilm() -> str:
     """The folder of all-MiniLM-L6-v2's real weights."""
     try:

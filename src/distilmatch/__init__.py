@@ -21,30 +21,56 @@ if TYPE_CHECKING:
         TransferConfig,
     )
     from distilmatch.data.tables import load_table
+    from distilmatch.embedding_config import (
+        ContrastiveConfig,
+        CorpusConfig,
+        EmbeddingObjectiveConfig,
+        EmbeddingRecipe,
+        EmbeddingStageConfig,
+        EmbeddingStudentConfig,
+        EmbeddingTeacherConfig,
+        LabelledConfig,
+    )
     from distilmatch.engine.scorer import Scorer
     from distilmatch.errors import DistilmatchError
     from distilmatch.evaluation.report import evaluate_pairs
+    from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
     from distilmatch.jobs.encode import encode_table
+    from distilmatch.jobs.ladder import distil_ladder
     from distilmatch.jobs.match import match_folders
     from distilmatch.jobs.score import score_table
+    from distilmatch.ladder_config import LadderRecipe, MatchConfig, MatchSideConfig
     from distilmatch.models import DiPair, DiPairConfig
     from distilmatch.store.folder import RepresentationFolder
-    from distilmatch.teachers import CrossEncoderTeacher, SoftLabelCache, TeacherEnsemble
+    from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, SoftLabelCache, TeacherEnsemble
     from distilmatch.training.distil import distil_pairs, label_transfer_set
+    from distilmatch.training.embeddings import distil_embeddings, embed_corpus
     from distilmatch.training.teacher import fine_tune_teacher
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "ContrastiveConfig": "embedding_config",
+    "CorpusConfig": "embedding_config",
     "CrossEncoderTeacher": "teachers",
     "DiPair": "models",
     "DiPairConfig": "models",
     "DistilmatchError": "errors",
+    "EmbeddingObjectiveConfig": "embedding_config",
+    "EmbeddingRecipe": "embedding_config",
+    "EmbeddingStageConfig": "embedding_config",
+    "EmbeddingStudentConfig": "embedding_config",
+    "EmbeddingTeacherConfig": "embedding_config",
     "FineTuneConfig": "config",
+    "LabelledConfig": "embedding_config",
+    "LadderRecipe": "ladder_config",
+    "MatchConfig": "ladder_config",
+    "MatchSideConfig": "ladder_config",
     "ObjectiveConfig": "config",
     "PairRecipe": "config",
     "RepresentationFolder": "store.folder",
     "Scorer": "engine.scorer",
+    "SentenceTeacher": "teachers",
     "SoftLabelCache": "teachers",
     "StageConfig": "config",
     "StudentConfig": "config",
@@ -53,26 +79,43 @@ _HOME = {
     "TeacherConfig": "config",
     "TeacherEnsemble": "teachers",
     "TransferConfig": "config",
+    "distil_embeddings": "training.embeddings",
+    "distil_ladder": "jobs.ladder",
     "distil_pairs": "training.distil",
+    "embed_corpus": "training.embeddings",
     "encode_table": "jobs.encode",
     "evaluate_pairs": "evaluation.report",
+    "evaluate_sts": "evaluation.sts",
     "fine_tune_teacher": "training.teacher",
     "label_transfer_set": "training.distil",
+    "load_sts_tasks": "evaluation.sts",
     "load_table": "data.tables",
     "match_folders": "jobs.match",
     "score_table": "jobs.score",
 }
 
 __all__ = [
+    "ContrastiveConfig",
+    "CorpusConfig",
     "CrossEncoderTeacher",
     "DiPair",
     "DiPairConfig",
     "DistilmatchError",
+    "EmbeddingObjectiveConfig",
+    "EmbeddingRecipe",
+    "EmbeddingStageConfig",
+    "EmbeddingStudentConfig",
+    "EmbeddingTeacherConfig",
     "FineTuneConfig",
+    "LabelledConfig",
+    "LadderRecipe",
+    "MatchConfig",
+    "MatchSideConfig",
     "ObjectiveConfig",
     "PairRecipe",
     "RepresentationFolder",
     "Scorer",
+    "SentenceTeacher",
     "SoftLabelCache",
     "StageConfig",
     "StudentConfig",
@@ -81,11 +124,16 @@ __all__ = [
     "TeacherConfig",
     "TeacherEnsemble",
     "TransferConfig",
+    "distil_embeddings",
+    "distil_ladder",
     "distil_pairs",
+    "embed_corpus",
     "encode_table",
     "evaluate_pairs",
+    "evaluate_sts",
     "fine_tune_teacher",
     "label_transfer_set",
+    "load_sts_tasks",
     "load_table",
     "match_folders",
     "score_table",

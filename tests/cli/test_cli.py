@@ -22,6 +22,8 @@ COMMANDS = {
     "label": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
     "train": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
     "tune": {"--output", "--minutes", "--trials", "--min-pairs-per-s", "--max-bytes-per-item", "--set", "--device"},
+    "embed-train": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
+    "ladder": {"--output", "--seed", "--set", "--device", "--dry-run"},
     "encode": {"--output", "--side", "--text-column", "--id-column", "--dtype", "--on-bad-rows", "--dry-run"},
     "score": {
         "--output",
@@ -42,6 +44,10 @@ COMMANDS = {
         "--threshold",
         "--reverse-output",
         "--candidates",
+        "--candidate-encoder",
+        "--left-table",
+        "--right-table",
+        "--text-columns",
         "--index",
         "--rank-by",
         "--label",
@@ -66,6 +72,18 @@ COMMANDS = {
         "--threads",
     },
     "evaluate": {"--output", "--teacher", "--label-column", "--text-columns", "--no-speed", "--dry-run"},
+    "evaluate-sts": {
+        "--data",
+        "--mteb",
+        "--output",
+        "--tasks",
+        "--retrieval",
+        "--split",
+        "--no-speed",
+        "--precision",
+        "--device",
+        "--dry-run",
+    },
     "info": set(),
 }
 
@@ -235,6 +253,45 @@ def test_dry_runs_of_the_others(recipe: Path, tiny_encoder: Path, capsys: pytest
     assert call("finetune-teacher", table, *tuning, *pair) == 0
     assert sorted(folder.rglob("*")) == before
     assert capsys.readouterr().out.count("--dry-run") == 4
+
+
+def test_embed_train_and_evaluate_sts(
+    tmp_path: Path, tiny_sentence_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.txt").write_text("the red car\na small dog\n\nthe red car\nan old book\n")
+    (tmp_path / "data" / "stsb").mkdir(parents=True)
+    rows = [{"sentence1": f"the red car {i}", "sentence2": f"a dog {i * i}", "score": i / 2} for i in range(8)]
+    (tmp_path / "data" / "stsb" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "corpus": {"sources": [str(tmp_path / "texts.txt")]},
+        "teacher": {"models": [str(tiny_sentence_encoder)]},
+        "student": {"layers": 2, "max_length": 16},
+        "stage1": {"epochs": 2, "batch_size": 2},
+        "output": str(tmp_path / "run"),
+        "device": "cpu",
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings))
+    before = sorted(tmp_path.rglob("*"))
+    assert call("embed-train", recipe, "--dry-run", "--set", "stage1.epochs=4") == 0
+    told = capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "repeated texts      1" in told and "stage1 steps        6" in told
+    assert call("embed-train", recipe) == 0
+    student = tmp_path / "run" / "student"
+    assert str(student) in capsys.readouterr().out
+    asked = ["--data", tmp_path / "data", "--output", tmp_path / "sts", "--device", "cpu", "--no-speed"]
+    assert call("evaluate-sts", tiny_sentence_encoder, student, *asked, "--dry-run") == 0
+    assert not (tmp_path / "sts").exists()
+    assert call("evaluate-sts", tiny_sentence_encoder, student, *asked) == 0
+    assert "STS-B" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "sts" / "sts.json").read_text())["results"]) == 2
+    assert call("evaluate-sts", student, *asked, "--tasks", "sts11") == 1
+    assert call("evaluate-sts", student, *asked, "--mteb") == 1
+    assert call("evaluate-sts", student, "--output", tmp_path / "sts") == 1
+    assert "either --data FOLDER or --mteb" in capsys.readouterr().err
+    assert call("embed-train", recipe, "--set", "student.layers=9", "--output", tmp_path / "other") == 1
+    assert "the model has 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["encode", "plan"])

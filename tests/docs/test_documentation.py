@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from distilmatch.cli.app import app
-from distilmatch.config import PairRecipe
+from distilmatch.config import FrozenConfig, PairRecipe
+from distilmatch.embedding_config import EmbeddingRecipe
+from distilmatch.ladder_config import LadderRecipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -51,7 +53,14 @@ def test_python_blocks_run(
 @pytest.mark.parametrize("page", _pages_with("yaml"))
 def test_yaml_blocks_are_recipes(page: Path) -> None:
     for block in _blocks(page, "yaml"):
-        PairRecipe.from_dict(yaml.safe_load(block.code), str(page))
+        settings = yaml.safe_load(block.code)
+        kinds: dict[str, type[FrozenConfig]] = {
+            "embedding": LadderRecipe,
+            "corpus": EmbeddingRecipe,
+            "labelled": EmbeddingRecipe,
+        }
+        kind = next((kinds[name] for name in kinds if name in settings), PairRecipe)
+        kind.from_dict(settings, str(page))
 
 
 @pytest.mark.parametrize("page", _pages_with("text"))
@@ -89,7 +98,7 @@ def test_only_known_kinds_of_block() -> None:
             assert language in ("python", "yaml", "bash", "text", ""), f"{page}: a block of {language} is not tested"
 
 
-@pytest.mark.parametrize("script", ["recipe_reference", "quality_page", "engine_page"])
+@pytest.mark.parametrize("script", ["recipe_reference", "quality_page", "engine_page", "sts_page"])
 def test_a_written_page_is_what_its_source_says(script: str) -> None:
     spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec is not None and spec.loader is not None

@@ -10,22 +10,11 @@ import pytest
 from distilmatch.config import StudentConfig, TaskConfig
 from distilmatch.engine.limits import head_operations
 from distilmatch.engine.native_module import native_module, runs_native
-from distilmatch.engine.planner import Rates, Work, calibrate, plan, smaller_settings
+from distilmatch.engine.planner import Work, calibrate, plan, smaller_settings
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 
-RATES = Rates(
-    encoded=(100.0, 50.0),
-    folded=(1000.0, 500.0),
-    scored=10_000.0,
-    written=1e5,
-    folded_bytes=(2000, 4000),
-    products=1e12,
-    read=1e10,
-    start=3.0,
-    free_bytes=2**40,
-    kernel="torch",
-)
+from .shared import RATES
 
 
 def model(encoder: Path, **shape: object) -> DiPair:

@@ -17,8 +17,9 @@ from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer, recall
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.models import DiPair
-from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.types import TokenRepresentations
+
+from .shared import stored
 
 THREE = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
 ONE = TaskConfig(kind="binary")
@@ -182,19 +183,7 @@ def test_fewer_columns_than_k_leave_nothing_behind() -> None:
 def test_a_folder_is_scored_as_what_it_holds(tiny_encoder: Path, tmp_path: Path) -> None:
     model = _model(tiny_encoder, "compared", ONE)
     sides = _sides(model)
-    folders = []
-    for j, side in enumerate(sides):
-        manifest = RepresentationManifest(
-            model_fingerprint=model.representation_fingerprint(j),
-            side=j,
-            side_name=model.student.side_names[j],
-            kept_tokens=side.tokens.shape[1],
-            width=32,
-            shard_rows=10,
-        )
-        with RepresentationWriter(tmp_path / str(j), manifest) as writer:
-            writer.append(None, [f"{j}-{i}".encode().ljust(16) for i in range(len(side))], side)
-        folders.append(RepresentationFolder.open(tmp_path / str(j)))
+    folders = stored(model, sides, tmp_path)
     scorer = Scorer(model, memory_bytes=60_000)
     best = scorer.all_pairs(*folders, top_k=4)
     again = scorer.all_pairs(*sides, top_k=4)

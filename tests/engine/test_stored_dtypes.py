@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from distilmatch.config import StudentConfig
-from distilmatch.engine.planner import Rates, Work, plan
+from distilmatch.engine.planner import Work, plan
 from distilmatch.engine.scorer import BestMatches, Scorer
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype, bytes_per_item, decode_tokens, encode_tokens
-from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.types import TokenRepresentations
+
+from .shared import RATES, stored
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +33,7 @@ def _side(texts: int, kept: int) -> TokenRepresentations:
 @pytest.mark.parametrize("dtype", STORED_DTYPES)
 def test_a_folder_is_scored_as_its_decoded_texts(model: DiPair, tmp_path: Path, dtype: StoredDtype) -> None:
     sides = [_side(23, 3), _side(31, 5)]
-    folders = []
-    for j, side in enumerate(sides):
-        manifest = RepresentationManifest(
-            model_fingerprint=model.representation_fingerprint(j),
-            side=j,
-            side_name=model.student.side_names[j],
-            kept_tokens=side.tokens.shape[1],
-            width=32,
-            dtype=dtype,
-            shard_rows=10,
-        )
-        with RepresentationWriter(tmp_path / str(j), manifest) as writer:
-            writer.append(None, [f"{j}-{i}".encode().ljust(16) for i in range(len(side))], side)
-        folders.append(RepresentationFolder.open(tmp_path / str(j)))
+    folders = stored(model, sides, tmp_path, dtype)
     scorer = Scorer(model, kernel="torch")
     rows = np.random.default_rng(0).integers(0, [23, 31], (200, 2))
     decoded = [decode_tokens(encode_tokens(side, dtype)) for side in sides]
@@ -59,19 +47,7 @@ def test_a_folder_is_scored_as_its_decoded_texts(model: DiPair, tmp_path: Path, 
 
 
 def test_a_plan_counts_the_bytes_of_the_dtype(model: DiPair) -> None:
-    rates = Rates(
-        encoded=(1.0, 1.0),
-        folded=(1.0, 1.0),
-        scored=1.0,
-        written=1.0,
-        folded_bytes=(1, 1),
-        products=1.0,
-        read=1.0,
-        start=0.0,
-        free_bytes=1,
-        kernel="none",
-    )
-    disk = {dtype: plan(model, Work(left=10, right=7, dtype=dtype), rates).disk_bytes for dtype in STORED_DTYPES}
+    disk = {dtype: plan(model, Work(left=10, right=7, dtype=dtype), RATES).disk_bytes for dtype in STORED_DTYPES}
     for dtype, size in disk.items():
         fewer = 10 * (bytes_per_item(3, 32, "float32") - bytes_per_item(3, 32, dtype))
         fewer += 7 * (bytes_per_item(5, 32, "float32") - bytes_per_item(5, 32, dtype))

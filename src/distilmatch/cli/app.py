@@ -9,7 +9,22 @@ from collections.abc import Sequence
 
 import typer
 
-from distilmatch.cli import demo, encode, evaluate, finetune_teacher, info, label, match, plan, score, train, tune
+from distilmatch.cli import (
+    demo,
+    embed_train,
+    encode,
+    evaluate,
+    evaluate_sts,
+    finetune_teacher,
+    info,
+    label,
+    ladder,
+    match,
+    plan,
+    score,
+    train,
+    tune,
+)
 
 _INTERRUPTED = 130
 
@@ -27,11 +42,14 @@ app.command("finetune-teacher")(finetune_teacher.run)
 app.command("label")(label.run)
 app.command("train")(train.run)
 app.command("tune")(tune.run)
+app.command("embed-train")(embed_train.run)
+app.command("ladder")(ladder.run)
 app.command("encode")(encode.run)
 app.command("score")(score.run)
 app.command("match")(match.run)
 app.command("plan")(plan.run)
 app.command("evaluate")(evaluate.run)
+app.command("evaluate-sts")(evaluate_sts.run)
 app.command("info")(info.run)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,6 +21,11 @@ from distilmatch.cli.options import (
     student_of,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from distilmatch.store.folder import RepresentationFolder
+
 
 def run(
     model: ModelPath,
@@ -32,6 +39,14 @@ def run(
     ),
     candidates: int | None = typer.Option(
         None, "--candidates", help="Score only so many nearest texts by pooled vectors; without it all."
+    ),
+    candidate_encoder: str | None = typer.Option(
+        None, "--candidate-encoder", help="Nearest by this sentence encoder instead; needs the tables of both sides."
+    ),
+    left_table: str | None = typer.Option(None, "--left-table", help="The table that --left was encoded from."),
+    right_table: str | None = typer.Option(None, "--right-table", help="The table that --right was encoded from."),
+    text_columns: str | None = typer.Option(
+        None, "--text-columns", metavar="LEFT,RIGHT", help="Columns of the texts in these tables."
     ),
     index: str = typer.Option("hnsw", "--index", metavar="flat|hnsw|ivf", help="How candidates are found."),
     rank_by: str | None = typer.Option(
@@ -66,8 +81,12 @@ def run(
         raise ConfigError(f"--values must be numbers, one a label, such as 0,0.5,1; not {values!r}") from error
     student = student_of(model, device)
     folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
+    tables = _tables(candidate_encoder, candidates, left_table, right_table)
     scorer = Scorer(student, kernel=kernel, threads=threads)  # type: ignore[arg-type]
     say(kernel=scorer.why)
+    vectors = None
+    if candidate_encoder is not None and not dry_run:
+        vectors = _vectors(candidate_encoder, tables, folders, output, names(text_columns), device)
     report = match_folders(
         scorer,
         *folders,
@@ -77,6 +96,7 @@ def run(
         reverse_output=reverse_output,
         num_candidates=candidates,
         index=index,  # type: ignore[arg-type]
+        vectors=vectors,
         by=rank_by,  # type: ignore[arg-type]
         label=int(label) if label is not None and label.isdigit() else label,
         values=worth,
@@ -93,3 +113,35 @@ def run(
     if report.recall is not None:
         facts["recall"] = f"{report.recall:.3f} of the exact top {top_k}, on {report.sampled:,} texts"
     say(**facts)
+
+
+def _tables(encoder: str | None, candidates: int | None, *tables: str | None) -> list[str]:
+    from distilmatch.errors import ConfigError
+
+    given = [table for table in tables if table is not None]
+    if encoder is None and given:
+        raise ConfigError("--left-table and --right-table go with --candidate-encoder")
+    if encoder is not None and (candidates is None or len(given) < len(tables)):
+        raise ConfigError("--candidate-encoder needs --candidates N, --left-table and --right-table")
+    return given
+
+
+def _vectors(
+    encoder: str,
+    tables: Sequence[str],
+    folders: Sequence[RepresentationFolder],
+    output: Path,
+    columns: Sequence[str] | None,
+    device: str | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    from distilmatch.errors import ConfigError
+    from distilmatch.jobs.vectors import folder_vectors
+
+    if columns is not None and len(columns) != len(tables):
+        raise ConfigError("--text-columns names two columns, that of the left table and that of the right one")
+    place = output.with_name(f"{output.name}.vectors")
+    left, right = (
+        folder_vectors(encoder, table, folder, place / side, text_column=column, device=device)
+        for side, table, folder, column in zip(("left", "right"), tables, folders, columns or (None, None), strict=True)
+    )
+    return left, right

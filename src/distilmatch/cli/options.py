@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from distilmatch.config import PairRecipe, TableConfig
+    from distilmatch.config import FrozenConfig, PairRecipe, TableConfig
     from distilmatch.models import DiPair
+
+    Recipe = TypeVar("Recipe", bound=FrozenConfig)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Student: a folder or a hub name.", show_default=False)]
@@ -99,14 +101,20 @@ def table_config(
 
 
 def load_recipe(path: Path, changes: list[str] | None, extra: dict[str, Any]) -> PairRecipe:
-    """The recipe of a file, with `--set` changes and the command's own options put in.
+    """The pair recipe of a file, with `--set` changes and the command's own options put in.
 
     Raises:
         ConfigError: no such file, no such setting, or a value that does not fit.
     """
+    from distilmatch.config import PairRecipe
+
+    return load_recipe_of(PairRecipe, path, changes, extra)
+
+
+def load_recipe_of(kind: type[Recipe], path: Path, changes: list[str] | None, extra: dict[str, Any]) -> Recipe:
+    """As `load_recipe`, for a recipe of any kind."""
     import yaml
 
-    from distilmatch.config import PairRecipe
     from distilmatch.errors import ConfigError
 
     try:
@@ -115,7 +123,7 @@ def load_recipe(path: Path, changes: list[str] | None, extra: dict[str, Any]) ->
         raise ConfigError(f"cannot read the recipe {path}: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(
-            f"{path} holds no settings: a recipe is a YAML mapping with train, output, task, teacher, ..."
+            f"{path} holds no settings: a recipe is a YAML mapping with {', '.join(list(kind.model_fields)[:4])}, ..."
         )
     given = dict(extra)
     for change in changes or []:
@@ -126,7 +134,7 @@ def load_recipe(path: Path, changes: list[str] | None, extra: dict[str, Any]) ->
     for key, value in given.items():
         if value is not None:
             _put(settings, key.split("."), value)
-    return PairRecipe.from_dict(settings, str(path))
+    return kind.from_dict(settings, str(path))
 
 
 def _put(settings: dict[str, Any], keys: list[str], value: Any) -> None:

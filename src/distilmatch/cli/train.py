@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from distilmatch.cli.options import Device, DryRun, OnBadRows, RecipePath, Set, load_recipe, say
+
+if TYPE_CHECKING:
+    from distilmatch.config import PairRecipe
 
 
 def run(
@@ -27,7 +31,7 @@ def run(
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe(recipe, changes, options)
     if dry_run:
-        _plan(settings)
+        plan(settings)
         return
     from distilmatch.training.distil import distil_pairs
 
@@ -36,12 +40,11 @@ def run(
     say(student=str(root / "student"), labels=str(root / "transfer"), logs=f"tensorboard --logdir {root}")
 
 
-def _plan(settings: object) -> None:
-    from distilmatch.config import PairRecipe
+def plan(settings: PairRecipe) -> None:
+    """Reads the tables and prints how much there is to do; nothing is written."""
     from distilmatch.data.tables import load_table
     from distilmatch.training.distil import plan_transfer_set
 
-    assert isinstance(settings, PairRecipe)
     table = plan_transfer_set(settings)
     assert table.blocks is not None
     blocks = int(table.blocks[-1]) + 1

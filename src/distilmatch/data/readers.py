@@ -120,6 +120,31 @@ def open_source(source: Any, config: TableConfig) -> Source:
     )
 
 
+def open_lines(path: str | Path) -> Source:
+    """A file of a text a line, UTF-8, unpacked where it ends in .gz: rows of one column `text`, blank lines too.
+
+    Raises:
+        DataError: no such file, or one that is UTF-16 or damaged from its start.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"no file at {file}; check the path")
+    zipped = file.suffix.lower() == ".gz"
+    _refuse_utf16(file, zipped)
+
+    def read(wanted: Sequence[str] | None) -> Iterator[RawRow]:
+        for number, line in enumerate(_lines(file, zipped), start=1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            try:
+                yield RawRow(row=number, values={"text": line.decode("utf-8")})
+            except UnicodeDecodeError as error:
+                problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
+                yield RawRow(row=number, original=line.rstrip(b"\r\n"), problem=problem)
+
+    stem = _without_endings(file.name, zipped) or file.name
+    return Source(name=str(file), columns=("text",), read=read, folder=file.parent, stem=stem)
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 

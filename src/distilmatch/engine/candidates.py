@@ -1,6 +1,7 @@
-"""Candidates by a nearest-neighbour index over pooled vectors, for when all against all is too much.
+"""Candidates by a nearest-neighbour index over vectors of whole texts, for when all against all is too much.
 
-A student's pooled vector is what its own similarity of whole texts is made of, so that no second model is needed.
+A student's pooled vector is what its own similarity of whole texts is made of, so that no second model is needed; the
+embeddings of a sentence encoder may take its place.
 
 Shape legend: n, m texts of the two sides; d width; k candidates.
 """
@@ -15,7 +16,7 @@ import torch
 from torch.nn.functional import normalize
 
 from distilmatch.data.neighbours import nearest
-from distilmatch.errors import MissingExtraError
+from distilmatch.errors import ConfigError, MissingExtraError
 from distilmatch.models import DiPair
 from distilmatch.models.heads import TransformerHead, mean_token
 from distilmatch.types import TokenRepresentations
@@ -52,6 +53,25 @@ class CandidateIndex:
         if importlib.util.find_spec("faiss") is None:
             raise MissingExtraError("faiss", "faiss")
         self.index = _faiss_index(vectors, kind)
+
+    def check(self, texts: int, queries: int, vectors: np.ndarray | None) -> None:
+        """Refuses what the index is not of.
+
+        Args:
+            texts: m, how many it must hold.
+            queries: n, how many texts ask.
+            vectors: of these, where they do not come from the student.
+
+        Raises:
+            ConfigError: another number of texts, or vectors that are not (n, d).
+        """
+        held, width = self.vectors.shape
+        if held != texts:
+            raise ConfigError(f"the index is of {held:,} texts, there are {texts:,}: build it of these")
+        if vectors is not None and vectors.shape != (queries, width):
+            raise ConfigError(
+                f"vectors of shape {vectors.shape} do not fit {queries:,} texts and an index of width {width}"
+            )
 
     def nearest(self, queries: np.ndarray, k: int) -> np.ndarray:
         """(n, k) int64 rows of the k nearest, best first; -1 where an approximate index found fewer."""

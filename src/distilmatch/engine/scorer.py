@@ -220,20 +220,22 @@ class Scorer:
         top_k: int,
         num_candidates: int = 100,
         index: IndexKind | CandidateIndex = "hnsw",
+        vectors: np.ndarray | None = None,
         by: Literal["logit", "probability", "expectation"] = "logit",
         label: str | int | None = None,
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
     ) -> BestMatches:
-        """The best of the `num_candidates` nearest right texts of each left one, by their pooled vectors.
+        """The best of the `num_candidates` nearest right texts of each left one, by their pooled vectors or by others.
 
         `all_pairs` with the same `top_k` is the exact answer; `recall` compares the two.
 
         Args:
-            index: its kind, or one that `index_of` built before.
+            index: its kind, or one that `index_of` built before, or one of other vectors of the right texts; then
+            vectors: (n, d) fp32, the left texts' in the same space.
 
         Raises:
-            As `all_pairs`; ConfigError: fewer candidates than are wanted.
+            As `all_pairs`; ConfigError: fewer candidates than are wanted, or vectors that are not of these texts.
         """
         ranking = Ranking.of(self.model.task, by, label, values)
         one, other = self._sides((left, right))
@@ -242,6 +244,7 @@ class Scorer:
             raise ConfigError(f"{num_candidates} candidates are fewer than the {top_k} that are wanted")
         if not isinstance(index, CandidateIndex):
             index = self.index_of(right, index)
+        index.check(len(other), len(one), vectors)
         scores = np.full((len(one), top_k), -np.inf, dtype=np.float32)
         rows = np.full((len(one), top_k), -1, dtype=np.int64)
         step = max(1, _PAIRS_A_STEP // num_candidates)
@@ -249,7 +252,8 @@ class Scorer:
         quiet = _quiet(show_progress_bar, len(one) * num_candidates)
         for start in tqdm(starts, desc="Candidates", unit="block", disable=quiet):
             some = np.arange(start, min(start + step, len(one)))
-            found = index.nearest(pooled_vectors(self.model, one.read(some)), num_candidates)
+            queries = pooled_vectors(self.model, one.read(some)) if vectors is None else vectors[some]
+            found = index.nearest(queries, num_candidates)
             pairs = np.stack([np.repeat(some, found.shape[1]), found.ravel()], axis=1)
             real = pairs[:, 1] >= 0
             flat = np.full(len(pairs), -np.inf, dtype=np.float32)

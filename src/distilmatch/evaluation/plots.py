@@ -97,7 +97,7 @@ def _draw_quality(axes: Axes, systems: list[_Quality], label: str, limits: tuple
     axes.set_xlim(*limits)
     axes.set_xlabel(label)
     whiskers = any(each.interval is not None for each in systems)
-    _dress(axes, "Quality" + (" (lines: 95 % interval)" if whiskers else ""), grid="x")
+    dress(axes, "Quality" + (" (lines: 95 % interval)" if whiskers else ""), grid="x")
 
 
 def _draw_speed(
@@ -159,10 +159,11 @@ def _draw_speed(
             )
     axes.set_xlabel("Pairs per second (log scale)")
     axes.set_ylabel(label)
-    _dress(axes, "Quality and speed", grid="both")
+    dress(axes, "Quality and speed", grid="both")
 
 
-def _dress(axes: Axes, title: str, *, grid: str) -> None:
+def dress(axes: Axes, title: str, *, grid: str) -> None:
+    """The look that the plots share: a title to the left, a light grid, no frame."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.grid(True, axis=grid, color=_GRID, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)

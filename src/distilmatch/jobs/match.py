@@ -62,6 +62,7 @@ def match_folders(
     reverse_output: str | Path | None = None,
     num_candidates: int | None = None,
     index: IndexKind = "hnsw",
+    vectors: tuple[np.ndarray, np.ndarray] | None = None,
     by: Literal["logit", "probability", "expectation"] | None = None,
     label: str | int | None = None,
     values: Sequence[float] | None = None,
@@ -85,6 +86,7 @@ def match_folders(
         reverse_output: also the `top_k` of the left side for each of the right, in this file.
         num_candidates: score only so many nearest texts by their pooled vectors (`index`), not all; the share of the
             exact best that this finds is measured on a sample of the left side.
+        vectors: (n, d) and (m, d) fp32 by which they are near instead, such as a sentence encoder's (`folder_vectors`).
         by, label, values: what is ranked where the model has several labels, see `Ranking.of`; the logit by default.
         rows_a_part: left texts a part file, the step in which a killed job goes on; by the size of the right side.
         dry_run: check everything and count; nothing is scored or written.
@@ -95,6 +97,13 @@ def match_folders(
         CacheError: the output holds something else, or is being written by another process.
     """
     _check(top_k, threshold, reverse_output, num_candidates)
+    if vectors is not None:
+        if num_candidates is None:
+            raise ConfigError("vectors find candidates: say how many (num_candidates)")
+        if len(vectors[0]) != len(left) or len(vectors[1]) != len(right):
+            raise ConfigError(
+                f"{len(vectors[0]):,} and {len(vectors[1]):,} vectors for {len(left):,} and {len(right):,} texts: one a row"
+            )
     model = scorer.model
     if model.student.sides != 2:
         raise ModelError(
@@ -118,6 +127,11 @@ def match_folders(
         [[folder.manifest.to_dict(), fingerprint(b"".join(folder.keys).hex())] for folder in (left, right)],
         [top_k, threshold, bool(reverse_output), num_candidates, index if num_candidates else None],
         [ranked_by, str(label), list(values or ()), step, scorer.kernel.name],
+        *(
+            []
+            if vectors is None
+            else [fingerprint_tensors((str(j), torch.from_numpy(part)) for j, part in enumerate(vectors))]
+        ),
     )
     pairs = len(left) * (min(num_candidates, len(right)) if num_candidates else len(right))
     if dry_run:
@@ -131,7 +145,10 @@ def match_folders(
     with PartWriter(output, table.schema(top_k is not None), job, resume=resume, overwrite=overwrite) as writer:
         reverse = _Reverse(writer, len(right), top_k, Path(reverse_output), job) if reverse_output and top_k else None
         done = writer.finished_rows is not None and (reverse is None or job_of(reverse.path) == job.encode())
-        found_by = scorer.index_of(sides[1], index) if num_candidates is not None and not done else None
+        found_by = None
+        if num_candidates is not None and not done:
+            found_by = scorer.index_of(sides[1], index) if vectors is None else CandidateIndex(vectors[1], index)
+        queries = None if vectors is None else vectors[0]
         if not done:
             if reverse is not None:
                 reverse.take_up()
@@ -145,7 +162,13 @@ def match_folders(
                     if found_by is not None:
                         assert top_k is not None and num_candidates is not None
                         found: BestMatches | Matches = scorer.candidates(
-                            block, sides[1], top_k=top_k, num_candidates=num_candidates, index=found_by, **ranking
+                            block,
+                            sides[1],
+                            top_k=top_k,
+                            num_candidates=num_candidates,
+                            index=found_by,
+                            vectors=None if queries is None else queries[start : start + len(block)],
+                            **ranking,
                         )
                     else:
                         found = _exact(scorer, block, sides[1], top_k, limit, reverse, ranking)
@@ -158,7 +181,7 @@ def match_folders(
     if found_by is None:
         return MatchReport(rows=writer.finished_rows, pairs=pairs)
     assert top_k is not None and num_candidates is not None
-    share, sampled = _recall(scorer, sides, found_by, top_k, num_candidates, ranking)
+    share, sampled = _recall(scorer, sides, found_by, queries, top_k, num_candidates, ranking)
     return MatchReport(rows=writer.finished_rows, pairs=pairs, recall=share, sampled=sampled)
 
 
@@ -204,14 +227,15 @@ def _recall(
     scorer: Scorer,
     sides: Sequence[LoadedSide],
     index: CandidateIndex,
+    queries: np.ndarray | None,
     top_k: int,
     num_candidates: int,
     ranking: dict[str, Any],
 ) -> tuple[float, int]:
     left, right = sides
     count = max(1, min(len(left), 1000, _RECALL_PAIRS // len(right)))
-    rows = np.random.default_rng(0).permutation(len(left))[:count]
-    some = left.read(np.sort(rows))
+    rows = np.sort(np.random.default_rng(0).permutation(len(left))[:count])
+    some = left.read(rows)
     exact = scorer.all_pairs(some, right, top_k=top_k, **ranking)
     found = scorer.candidates(
         some,
@@ -219,6 +243,7 @@ def _recall(
         top_k=top_k,
         num_candidates=num_candidates,
         index=index,
+        vectors=None if queries is None else queries[rows],
         **ranking,
     )
     assert isinstance(exact, BestMatches)

@@ -1,6 +1,17 @@
 """Objectives: pure functions of tensors; a loss never owns a model."""
 
+from distilmatch.objectives.embedding_mixing import embedding_distillation_loss
+from distilmatch.objectives.embeddings import (
+    contrastive_distillation,
+    embedding_mse,
+    gather_rows,
+    info_nce,
+    key_distillation,
+    similarity_distillation,
+)
+from distilmatch.objectives.memory_bank import MemoryBank
 from distilmatch.objectives.mixing import check_soft_labels, distillation_loss, gold_loss, objective_kind
+from distilmatch.objectives.sentence_loss import ContrastiveDistillationLoss
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,
     listwise_kl,
@@ -12,14 +23,23 @@ from distilmatch.objectives.soft_labels import (
 )
 
 __all__ = [
+    "ContrastiveDistillationLoss",
+    "MemoryBank",
     "check_soft_labels",
+    "contrastive_distillation",
     "decoupled_kl",
     "distillation_loss",
+    "embedding_distillation_loss",
+    "embedding_mse",
+    "gather_rows",
     "gold_loss",
+    "info_nce",
+    "key_distillation",
     "listwise_kl",
     "logit_mse",
     "margin_mse",
     "objective_kind",
+    "similarity_distillation",
     "skewed_kl",
     "soft_binary_cross_entropy",
     "soft_label_kl",

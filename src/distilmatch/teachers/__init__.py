@@ -1,8 +1,29 @@
-"""Teachers, cross-encoders whose logits a student learns from, and the resumable cache of those logits."""
+"""Teachers: cross-encoders with the resumable cache of their logits, embedding models with that of their embeddings."""
 
 from distilmatch.teachers.base import Teacher
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
+from distilmatch.teachers.embedding import (
+    EmbeddingTeacher,
+    PrecomputedTeacher,
+    SentenceTeacher,
+    TeacherCombination,
+    load_embedding_teacher,
+)
+from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
 from distilmatch.teachers.ensemble import TeacherEnsemble, load_teacher
 from distilmatch.teachers.label_cache import SoftLabelCache
 
-__all__ = ["CrossEncoderTeacher", "SoftLabelCache", "Teacher", "TeacherEnsemble", "load_teacher"]
+__all__ = [
+    "CrossEncoderTeacher",
+    "EmbeddingTeacher",
+    "PrecomputedTeacher",
+    "SentenceTeacher",
+    "SoftLabelCache",
+    "Teacher",
+    "TeacherCombination",
+    "TeacherEnsemble",
+    "cached_embeddings",
+    "load_embedding_teacher",
+    "load_teacher",
+    "read_embeddings",
+]

@@ -28,7 +28,7 @@ from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, s
 from distilmatch.teachers import SoftLabelCache, load_teacher
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
-from distilmatch.training.stages import finished_stage, run_stage
+from distilmatch.training.stages import better_stage, finished_stage, run_stage
 from distilmatch.training.trainer import DevSet
 from distilmatch.types import TupleTable
 
@@ -120,7 +120,7 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         latest = folder / "student"
     assert latest is not None
     if processes.is_main:
-        _finish(run, _better_stage(run, latest), table)
+        _finish(run, better_stage(run.stage1, run.stage2, latest, "try a lower stage2.encoder_learning_rate"), table)
     processes.wait()
     student = DiPair.from_pretrained(run.student).eval()
     return student.to(device)  # type: ignore[arg-type]
@@ -297,23 +297,6 @@ def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: P
         processes.wait()
         table = with_soft_labels(recipe, run, table)
     return DevSet(table=table, task=recipe.task)
-
-
-def _better_stage(run: RunFolder, latest: Path) -> Path:
-    """The student of the last stage, or of the first where that is better on dev."""
-    first, second = finished_stage(run.stage1), finished_stage(run.stage2)
-    if first is None or second is None or first["best_metric"] is None or second["best_metric"] is None:
-        return latest
-    if first["best_metric"] <= second["best_metric"]:
-        return latest
-    logger.warning(
-        "stage 2 ended below stage 1 on dev (%s %.4f against %.4f): the student of stage 1 is kept; "
-        "try a lower stage2.encoder_learning_rate",
-        first["metric"],
-        second["best_metric"],
-        first["best_metric"],
-    )
-    return run.stage1 / "student"
 
 
 def _start_of(run: RunFolder) -> str:

@@ -23,6 +23,11 @@ class Processes:
         return 1 if self._state is None else self._state.num_processes
 
     @property
+    def rank(self) -> int:
+        """This one's number, from 0."""
+        return 0 if self._state is None else self._state.process_index
+
+    @property
     def is_main(self) -> bool:
         """Whether this one writes what all share."""
         return self._state is None or self._state.is_main_process

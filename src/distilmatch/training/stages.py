@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from distilmatch.config import ObjectiveConfig, StageConfig
 from distilmatch.models import DiPair
 from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import keep_freed_memory, pick_device, use_bf16, write_json
+from distilmatch.runtime import keep_freed_memory, pick_device, write_json
+from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.frozen import cache_kept_outputs
@@ -27,7 +27,9 @@ from distilmatch.training.progress import StepTimes, show_shortly
 from distilmatch.training.trainer import BlockTrainer, DevSet, flat_history
 from distilmatch.types import TupleTable
 
-_DONE = "stage.json"
+logger = logging.getLogger(__name__)
+
+DONE = "stage.json"
 
 
 def run_stage(
@@ -86,7 +88,18 @@ def run_stage(
         callbacks.append(EarlyStoppingCallback(stage.patience))
     trainer = BlockTrainer(
         model=model,
-        args=_arguments(folder, stage, len(dataset), dev_set, frozen_encoders, processes, device, seed),
+        args=training_arguments(
+            folder,
+            stage,
+            items=len(dataset),
+            batch_size=stage.blocks_per_batch,
+            warmup_steps=stage.warmup_ratio,
+            metric=None if dev_set is None else dev_set.metric,
+            processes=processes,
+            device=device,
+            seed=seed,
+            run_name="stage1" if frozen_encoders else "stage2",
+        ),
         train_dataset=dataset,
         data_collator=collator,
         callbacks=callbacks,
@@ -114,7 +127,7 @@ def run_stage(
     processes.wait()  # every process has read its best checkpoint
     if processes.is_main:
         model.save_pretrained(folder / "student")
-        write_json(folder / _DONE, summary)
+        write_json(folder / DONE, summary)
         shutil.rmtree(checkpoints, ignore_errors=True)
         shutil.rmtree(kept_folder, ignore_errors=True)
     processes.wait()
@@ -137,53 +150,22 @@ def _keep_average(trainer: BlockTrainer, average: WeightAverage, dev_set: DevSet
 
 def finished_stage(folder: Path) -> dict[str, Any] | None:
     """The summary of a stage that is done, or None."""
-    path = folder / _DONE
+    path = folder / DONE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _arguments(
-    folder: Path,
-    stage: StageConfig,
-    blocks: int,
-    dev_set: DevSet | None,
-    frozen_encoders: bool,
-    processes: Processes,
-    device: str | None,
-    seed: int,
-) -> TrainingArguments:
-    chosen = pick_device(device)
-    blocks_per_step = stage.blocks_per_batch * stage.gradient_accumulation_steps * processes.count
-    assert stage.learning_rate is not None
-    steps = max(1, math.ceil(blocks / blocks_per_step * stage.epochs))
-    every = math.ceil(steps / stage.evaluations)
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.blocks_per_batch,
-        gradient_accumulation_steps=stage.gradient_accumulation_steps,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type=stage.schedule,
-        warmup_steps=stage.warmup_ratio,
-        weight_decay=stage.weight_decay,
-        max_grad_norm=stage.max_grad_norm,
-        bf16=use_bf16(stage.precision, chosen),
-        use_cpu=chosen.type == "cpu",
-        ddp_backend="gloo" if chosen.type == "cpu" and processes.count > 1 else None,
-        eval_strategy="no" if dev_set is None else "steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=dev_set is not None,
-        metric_for_best_model=None if dev_set is None else f"eval_{dev_set.metric}",
-        greater_is_better=True,
-        logging_steps=max(1, min(50, steps // 20)),
-        seed=seed,
-        remove_unused_columns=False,
-        label_names=[],
-        dataloader_pin_memory=chosen.type == "cuda",
-        ddp_find_unused_parameters=False,
-        disable_tqdm=not sys.stderr.isatty(),
-        report_to="none",
-        run_name="stage1" if frozen_encoders else "stage2",
+def better_stage(first_folder: Path, second_folder: Path, latest: Path, advice: str) -> Path:
+    """`latest`, the student of the last stage, or that of the first where that is better on dev; `advice` goes to the log."""
+    first, second = finished_stage(first_folder), finished_stage(second_folder)
+    if first is None or second is None or first["best_metric"] is None or second["best_metric"] is None:
+        return latest
+    if first["best_metric"] <= second["best_metric"]:
+        return latest
+    logger.warning(
+        "stage 2 ended below stage 1 on dev (%s %.4f against %.4f): the student of stage 1 is kept; %s",
+        first["metric"],
+        second["best_metric"],
+        first["best_metric"],
+        advice,
     )
+    return first_folder / "student"

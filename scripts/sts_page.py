@@ -1,0 +1,189 @@
+"""Writes docs/results/sts.md from the results of the benchmarks: `python scripts/sts_page.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "docs" / "results" / "sts.md"
+HEAD = """# Sentence encoders: students beside their teacher
+
+The teacher is all-MiniLM-L6-v2 (6 layers, 384 wide). This page is written from `benchmarks/results/` by
+`python scripts/sts_page.py`.
+"""
+QUALITY = """## Quality on semantic textual similarity
+
+Spearman's correlation x 100 of the cosines with the gold scores, all subsets of a year together, on test splits that nothing
+was tuned on. Stage 1 learns from {texts} unlabelled texts, {epochs} passes; stage 2 from the training pairs of STS-B and SICK
+and triplets of SICK's entailments and contradictions. Where a row is of several seeds, tasks are of the first, the average of
+all with its sample standard deviation and range.
+
+{table}
+
+STS-B was put together from the yearly tasks: {left_out} of its training pairs stand in a test split, and are left out of
+stage 2, as are {left_out_dev} of its dev pairs, which pick checkpoints.
+
+![Averages](sts.png)
+
+{repeat}
+"""
+ABLATIONS = """## What each choice is worth
+
+One change at a time from the default three-layer student, {epochs} passes over the unlabelled texts, the mean of STS-B's and
+SICK's dev splits; teacher {teacher}. {seeds}
+
+{table}
+
+![Ablations](sts-ablations.png)
+
+{repeat}
+"""
+SPEED = """## Speed
+
+Texts a second of sentence-transformers' `encode`, {texts} texts of the corpus, batches of 64, medians of one run.
+
+{table}
+
+The three-layer student: {fp32} times the teacher in fp32, {bf16} times in bf16. {note}
+
+Training, 128 texts a step, bf16 autocast, texts a second: contrastive distillation with a full memory bank {ckd}, mean squared
+error {mse}, sentence-transformers' trainer with `MSELoss` {peer}: {ratio} times as many with the bank, {mse_ratio} times
+without.
+
+{repeat}
+"""
+MODELS = {
+    "student3_untrained": "3 of the teacher's layers, untrained",
+    "student3_labelled_only|2": "the same, stage 2 alone",
+    "sentence_transformers_mse": "the same, sentence-transformers' `MSELoss` example",
+    "student3_mse|1": "the same, mean squared error",
+    "student3_similarity_seed{}|1": "the same, contrastive and similarities",
+    "student3_similarity_seed{}|2": "the same, contrastive and similarities, both stages",
+    "student3_ckd_seed{}|1": "**the same, stage 1 (default)**",
+    "student3_ckd_seed{}|2": "**the same, both stages**",
+    "student2_untrained": "2 layers, untrained",
+    "student2_ckd|1": "2 layers, stage 1",
+    "student2_ckd|2": "2 layers, both stages",
+    "static_untrained": "static token embeddings, untrained",
+    "static_ckd|1": "static, stage 1",
+    "static_ckd|2": "static, both stages",
+}
+SPREADS = {
+    f"student3_{name}_seed{{}}|{stage}": f"student3_{name}{'_finetuned' if stage == 2 else ''}_average"
+    for name in ("ckd", "similarity")
+    for stage in (1, 2)
+}
+SHAPES = {
+    "teacher": "teacher, 6 layers",
+    "student3": "3 layers",
+    "student2": "2 layers",
+    "student6_half": "6 layers, half as wide",
+    "static": "static",
+}
+BACKENDS = {"fp32": "PyTorch fp32", "bf16": "PyTorch bf16", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def render() -> str:
+    """The page, a section for each result that is there."""
+    sections = {"quality_sts": _quality, "sts_ablations": _ablations, "embedding_throughput": _speed}
+    parts = [HEAD]
+    for name, section in sections.items():
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if path.is_file():
+            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
+    return "\n".join(parts)
+
+
+def _quality(result: dict[str, Any]) -> str:
+    metrics, notes = result["metrics"], result["notes"]
+    tasks = notes["tasks"]
+    rows = [["teacher", *(f"{metrics[f'teacher_{task}']:.1f}" for task in tasks), _two(metrics["teacher_average"]), ""]]
+    for pattern, label in MODELS.items():
+        key = pattern.format(result["seeds"][0]).replace("|", "_stage")
+        if f"{key}_{tasks[0]}" not in metrics:
+            continue
+        values = [metrics[f"{key}_{task}"] for task in tasks]
+        average = sum(values) / len(values)
+        shown = _two(average)
+        if pattern in SPREADS:
+            average, shown = metrics[SPREADS[pattern]], _spread(metrics, SPREADS[pattern])
+        share = f"{100 * average / metrics['teacher_average']:.1f} %"
+        rows.append([label, *(f"{value:.1f}" for value in values), shown, share])
+    labels = [notes["labels"][task] for task in tasks]
+    table = _table(["", *labels, "average", "of the teacher's"], rows)
+    tables = notes["tables"]
+    return QUALITY.format(
+        texts=f"{notes['texts']:,}",
+        epochs=f"{notes['epochs']:g}",
+        left_out=f"{tables['left_out_stsb_train']:,}",
+        left_out_dev=f"{tables['left_out_stsb_dev']:,}",
+        table=table,
+        repeat=_repeat(result),
+    )
+
+
+def _ablations(result: dict[str, Any]) -> str:
+    metrics, notes = result["metrics"], result["notes"]
+    rows = sorted(notes["labels"].items(), key=lambda item: -item[1][0])
+    cells = [[label, f"{mean:.2f} ± {std:.2f}" if std else _two(mean)] for label, (mean, std) in rows]
+    seeds = f"The default's rows are of the seeds {', '.join(map(str, result['seeds']))}, the others of the first."
+    return ABLATIONS.format(
+        epochs=f"{notes['epochs']:g}",
+        teacher=_two(metrics["teacher_average"]),
+        seeds=seeds,
+        table=_table(["", "Spearman x 100"], cells),
+        repeat=_repeat(result),
+    )
+
+
+def _speed(result: dict[str, Any]) -> str:
+    metrics = result["metrics"]
+    rows = [
+        [label, *(_rate(metrics.get(f"{shape}_{backend}_texts_per_s")) for backend in BACKENDS)]
+        for shape, label in SHAPES.items()
+    ]
+    left_out = result["notes"]["left_out"]
+    return SPEED.format(
+        texts=f"{result['notes']['texts']:,}",
+        table=_table(["", *BACKENDS.values()], rows),
+        fp32=f"{metrics['student_vs_teacher_fp32']:.2f}",
+        bf16=f"{metrics['student_vs_teacher_texts_per_s']:.2f}",
+        note=f"Left out: {'; '.join(left_out)}." if left_out else "",
+        ckd=_rate(metrics["training_ckd_texts_per_s"]),
+        mse=_rate(metrics["training_mse_texts_per_s"]),
+        peer=_rate(metrics["training_mse_trainer_texts_per_s"]),
+        ratio=f"{metrics['training_ratio_vs_mse_trainer']:.2f}",
+        mse_ratio=f"{metrics['training_mse_texts_per_s'] / metrics['training_mse_trainer_texts_per_s']:.2f}",
+        repeat=_repeat(result),
+    )
+
+
+def _spread(metrics: dict[str, float], name: str) -> str:
+    if not metrics.get(f"{name}_std"):
+        return _two(metrics[name])
+    low, high = (_two(metrics[f"{name}_{end}"]) for end in ("min", "max"))
+    return f"{_two(metrics[name])} ± {metrics[f'{name}_std']:.2f} ({low} to {high})"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _repeat(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"Repeat: `{result['command']}` ({machine['processor']}, {machine['cores']} cores)."
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")

@@ -1,0 +1,84 @@
+"""`distilmatch evaluate-sts`: sentence encoders side by side on semantic textual similarity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distilmatch.cli.options import Device, DryRun, names, one_of, say
+
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="Sentence-transformers folders or hub names.", show_default=False),
+]
+
+
+def run(
+    models: Models,
+    data: Path | None = typer.Option(
+        None, "--data", help="Folder with sts12/, ..., stsb/ and sick/, each with test.jsonl."
+    ),
+    mteb: bool = typer.Option(False, "--mteb", help="Instead: the tasks of the package mteb, from the hub."),
+    output: Path = typer.Option(..., "--output", help="Folder for sts.json, sts.md and sts.png."),
+    tasks: str | None = typer.Option(None, "--tasks", metavar="A,B", help="By default those that are there."),
+    retrieval: Path | None = typer.Option(
+        None, "--retrieval", help="Folder with documents.jsonl, queries.jsonl and qrels.jsonl, as a check beside STS."
+    ),
+    split: str = typer.Option("test", "--split", metavar="test|dev|train", help="Which split of the tasks."),
+    speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure texts per second."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="In which the models run."),
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure sentence encoders on STS: Spearman's correlation by task, alignment, uniformity, size and speed."""
+    from distilmatch.errors import ConfigError
+    from distilmatch.evaluation.retrieval import load_retrieval
+    from distilmatch.evaluation.sts import evaluate_sts, load_mteb_tasks, load_sts_tasks
+
+    one_of("--precision", precision, ("fp32", "bf16", "auto"))
+    one_of("--split", split, ("test", "dev", "train"))
+    if mteb == (data is not None):
+        raise ConfigError("say where the tasks are: either --data FOLDER or --mteb")
+    found = load_mteb_tasks(names(tasks), split) if data is None else load_sts_tasks(data, names(tasks), split)
+    documents = None if retrieval is None else load_retrieval(retrieval)
+    if dry_run:
+        say(**{task.name: len(task.table) for task in found}, models=len(models))
+        typer.echo("Nothing was measured or written (--dry-run).")
+        return
+    report = evaluate_sts(
+        models,
+        found,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        measure_speed=speed,
+        split=split,
+        retrieval=documents,
+    )
+    report.save(output)
+    _show(report.header(), report.rows())
+    say(report=str(output / "sts.md"), plot=str(output / "sts.png"))
+
+
+def _show(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Column, Table
+
+    console = Console()
+
+    def table(lines: list[list[str]]) -> Table:
+        made = Table(*(Column(name, justify="right" if i else "left", no_wrap=True) for i, name in enumerate(lines[0])))
+        for line in lines[1:]:
+            made.add_row(*line)
+        return made
+
+    # A row a model where that fits, else a column a model; nothing is ever cut.
+    usual = table([header, *rows])
+    turned = table([list(column) for column in zip(header, *rows, strict=True)])
+    widths = [
+        Measurement.get(console, console.options.update(max_width=10_000), one).maximum for one in (usual, turned)
+    ]
+    chosen, width = (usual, widths[0]) if widths[0] <= max(console.width, widths[1]) else (turned, widths[1])
+    Console(width=max(console.width, width)).print(chosen)

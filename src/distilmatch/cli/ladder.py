@@ -1,0 +1,43 @@
+"""`distilmatch ladder`: an embedding student, a pair student on top of it, and matches, as one recipe says."""
+
+from __future__ import annotations
+
+import typer
+
+from distilmatch.cli import embed_train, train
+from distilmatch.cli.options import Device, DryRun, RecipePath, Set, load_recipe_of, say
+
+
+def run(
+    recipe: RecipePath,
+    output: str | None = typer.Option(None, "--output", help="Folder of the whole; by default the recipe's."),
+    seed: int | None = typer.Option(None, "--seed", help="Seed of every step that does not say otherwise."),
+    changes: Set = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Distil a sentence encoder, distil a pair student that begins with it, and match with both.
+
+    A stopped ladder goes on where it was; steps that are done are not repeated.
+    """
+    from distilmatch.ladder_config import LadderRecipe
+
+    settings = load_recipe_of(LadderRecipe, recipe, changes, {"output": output, "seed": seed, "device": device})
+    if dry_run:
+        typer.echo("The embedding student:")
+        embed_train.plan(settings.embedding)
+        typer.echo("The pair student:")
+        train.plan(settings.planned_pair)
+        return
+    from distilmatch.jobs.ladder import distil_ladder
+
+    report = distil_ladder(settings)
+    facts: dict[str, object] = {
+        "embedding_student": str(report.embedding_student),
+        "pair_student": str(report.pair_student),
+    }
+    if report.report is not None:
+        facts |= {"rows": report.report.rows, "pairs": report.report.pairs, "matches": str(report.matches)}
+        if report.report.recall is not None:
+            facts["recall"] = f"{report.report.recall:.3f} of the exact best, on {report.report.sampled:,} texts"
+    say(**facts)

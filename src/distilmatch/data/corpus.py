@@ -1,0 +1,315 @@
+"""Unlabelled texts, each once: streamed from their sources into a memory-mapped file, so that they may be larger than
+memory. Nothing but eight bytes a text is held while they are read.
+
+Shape legend: n distinct texts; r rows of the sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distilmatch.config import TableConfig
+from distilmatch.data.quarantine import Quarantine, quarantine_path
+from distilmatch.data.readers import RawRow, Source, open_lines, open_source
+from distilmatch.data.saved import MappedTexts
+from distilmatch.data.tables import KEPT_BAD_ROWS, table_fingerprint
+from distilmatch.embedding_config import CorpusConfig
+from distilmatch.errors import BadRow, BadRowsError, CacheError, DataError
+from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
+from distilmatch.runtime import write_json
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "distilmatch-corpus"
+FORMAT_VERSION = 1
+_MANIFEST, _TEXTS, _EVERY, _ROWS = "manifest.json", "texts.arrow", "every_text.arrow", "rows.npy"
+_CHUNK = 16_384
+_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
+_PLAIN = (".txt", ".txt.gz")
+
+
+class TextCorpus(Sequence[str]):
+    """The n distinct texts of a folder that `write_corpus` made; on disk, memory-mapped, cheap to pickle.
+
+    Attributes:
+        rows: (n,) int64, which row of the sources each text first stood in, from 0; blank lines count.
+        source_rows: r, how many rows the sources have.
+        fingerprint: of the texts in their order.
+        empty, duplicates, bad: how many rows were left out, and why.
+
+    Raises:
+        CacheError: no finished corpus in the folder, or one that is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        manifest = _read_manifest(self.folder)
+        try:
+            self._texts = MappedTexts(self.folder / _TEXTS)
+            self.rows: np.ndarray = np.load(self.folder / _ROWS, mmap_mode="r")
+            self.source_rows = int(manifest["source_rows"])
+            self.fingerprint = str(manifest["fingerprint"])
+            self.empty, self.duplicates = int(manifest["empty"]), int(manifest["duplicates"])
+            self.bad = int(manifest["bad"])
+            expected = int(manifest["texts"])
+        except (KeyError, ValueError, TypeError, OSError, pa.ArrowException) as error:
+            raise CacheError(
+                f"the corpus {self.folder} is damaged ({type(error).__name__}: {error}); delete the folder"
+            ) from error
+        if not expected == len(self._texts) == len(self.rows):
+            raise CacheError(f"the corpus {self.folder} is damaged: its parts differ in length; delete the folder")
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._texts[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __reduce__(self) -> tuple[type[TextCorpus], tuple[str]]:
+        return type(self), (str(self.folder),)
+
+    def lengths(self) -> np.ndarray:
+        """(n,) int64, characters of each text."""
+        return np.fromiter((len(text) for text in self), dtype=np.int64, count=len(self))
+
+
+def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
+    """Reads the texts of `config` into `folder`, or takes those that stand there of the same sources and settings.
+
+    White space around a text is taken off; a text that is empty then is left out, as is one that came before. How many
+    that were goes to the log. Killed at any point, the folder holds no half corpus.
+
+    Raises:
+        DataError: a source or column that is not there, a damaged file, or no text at all.
+        BadRowsError: rows that cannot be read (`on_bad_rows: stop`), all of them.
+        CacheError: the folder holds something else.
+    """
+    folder = Path(folder)
+    key = corpus_key(config)
+    if (folder / _MANIFEST).exists() and _read_manifest(folder).get("key") == key:
+        corpus = TextCorpus(folder)
+        if not corpus.bad or config.on_bad_rows == "quarantine":
+            return corpus
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    reading = _Reading(config)
+    try:
+        with pa.OSFile(str(folder / _EVERY), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            for batch in _chunks(reading.texts()):
+                writer.write_batch(pa.record_batch([pa.array(batch, pa.large_string())], schema=_SCHEMA))
+        reading.check()
+        hashes = np.frombuffer(reading.hashes, dtype=np.uint64)
+        first = np.sort(np.unique(hashes, return_index=True)[1])
+        keep = np.zeros(len(hashes), dtype=bool)
+        keep[first[: config.most_texts]] = True
+        digest = _keep_texts(folder, keep)
+    finally:
+        (folder / _EVERY).unlink(missing_ok=True)
+    np.save(folder / _ROWS, np.frombuffer(reading.rows, dtype=np.int64)[keep])
+    duplicates = len(hashes) - len(first)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "key": key,
+        "fingerprint": digest,
+        "texts": int(keep.sum()),
+        "source_rows": reading.count,
+        "empty": reading.empty,
+        "duplicates": duplicates,
+        "bad": reading.bad_count,
+        "sources": list(config.sources),
+    }
+    write_json(folder / _MANIFEST, manifest)
+    corpus = TextCorpus(folder)
+    logger.info(
+        "corpus: %s distinct texts of %s rows (%s empty, %s repeated, %s that cannot be read)",
+        *(f"{number:,}" for number in (len(corpus), reading.count, reading.empty, duplicates, reading.bad_count)),
+    )
+    return corpus
+
+
+def corpus_key(config: CorpusConfig) -> str:
+    """What a corpus depends on: the sources' content and how they are read.
+
+    Raises:
+        DataError: no such source.
+    """
+    settings = config.to_dict()
+    for name in ("sources", "on_bad_rows", "quarantine_file"):
+        settings.pop(name)
+    return fingerprint("corpus", [table_fingerprint(source, config.split) for source in config.sources], settings)
+
+
+class _Reading:
+    """One pass over the sources: their texts, and what is known of each once they have been read."""
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self.config = config
+        self.hashes, self.rows = array("Q"), array("q")
+        self.count = self.empty = self.bad_count = 0
+        self.bad: list[BadRow] = []
+
+    def texts(self) -> Iterator[str]:
+        """Every text that is not empty, repeated ones too."""
+        for name in self.config.sources:
+            source = _open(name, self.config)
+            stops = self.config.on_bad_rows == "stop"
+            quarantine = None if stops else Quarantine(quarantine_path(source, _table(self.config)), source.name)
+            try:
+                yield from self._of(source, quarantine)
+            finally:
+                if quarantine is not None:
+                    quarantine.close()
+
+    def _of(self, source: Source, quarantine: Quarantine | None) -> Iterator[str]:
+        columns = None if source.columns is None else _columns(source.columns, self.config, source.name)
+        for raw in source.read(columns):
+            if columns is None and raw.values is not None:
+                columns = _columns(tuple(raw.values), self.config, source.name)
+            for column in columns or ("",):
+                problem = raw.problem or _problem(raw, column)
+                if problem is not None:
+                    self._bad(BadRow(file=source.name, row=raw.row, reason=problem, raw=raw.text()), quarantine)
+                else:
+                    assert raw.values is not None
+                    yield from self._text(raw.values[column])
+                self.count += 1
+
+    def _text(self, value: str | None) -> Iterator[str]:
+        text = (value or "").strip()
+        if not text:
+            self.empty += 1
+            return
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+        self.hashes.append(int.from_bytes(digest, "little"))
+        self.rows.append(self.count)
+        yield text
+
+    def _bad(self, bad: BadRow, quarantine: Quarantine | None) -> None:
+        self.bad_count += 1
+        if quarantine is not None:
+            quarantine.add(bad)
+        elif len(self.bad) < KEPT_BAD_ROWS:
+            self.bad.append(bad)
+
+    def check(self) -> None:
+        """Raises what the pass found wrong."""
+        if self.bad:
+            raise BadRowsError(self.bad, self.bad_count)
+        if not self.hashes:
+            raise DataError(
+                f"the corpus is empty: {', '.join(self.config.sources)} hold no text ({self.empty} empty rows, "
+                f"{self.bad_count} that cannot be read)"
+            )
+
+
+def _open(name: str, config: CorpusConfig) -> Source:
+    if config.file_format == "text" or (config.file_format is None and name.lower().endswith(_PLAIN)):
+        return open_lines(name)
+    return open_source(name, _table(config))
+
+
+def _table(config: CorpusConfig) -> TableConfig:
+    return TableConfig.from_dict(
+        {
+            "file_format": None if config.file_format == "text" else config.file_format,
+            "split": config.split,
+            "on_bad_rows": config.on_bad_rows,
+            "quarantine_file": config.quarantine_file,
+        }
+    )
+
+
+def _columns(available: tuple[str, ...], config: CorpusConfig, where: str) -> tuple[str, ...]:
+    if available == ("text",):
+        return available
+    if config.text_columns is None:
+        if "text" in available or len(available) == 1:
+            return ("text",) if "text" in available else available
+        raise DataError(
+            f"{where} has columns {', '.join(available)}: name those that hold texts in `corpus.text_columns`"
+        )
+    missing = [name for name in config.text_columns if name not in available]
+    if missing:
+        raise DataError(f"{where} has no column {', '.join(map(repr, missing))}, but {', '.join(available)}")
+    return config.text_columns
+
+
+def _problem(raw: RawRow, column: str) -> str | None:
+    assert raw.values is not None
+    if column not in raw.values:
+        return f"no column {column!r}"
+    value = raw.values[column]
+    if value is not None and not isinstance(value, str):
+        return f"column {column!r} holds a {type(value).__name__}, not a text"
+    try:
+        (value or "").encode("utf-8")
+    except UnicodeEncodeError:
+        return f"column {column!r} is no valid Unicode"
+    return None
+
+
+def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _keep_texts(folder: Path, keep: np.ndarray) -> str:
+    """Writes the texts at `keep`, (all,) bool; returns their fingerprint."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    start = 0
+    with (
+        pa.memory_map(str(folder / _EVERY)) as mapped,
+        pa.OSFile(str(folder / _TEXTS), "wb") as sink,
+        pa.ipc.new_file(sink, _SCHEMA) as writer,
+    ):
+        every = pa.ipc.open_file(mapped)
+        for number in range(every.num_record_batches):
+            batch = every.get_batch(number)
+            kept = pc.filter(batch.column(0), pa.array(keep[start : start + batch.num_rows]))
+            start += batch.num_rows
+            for text in kept.to_pylist():
+                encoded = text.encode("utf-8")
+                digest.update(len(encoded).to_bytes(8, "little"))
+                digest.update(encoded)
+            writer.write_batch(pa.record_batch([kept], schema=_SCHEMA))
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CacheError(f"{folder} holds no finished corpus ({error.strerror}): make it with write_corpus") from error
+    except ValueError as error:
+        raise CacheError(f"{folder / _MANIFEST} is damaged: {error}; delete the folder") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CacheError(f"{folder} is no folder of a corpus; it stays as it is: choose another")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CacheError(f"{folder} has format version {manifest.get('format_version')}, not {FORMAT_VERSION}")
+    return manifest

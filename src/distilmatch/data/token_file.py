@@ -1,0 +1,93 @@
+"""Token ids of a corpus on disk, memory-mapped: tokenised once, four bytes a token, larger than memory if need be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from distilmatch.errors import CacheError
+from distilmatch.runtime import write_json
+
+FORMAT = "distilmatch-tokens"
+FORMAT_VERSION = 1
+_FILE, _MANIFEST = "tokens.arrow", "manifest.json"
+_CHUNK = 16_384
+_SCHEMA = pa.schema([pa.field("tokens", pa.large_list(pa.int32()), nullable=False)])
+
+Tokenise = Callable[[list[str]], Sequence[Sequence[int]]]
+
+
+class MappedTokenIds(Sequence[np.ndarray]):
+    """The token ids of each text of a folder that `write_token_ids` made: item i is (tokens,) int32; cheap to pickle.
+
+    Raises:
+        CacheError: no finished token ids in the folder, or damaged ones.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = str(folder)
+        manifest = _manifest(Path(folder))
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(Path(folder) / _FILE))).read_all()
+            expected = int(manifest["texts"])
+            self._chunk = int(manifest["chunk"])
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            raise CacheError(f"the token ids in {folder} are damaged ({error}); delete the folder") from error
+        chunks = table.column("tokens").chunks
+        self._parts = [(part.values.to_numpy(), part.offsets.to_numpy()) for part in chunks]
+        self._count = sum(len(part) for part in chunks)
+        even = all(len(part) == self._chunk for part in chunks[:-1])
+        if self._count != expected or not even:
+            raise CacheError(f"the token ids in {folder} are damaged: {self._count} texts, not {expected}; delete it")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        assert not isinstance(index, slice)
+        position = int(index)
+        if not 0 <= position < self._count:
+            raise IndexError(index)
+        values, offsets = self._parts[position // self._chunk]
+        place = position % self._chunk
+        return values[offsets[place] : offsets[place + 1]]
+
+    def __reduce__(self) -> tuple[type[MappedTokenIds], tuple[str]]:
+        return type(self), (self._folder,)
+
+
+def write_token_ids(tokenise: Tokenise, texts: Sequence[str], folder: str | Path, key: str) -> MappedTokenIds:
+    """The token ids of `texts`, from `folder` where they are there already.
+
+    Args:
+        tokenise: the token ids of each of some texts.
+        key: what they depend on: tokenizer, greatest length and texts.
+    """
+    folder = Path(folder)
+    if (folder / _MANIFEST).exists() and _manifest(folder).get("key") == key:
+        return MappedTokenIds(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    with pa.OSFile(str(folder / _FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        for start in range(0, len(texts), _CHUNK):
+            ids = tokenise([texts[i] for i in range(start, min(start + _CHUNK, len(texts)))])
+            column = pa.array([np.asarray(one, dtype=np.int32) for one in ids], pa.large_list(pa.int32()))
+            writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
+    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key, "texts": len(texts), "chunk": _CHUNK}
+    write_json(folder / _MANIFEST, manifest)
+    return MappedTokenIds(folder)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
+            raise ValueError("another format")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{folder} holds no finished token ids ({error}); delete the folder") from error
+    return manifest  # type: ignore[no-any-return]

@@ -1,0 +1,83 @@
+"""A sentence encoder's vectors of the texts of a representation folder, by which `match` finds candidates.
+
+Shape legend: n rows of the folder; d width of the sentence encoder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from distilmatch.config import TableConfig
+from distilmatch.data.checking import Columns
+from distilmatch.data.corpus import write_corpus
+from distilmatch.embedding_config import CorpusConfig
+from distilmatch.errors import DataError
+from distilmatch.fingerprint import text_key
+from distilmatch.jobs.rows import in_batches, iter_columns, text_column_of
+from distilmatch.runtime import Precision
+from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.layout import KeyIndex, key_array
+from distilmatch.teachers import SentenceTeacher, cached_embeddings
+
+_BATCH = 4096
+
+
+def folder_vectors(
+    encoder: str | Path,
+    source: str | Path,
+    folder: RepresentationFolder,
+    cache: str | Path,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    split: str = "train",
+    batch_size: int = 64,
+    precision: Precision = "auto",
+    device: str | None = None,
+    show_progress_bar: bool | None = None,
+) -> np.ndarray:
+    """The embeddings of the texts of `folder`, row by row, from the table that it was encoded from.
+
+    Each distinct text is embedded once, in an order of length; killed and called again, it goes on where it was.
+
+    Args:
+        encoder: a sentence-transformers folder or hub name.
+        source: the table, a file or hub dataset; it may hold more texts than the folder.
+        cache: folder for the texts and their embeddings.
+        text_column: by default "text", or the only column that is not the id.
+
+    Returns:
+        (n, d) float32, of length one.
+
+    Raises:
+        DataError: the table cannot be read, or lacks a text of the folder.
+        ConfigError, ModelError: no such encoder.
+    """
+    config = TableConfig(split=split)
+    column = text_column_of(source, config, text_column, id_column)
+    corpus = write_corpus(
+        CorpusConfig(sources=(str(source),), text_columns=(column,), split=split), Path(cache) / "texts"
+    )
+    teacher = SentenceTeacher(encoder, batch_size=batch_size, precision=precision, device=device)
+    found = cached_embeddings(teacher, corpus, Path(cache) / "embeddings", show_progress_bar=show_progress_bar)
+    # A corpus has no white space around its texts, the folder's texts are as they stand in the table.
+    place_of = KeyIndex(key_array([text_key("", (corpus[i],)) for i in range(len(corpus))]))
+    places = np.full(len(folder), -1, dtype=np.int64)
+    for batch in in_batches(iter_columns(source, Columns(texts=(column,)), config), _BATCH):
+        texts = [row.texts[0] for row in batch]
+        rows = folder.row_of_text(texts)
+        places[rows[rows >= 0]] = place_of.find(
+            key_array([text_key("", (text.strip(),)) for text, row in zip(texts, rows, strict=True) if row >= 0])
+        )
+    missing = np.flatnonzero(places < 0)
+    if len(missing):
+        names = [folder.ids[row] or f"row {row}" for row in missing[:3]]
+        raise DataError(
+            f"{source} lacks {len(missing):,} of the {len(folder):,} texts of the representations (such as "
+            f"{', '.join(map(str, names))}): give the table that they were encoded from, with its text column"
+        )
+    vectors = np.asarray(found[places], dtype=np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(norms, np.finfo(np.float32).tiny)

@@ -1,0 +1,52 @@
+"""The tables that the STS benchmark trains on: no pair of a test split, and triplets of what SICK says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality_sts import clean_tables, sick_triplets
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _pair(one: str, other: str, **more: Any) -> dict[str, Any]:
+    return {"sentence1": one, "sentence2": other, **more}
+
+
+def test_pairs_of_a_test_split_are_left_out(tmp_path: Path) -> None:
+    _write(tmp_path / "sts14" / "test.jsonl", [_pair("A dog.", "a cat", score=1)])
+    _write(tmp_path / "other" / "test.jsonl", [{"query": "not of this kind"}])
+    _write(tmp_path / "stsb" / "test.jsonl", [_pair("x", "y", score=1)])
+    _write(tmp_path / "stsb" / "train.jsonl", [_pair("a cat", " a dog. ", score=2), _pair("a cat", "x", score=3)])
+    _write(tmp_path / "stsb" / "dev.jsonl", [_pair("x", "y", score=1), _pair("x", "z", score=1)])
+    sick = [
+        _pair("m", "n", relatedness=4, entailment="entailment"),
+        _pair("y", "x", relatedness=1, entailment="neutral"),
+    ]
+    _write(tmp_path / "sick" / "train.jsonl", [*sick, _pair("o", "m", relatedness=1, entailment="contradiction")])
+    _write(tmp_path / "sick" / "dev.jsonl", sick[:1])
+    counts = clean_tables(tmp_path, tmp_path / "clean")
+    assert counts == {
+        "stsb_train": 1, "left_out_stsb_train": 1, "stsb_dev": 1, "left_out_stsb_dev": 1,
+        "sick_train": 2, "left_out_sick_train": 1, "sick_dev": 1, "left_out_sick_dev": 0,
+    }  # fmt: skip
+    assert json.loads((tmp_path / "clean" / "stsb_train.jsonl").read_text()) == _pair("a cat", "x", score=3)
+    triplet = json.loads((tmp_path / "clean" / "sick_triplets.jsonl").read_text())
+    assert triplet == {"anchor": "m", "positive": "n", "negative": "o"}
+
+
+def test_triplets_of_entailments_and_contradictions() -> None:
+    rows = [
+        _pair("a", "b", entailment="entailment"),
+        _pair("a", "c", entailment="entailment"),
+        _pair("d", "a", entailment="contradiction"),
+        _pair("b", "e", entailment="contradiction"),
+        _pair("a", "f", entailment="neutral"),
+    ]
+    found = [(row["anchor"], row["positive"], row["negative"]) for row in sick_triplets(rows)]
+    assert found == [("a", "b", "d"), ("a", "c", "d")]
