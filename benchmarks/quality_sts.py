@@ -34,8 +34,6 @@ DOCS = Path(__file__).parents[1] / "docs" / "results"
 LABELS = {
     "student3_ckd": "3 layers, stage 1",
     "student3_ckd_finetuned": "3 layers, both stages",
-    "student3_similarity": "3 layers, stage 1 with similarities",
-    "student3_similarity_finetuned": "3 layers, both stages with similarities",
     "student3_mse": "3 layers, MSE",
     "sentence_transformers_mse": "3 layers, sentence-transformers' MSELoss trainer",
     "student3_labelled_only": "3 layers, stage 2 alone",
@@ -54,7 +52,6 @@ TABLES = {
     "sick_train": "sick/train.jsonl",
     "sick_dev": "sick/dev.jsonl",
 }
-SIMILARITY = {"similarity_weight": 1.0}
 SHAPES: dict[str, dict[str, Any]] = {
     "student3": THREE_LAYERS,
     "student2": {"layers": 2},
@@ -162,10 +159,6 @@ def runs(data: Path, work: Path, seeds: Sequence[int], epochs: float) -> dict[st
     wanted: dict[str, dict[str, Any]] = {
         **{f"student3_ckd_seed{seed}": {"seed": seed, "student": THREE_LAYERS} for seed in seeds},
         "student3_mse": {"seed": first, "student": THREE_LAYERS, "stages": "1", "objective": {"kind": "mse"}},
-        **{
-            f"student3_similarity_seed{seed}": {"seed": seed, "student": THREE_LAYERS, "objective": SIMILARITY}
-            for seed in seeds
-        },
         "student3_labelled_only": {"seed": first, "student": THREE_LAYERS, "stages": "2"},
         **{f"{shape}_ckd": {"seed": first, "student": SHAPES[shape]} for shape in SHAPES if shape != "student3"},
     }
@@ -261,8 +254,6 @@ def publish_figures(
     metrics |= {f"{name}_average": 100 * results[name]["average"] for name in results if name.endswith("_untrained")}
     metrics |= spread("student3_ckd_average", averages("student3_ckd_seed{}|1"))
     metrics |= spread("student3_ckd_finetuned_average", averages("student3_ckd_seed{}|2"))
-    metrics |= spread("student3_similarity_average", averages("student3_similarity_seed{}|1"))
-    metrics |= spread("student3_similarity_finetuned_average", averages("student3_similarity_seed{}|2"))
     for name in results:
         if "seed" not in name and name != "teacher" and not name.endswith("_untrained"):
             label = name.replace("|1", "").replace("|2", "_finetuned")

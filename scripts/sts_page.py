@@ -59,8 +59,6 @@ MODELS = {
     "student3_labelled_only|2": "the same, stage 2 alone",
     "sentence_transformers_mse": "the same, sentence-transformers' `MSELoss` example",
     "student3_mse|1": "the same, mean squared error",
-    "student3_similarity_seed{}|1": "the same, contrastive and similarities",
-    "student3_similarity_seed{}|2": "the same, contrastive and similarities, both stages",
     "student3_ckd_seed{}|1": "**the same, stage 1 (default)**",
     "student3_ckd_seed{}|2": "**the same, both stages**",
     "student2_untrained": "2 layers, untrained",
@@ -71,9 +69,8 @@ MODELS = {
     "static_ckd|2": "static, both stages",
 }
 SPREADS = {
-    f"student3_{name}_seed{{}}|{stage}": f"student3_{name}{'_finetuned' if stage == 2 else ''}_average"
-    for name in ("ckd", "similarity")
-    for stage in (1, 2)
+    "student3_ckd_seed{}|1": "student3_ckd_average",
+    "student3_ckd_seed{}|2": "student3_ckd_finetuned_average",
 }
 SHAPES = {
     "teacher": "teacher, 6 layers",

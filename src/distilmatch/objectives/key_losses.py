@@ -115,29 +115,33 @@ class KeyLosses(torch.autograd.Function):
 
 
 class _Sums:
-    # Sums of exponentials so far, each relative to the largest exponent so far.
+    # Sums so far. The teacher's are of exponentials relative to its largest logit so far and are divided at the end: weights
+    # taken from logarithms would not add up to one, which the mean gap multiplies.
     def __init__(self, rows: int, like: torch.Tensor) -> None:
         self.contrast_lse = like.new_full((rows,), -torch.inf)
         self.mine_lse = like.new_full((rows,), -torch.inf)
-        self.teacher_lse = like.new_full((rows,), -torch.inf)
-        self.gap = like.new_zeros(rows)  # the mean of (teacher's logit - student's) under the teacher's probabilities
+        self.highest = like.new_full((rows,), -torch.inf)
+        self.mass = like.new_zeros(rows)
+        self.gap = like.new_zeros(rows)  # of (teacher's logit - student's), weighted as the mass is
+
+    @property
+    def teacher_lse(self) -> torch.Tensor:
+        return self.mass.log() + self.highest
 
     def contrast(self, logits: torch.Tensor) -> None:
         self.contrast_lse = torch.logaddexp(self.contrast_lse, logits.logsumexp(1))
 
     def similarity(self, mine: torch.Tensor, teacher: torch.Tensor) -> None:
         self.mine_lse = torch.logaddexp(self.mine_lse, mine.logsumexp(1))
-        highest = teacher.amax(1, keepdim=True)
-        powers = (teacher - highest).exp_()
-        mass = powers.sum(1)
-        gap = powers.mul_(teacher.sub_(mine)).sum(1) / mass
-        lse = mass.log() + highest.squeeze(1)
-        joint = torch.logaddexp(self.teacher_lse, lse)
-        self.gap = self.gap * (self.teacher_lse - joint).exp() + gap * (lse - joint).exp()
-        self.teacher_lse = joint
+        highest = torch.maximum(self.highest, teacher.amax(1))
+        before = (self.highest - highest).exp()
+        powers = (teacher - highest[:, None]).exp_()
+        self.mass = self.mass * before + powers.sum(1)
+        self.gap = self.gap * before + powers.mul_(teacher.sub_(mine)).sum(1)
+        self.highest = highest
 
     def divergence(self) -> torch.Tensor:
-        return self.gap - self.teacher_lse + self.mine_lse
+        return self.gap / self.mass - self.teacher_lse + self.mine_lse
 
 
 def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
