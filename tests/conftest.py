@@ -12,11 +12,17 @@ if not any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg")):
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from distilmatch.errors import MissingExtraError
 from distilmatch.runtime import resolve_model
+
+# No test is timed. The default tier draws the same examples every time, `make slow` new ones (CONTRIBUTING).
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("new", deadline=None)
+settings.load_profile("same")
 
 _WORDS = """
 a an the is are was not no and or of in on with without for to by at from it this that red blue green black

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from distilmatch.errors import ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
@@ -13,6 +14,8 @@ from distilmatch.runtime import pick_device, resolve_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+UNLIMITED = 1_000_000  # tokens: so many or more are no limit; tokenizers without one name absurdly large numbers
 
 # What a configuration says that no embedding depends on.
 _NOT_A_SETTING = frozenset(
@@ -74,6 +77,20 @@ def _check_vocabulary(name: str | Path, model: SentenceTransformer) -> None:
             f"the tokenizer of {str(name)!r} is another model's: its tokens go up to {highest}, the model has embeddings for "
             f"{table.num_embeddings}. Save the model again with the tokenizer that it was trained with"
         )
+
+
+def position_limit(model: nn.Module) -> int:
+    """How many tokens the model has positions for; `UNLIMITED` where it has no table of them.
+
+    Args:
+        model: a transformer, or a module with one in it; its `config` is asked where it has no such table.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            # RoBERTa's kin number positions from the padding index on.
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return int(getattr(getattr(model, "config", None), "max_position_embeddings", None) or UNLIMITED)
 
 
 def encoder_width(model: SentenceTransformer) -> int:

@@ -25,6 +25,7 @@ FLOORS = {
     "encoders": 0,
     "fingerprint": 0,
     "runtime": 0,
+    "manifest": 0,
     "data": 1,
     "store": 1,
     "metrics": 1,

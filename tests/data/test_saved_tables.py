@@ -149,7 +149,7 @@ def test_a_save_that_dies_leaves_no_table_that_looks_whole(saved: Path, monkeypa
             save_table(table, saved)
     _same(table, read_saved_table(saved))  # nothing was replaced yet
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", die)
+        patch.setattr(module, "write_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             save_table(table, saved)
     with pytest.raises(CacheError, match="no finished table"):

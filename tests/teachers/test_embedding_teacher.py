@@ -259,7 +259,7 @@ def test_damaged_caches_are_refused_and_half_ones_begun_anew(tmp_path: Path, cor
     with pytest.raises(CacheError, match="damaged"):
         read_embeddings(place)
     (place / "manifest.json").write_text(json.dumps({"format": "x", "format_version": 1}))
-    with pytest.raises(CacheError, match="no embeddings of this version"):
+    with pytest.raises(CacheError, match="something else"):
         read_embeddings(place)
     (place / "manifest.json").unlink()
     (place / "progress.json").write_text('{"done": 99}')

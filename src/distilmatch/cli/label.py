@@ -6,12 +6,12 @@ from pathlib import Path
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, OnBadRows, RecipePath, Set, load_recipe, say
+from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePath, Set, load_recipe, say
 
 
 def run(
     recipe: RecipePath,
-    output: str | None = typer.Option(None, "--output", help="Folder of the run; by default the recipe's."),
+    output: Output = None,
     seed: int | None = typer.Option(None, "--seed", help="Seed of the blocks."),
     changes: Set = None,
     on_bad_rows: OnBadRows = None,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import typer
 
 from distilmatch.cli import embed_train, train
-from distilmatch.cli.options import Device, DryRun, RecipePath, Set, load_recipe_of, say
+from distilmatch.cli.options import Device, DryRun, Output, RecipePath, Seed, Set, load_recipe_of, say
 
 
 def run(
     recipe: RecipePath,
-    output: str | None = typer.Option(None, "--output", help="Folder of the whole; by default the recipe's."),
-    seed: int | None = typer.Option(None, "--seed", help="Seed of every step that does not say otherwise."),
+    output: Output = None,
+    seed: Seed = None,
     changes: Set = None,
     device: Device = None,
     dry_run: DryRun = False,

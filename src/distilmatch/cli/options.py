@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Student: a folder or a hub name.", show_default=False)]
+Output = Annotated[str | None, typer.Option("--output", help="Folder of the run; by default the recipe's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.")]
 TablePath = Annotated[
     str,
     typer.Argument(metavar="TABLE", help="JSONL, CSV, TSV or Parquet file, or a hub dataset.", show_default=False),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, OnBadRows, RecipePath, Set, load_recipe, say
+from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePath, Seed, Set, load_recipe, say
 
 if TYPE_CHECKING:
     from distilmatch.config import PairRecipe
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def run(
     recipe: RecipePath,
-    output: str | None = typer.Option(None, "--output", help="Folder of the run; by default the recipe's."),
-    seed: int | None = typer.Option(None, "--seed", help="Seed of everything."),
+    output: Output = None,
+    seed: Seed = None,
     changes: Set = None,
     on_bad_rows: OnBadRows = None,
     device: Device = None,

@@ -7,12 +7,10 @@ Shape legend: n distinct texts; r rows of the sources.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -21,24 +19,22 @@ import pyarrow.compute as pc
 from distilmatch.config import TableConfig
 from distilmatch.data.quarantine import Quarantine, quarantine_path
 from distilmatch.data.readers import RawRow, Source, open_lines, open_source
-from distilmatch.data.saved import MappedTexts
+from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
 from distilmatch.data.tables import KEPT_BAD_ROWS, table_fingerprint
 from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import BadRow, BadRowsError, CacheError, DataError
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
-from distilmatch.runtime import write_json
+from distilmatch.manifest import MANIFEST, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "distilmatch-corpus"
 FORMAT_VERSION = 1
-_MANIFEST, _TEXTS, _EVERY, _ROWS = "manifest.json", "texts.arrow", "every_text.arrow", "rows.npy"
-_CHUNK = 16_384
-_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
+_TEXTS, _EVERY, _ROWS = "texts.arrow", "every_text.arrow", "rows.npy"
 _PLAIN = (".txt", ".txt.gz")
 
 
-class TextCorpus(Sequence[str]):
+class TextCorpus(MappedTexts):
     """The n distinct texts of a folder that `write_corpus` made; on disk, memory-mapped, cheap to pickle.
 
     Attributes:
@@ -53,9 +49,9 @@ class TextCorpus(Sequence[str]):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        manifest = _read_manifest(self.folder)
+        manifest = read_manifest(self.folder, FORMAT, FORMAT_VERSION, "corpus")
         try:
-            self._texts = MappedTexts(self.folder / _TEXTS)
+            super().__init__(self.folder / _TEXTS)
             self.rows: np.ndarray = np.load(self.folder / _ROWS, mmap_mode="r")
             self.source_rows = int(manifest["source_rows"])
             self.fingerprint = str(manifest["fingerprint"])
@@ -66,23 +62,8 @@ class TextCorpus(Sequence[str]):
             raise CacheError(
                 f"the corpus {self.folder} is damaged ({type(error).__name__}: {error}); delete the folder"
             ) from error
-        if not expected == len(self._texts) == len(self.rows):
+        if not expected == len(self) == len(self.rows):
             raise CacheError(f"the corpus {self.folder} is damaged: its parts differ in length; delete the folder")
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        return self._texts[index]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
 
     def __reduce__(self) -> tuple[type[TextCorpus], tuple[str]]:
         return type(self), (str(self.folder),)
@@ -105,17 +86,15 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
     """
     folder = Path(folder)
     key = corpus_key(config)
-    if (folder / _MANIFEST).exists() and _read_manifest(folder).get("key") == key:
+    if (folder / MANIFEST).exists() and read_manifest(folder, FORMAT, FORMAT_VERSION, "corpus").get("key") == key:
         corpus = TextCorpus(folder)
         if not corpus.bad or config.on_bad_rows == "quarantine":
             return corpus
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MANIFEST).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     reading = _Reading(config)
     try:
-        with pa.OSFile(str(folder / _EVERY), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            for batch in _chunks(reading.texts()):
-                writer.write_batch(pa.record_batch([pa.array(batch, pa.large_string())], schema=_SCHEMA))
+        write_texts(folder / _EVERY, reading.texts())
         reading.check()
         hashes = np.frombuffer(reading.hashes, dtype=np.uint64)
         first = np.sort(np.unique(hashes, return_index=True)[1])
@@ -126,19 +105,19 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
         (folder / _EVERY).unlink(missing_ok=True)
     np.save(folder / _ROWS, np.frombuffer(reading.rows, dtype=np.int64)[keep])
     duplicates = len(hashes) - len(first)
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "key": key,
-        "fingerprint": digest,
-        "texts": int(keep.sum()),
-        "source_rows": reading.count,
-        "empty": reading.empty,
-        "duplicates": duplicates,
-        "bad": reading.bad_count,
-        "sources": list(config.sources),
-    }
-    write_json(folder / _MANIFEST, manifest)
+    write_manifest(
+        folder,
+        FORMAT,
+        FORMAT_VERSION,
+        key=key,
+        fingerprint=digest,
+        texts=int(keep.sum()),
+        source_rows=reading.count,
+        empty=reading.empty,
+        duplicates=duplicates,
+        bad=reading.bad_count,
+        sources=list(config.sources),
+    )
     corpus = TextCorpus(folder)
     logger.info(
         "corpus: %s distinct texts of %s rows (%s empty, %s repeated, %s that cannot be read)",
@@ -268,17 +247,6 @@ def _problem(raw: RawRow, column: str) -> str | None:
     return None
 
 
-def _chunks(texts: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def _keep_texts(folder: Path, keep: np.ndarray) -> str:
     """Writes the texts at `keep`, (all,) bool; returns their fingerprint."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
@@ -286,7 +254,7 @@ def _keep_texts(folder: Path, keep: np.ndarray) -> str:
     with (
         pa.memory_map(str(folder / _EVERY)) as mapped,
         pa.OSFile(str(folder / _TEXTS), "wb") as sink,
-        pa.ipc.new_file(sink, _SCHEMA) as writer,
+        pa.ipc.new_file(sink, TEXT_SCHEMA) as writer,
     ):
         every = pa.ipc.open_file(mapped)
         for number in range(every.num_record_batches):
@@ -297,19 +265,5 @@ def _keep_texts(folder: Path, keep: np.ndarray) -> str:
                 encoded = text.encode("utf-8")
                 digest.update(len(encoded).to_bytes(8, "little"))
                 digest.update(encoded)
-            writer.write_batch(pa.record_batch([kept], schema=_SCHEMA))
+            writer.write_batch(pa.record_batch([kept], schema=TEXT_SCHEMA))
     return digest.hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CacheError(f"{folder} holds no finished corpus ({error.strerror}): make it with write_corpus") from error
-    except ValueError as error:
-        raise CacheError(f"{folder / _MANIFEST} is damaged: {error}; delete the folder") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CacheError(f"{folder} is no folder of a corpus; it stays as it is: choose another")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CacheError(f"{folder} has format version {manifest.get('format_version')}, not {FORMAT_VERSION}")
-    return manifest

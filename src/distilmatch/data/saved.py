@@ -5,10 +5,10 @@ Shape legend: n rows; s sides; c labels.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError, DataError
 from distilmatch.fingerprint import fingerprint_file
-from distilmatch.runtime import write_json
+from distilmatch.manifest import MANIFEST, owned_manifest, read_manifest, write_manifest
 from distilmatch.types import TupleTable
 
 FORMAT = "distilmatch-table"
 FORMAT_VERSION = 1
-_MANIFEST, _TEXTS, _ROWS = "manifest.json", "texts.arrow", "rows.parquet"
+_TEXTS, _ROWS = "texts.arrow", "rows.parquet"
 _CHUNK = 16_384
-_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
+TEXT_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
 
 
 class MappedTexts(Sequence[str]):
@@ -75,12 +75,14 @@ def save_table(table: TupleTable, path: str | Path) -> None:
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise CacheError(f"{folder} is a file; a table is kept in a folder: give another path")
-    manifest = folder / _MANIFEST
-    if manifest.exists():
-        _check_owner(folder)
+    if (folder / MANIFEST).exists():
+        owned_manifest(folder, FORMAT, "table")
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Any] = {}
-    written = {_TEXTS: _write_texts(table.texts), _ROWS: _write_rows(table)}
+    written: dict[str, Callable[[str], None]] = {
+        _TEXTS: partial(write_texts, texts=table.texts),
+        _ROWS: _write_rows(table),
+    }
     temporaries = {}
     try:
         for name, write in written.items():
@@ -89,38 +91,40 @@ def save_table(table: TupleTable, path: str | Path) -> None:
             write(temporaries[name])
             files[name] = {"bytes": os.path.getsize(temporaries[name]), "hash": fingerprint_file(temporaries[name])}
         # From here to the new manifest the folder reads as unfinished.
-        manifest.unlink(missing_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
         for name, temporary in temporaries.items():
             os.chmod(temporary, 0o644)
             os.replace(temporary, folder / name)
     finally:
         for temporary in temporaries.values():
             Path(temporary).unlink(missing_ok=True)
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "side_names": list(table.side_names),
-        "texts": len(table.texts),
-        "rows": len(table),
-        "teacher_labels": None if table.teacher is None else int(table.teacher.shape[1]),
-        "columns": [n for n in ("gold", "teacher", "queries", "blocks", "ids") if getattr(table, n) is not None],
-        "files": files,
-    }
-    write_json(manifest, content)
+    write_manifest(
+        folder,
+        FORMAT,
+        FORMAT_VERSION,
+        side_names=list(table.side_names),
+        texts=len(table.texts),
+        rows=len(table),
+        teacher_labels=None if table.teacher is None else int(table.teacher.shape[1]),
+        columns=[n for n in ("gold", "teacher", "queries", "blocks", "ids") if getattr(table, n) is not None],
+        files=files,
+    )
 
 
-def _write_texts(texts: Sequence[str]) -> Callable[[str], None]:
-    def write(file: str) -> None:
-        with pa.OSFile(file, "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            every = iter(texts)
-            while chunk := list(islice(every, _CHUNK)):
-                try:
-                    column = pa.array(chunk, pa.large_string())
-                except UnicodeEncodeError as error:
-                    raise DataError(f"a text is no valid Unicode and cannot be saved: {error}") from error
-                writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
+def write_texts(file: str | Path, texts: Iterable[str]) -> None:
+    """Writes texts as an Arrow IPC file, as `MappedTexts` reads it, a chunk of them in memory at a time.
 
-    return write
+    Raises:
+        DataError: a text that is no valid Unicode.
+    """
+    every = iter(texts)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, TEXT_SCHEMA) as writer:
+        while chunk := list(islice(every, _CHUNK)):
+            try:
+                column = pa.array(chunk, pa.large_string())
+            except UnicodeEncodeError as error:
+                raise DataError(f"a text is no valid Unicode and cannot be saved: {error}") from error
+            writer.write_batch(pa.record_batch([column], schema=TEXT_SCHEMA))
 
 
 def _write_rows(table: TupleTable) -> Callable[[str], None]:
@@ -145,29 +149,6 @@ def _write_rows(table: TupleTable) -> Callable[[str], None]:
     return write
 
 
-def _check_owner(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        what = "is no folder" if not folder.is_dir() else "holds no finished table (its manifest is missing)"
-        raise CacheError(f"{folder} {what}; write it anew with save_table") from None
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{folder / _MANIFEST} cannot be read: {error}; write the table anew") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CacheError(f"{folder} belongs to something else: its manifest is not that of a {FORMAT}")
-    return manifest
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = _check_owner(folder)
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CacheError(
-            f"{folder} has format version {manifest.get('format_version')}, this distilmatch reads {FORMAT_VERSION}: "
-            "write it anew"
-        )
-    return manifest
-
-
 def read_saved_table(path: str | Path) -> TupleTable:
     """Reads what `save_table` wrote: the same values and dtypes; the texts stay on disk, memory-mapped.
 
@@ -175,7 +156,7 @@ def read_saved_table(path: str | Path) -> TupleTable:
         CacheError: no finished table in the folder, or files that are damaged or from elsewhere.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder, FORMAT, FORMAT_VERSION, "table")
     try:
         for name, expected in manifest["files"].items():
             file = folder / name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from distilmatch.errors import CacheError
-from distilmatch.runtime import write_json
+from distilmatch.manifest import MANIFEST, read_manifest, write_manifest
 
 FORMAT = "distilmatch-tokens"
 FORMAT_VERSION = 1
-_FILE, _MANIFEST = "tokens.arrow", "manifest.json"
+_WHAT = "token ids"
+_FILE = "tokens.arrow"
 _CHUNK = 16_384
 _SCHEMA = pa.schema([pa.field("tokens", pa.large_list(pa.int32()), nullable=False)])
 
@@ -31,7 +31,7 @@ class MappedTokenIds(Sequence[np.ndarray]):
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = str(folder)
-        manifest = _manifest(Path(folder))
+        manifest = read_manifest(Path(folder), FORMAT, FORMAT_VERSION, _WHAT)
         try:
             table = pa.ipc.open_file(pa.memory_map(str(Path(folder) / _FILE))).read_all()
             expected = int(manifest["texts"])
@@ -69,25 +69,14 @@ def write_token_ids(tokenise: Tokenise, texts: Sequence[str], folder: str | Path
         key: what they depend on: tokenizer, greatest length and texts.
     """
     folder = Path(folder)
-    if (folder / _MANIFEST).exists() and _manifest(folder).get("key") == key:
+    if (folder / MANIFEST).exists() and read_manifest(folder, FORMAT, FORMAT_VERSION, _WHAT).get("key") == key:
         return MappedTokenIds(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MANIFEST).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     with pa.OSFile(str(folder / _FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         for start in range(0, len(texts), _CHUNK):
             ids = tokenise([texts[i] for i in range(start, min(start + _CHUNK, len(texts)))])
             column = pa.array([np.asarray(one, dtype=np.int32) for one in ids], pa.large_list(pa.int32()))
             writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
-    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": key, "texts": len(texts), "chunk": _CHUNK}
-    write_json(folder / _MANIFEST, manifest)
+    write_manifest(folder, FORMAT, FORMAT_VERSION, key=key, texts=len(texts), chunk=_CHUNK)
     return MappedTokenIds(folder)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
-            raise ValueError("another format")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{folder} holds no finished token ids ({error}); delete the folder") from error
-    return manifest  # type: ignore[no-any-return]

@@ -12,12 +12,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from distilmatch.config import StudentConfig
+from distilmatch.encoders import position_limit
 from distilmatch.errors import ModelError
 from distilmatch.models.head_start import PretrainedLayer, fits, pretrained_layers
 from distilmatch.runtime import resolve_model
 
 # RoBERTa and its kin count positions from 2.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 
 
 def without_pooler(encoder: nn.Module) -> nn.Module:
@@ -61,10 +61,8 @@ class PretrainedEncoder:
             if student.encoder_layers > layers:
                 raise ModelError(f"{self.path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
             config.num_hidden_layers = student.encoder_layers
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and config.model_type in _OFFSET_POSITIONS:
-            positions -= 2
-        if positions is not None and max(student.max_lengths) > positions:
+        positions = position_limit(self.model)
+        if max(student.max_lengths) > positions:
             raise ModelError(f"{self.path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
         own = without_pooler(AutoModel.from_config(config))
         weights = self.model.state_dict()

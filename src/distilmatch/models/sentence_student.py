@@ -22,14 +22,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distilmatch.embedding_config import EmbeddingStudentConfig, LayerChoice
-from distilmatch.encoders import encoder_width
+from distilmatch.encoders import encoder_width, position_limit
 from distilmatch.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
 
 _TOKEN_BATCH = 1024
 # RoBERTa and its kin count positions from 2.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 def build_student(config: EmbeddingStudentConfig, source: SentenceTransformer) -> SentenceTransformer:
@@ -64,7 +63,7 @@ def build_student(config: EmbeddingStudentConfig, source: SentenceTransformer) -
     student = SentenceTransformer(
         modules=[transformer, *(copy.deepcopy(module).cpu() for module in rest)], device="cpu"
     )
-    limit = _token_limit(model)
+    limit = position_limit(model)
     if config.max_length > limit:
         raise ConfigError(f"this student takes {limit} tokens, `student.max_length` asks for {config.max_length}")
     student.max_seq_length = config.max_length
@@ -184,13 +183,6 @@ def _set_dropout(shape: Any, dropout: float | None) -> None:
         for name, value in shape.to_dict().items():
             if "dropout" in name and isinstance(value, float):
                 setattr(shape, name, dropout)
-
-
-def _token_limit(model: PreTrainedModel) -> int:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if not positions or positions < 0:
-        return 1_000_000
-    return int(positions) - (2 if model.config.model_type in _OFFSET_POSITIONS else 0)
 
 
 # --- token embeddings ----------------------------------------------------------------------------------------------

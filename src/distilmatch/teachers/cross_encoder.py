@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
-from torch import nn
 from tqdm.auto import tqdm
 
 from distilmatch.data.tokenising import length_order
+from distilmatch.encoders import UNLIMITED, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.runtime import Precision, autocast, pick_device, resolve_model, use_bf16
@@ -26,7 +26,6 @@ from distilmatch.teachers.base import Pairs, check_pairs
 logger = logging.getLogger(__name__)
 
 _WINDOW = 16_384  # pairs tokenised at once; bounds memory, changes no result
-_UNLIMITED = 1_000_000  # tokenizers without a limit say so with absurdly large numbers
 # What a configuration says that no logit depends on.
 _NOT_A_SETTING = frozenset(
     ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id")
@@ -159,7 +158,7 @@ class CrossEncoderTeacher:
             bar.update(len(rows))
 
     def _token_ids(self, pairs: list[tuple[str, ...]]) -> dict[str, list[list[int]]]:
-        limited = self.max_length < _UNLIMITED
+        limited = self.max_length < UNLIMITED
         encoded = self._tokenizer(
             [pair[0] for pair in pairs],
             [pair[1] for pair in pairs],
@@ -186,19 +185,9 @@ class CrossEncoderTeacher:
         return {name: torch.from_numpy(array) for name, array in (padded | {"attention_mask": mask}).items()}
 
     def _preprocess(self, pairs: list[tuple[str, ...]]) -> dict[str, Any]:
-        limit = {"text": {"max_length": self.max_length}} if self.max_length < _UNLIMITED else {}
+        limit = {"text": {"max_length": self.max_length}} if self.max_length < UNLIMITED else {}
         prompt = self.model._resolve_prompt(None, None)
         return self.model.preprocess(pairs, prompt=prompt, processing_kwargs=limit)  # type: ignore[arg-type]
-
-
-def position_limit(model: CrossEncoder) -> int:
-    """How many tokens the model has positions for; very large where it has no table of them."""
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, nn.Embedding):
-            # RoBERTa's kin number positions from the padding index on.
-            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return int(getattr(model.config, "max_position_embeddings", None) or 10 * _UNLIMITED)
 
 
 def load_cross_encoder(name: str | Path, device: str | torch.device | None = None, **settings: Any) -> CrossEncoder:

@@ -17,7 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from distilmatch.embedding_config import Combination, EmbeddingTeacherConfig, Pooling
-from distilmatch.encoders import encoder_fingerprint, encoder_width, load_sentence_encoder
+from distilmatch.encoders import encoder_fingerprint, encoder_width, load_sentence_encoder, position_limit
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
 from distilmatch.runtime import Precision, autocast, use_bf16
@@ -93,7 +93,7 @@ class SentenceTeacher:
             self.name, self.model = str(model), load_sentence_encoder(model, pooling=pooling, device=device)
         self.batch_size = batch_size
         self.precision: Precision = "bf16" if use_bf16(precision, self.model.device) else "fp32"
-        limit = _position_limit(self.model)
+        limit = position_limit(self.model)
         if max_length is not None and not 4 <= max_length <= limit:
             raise ConfigError(f"`max_length` must be between 4 and {limit} for {self.name}, not {max_length}")
         self.max_length = max_length
@@ -356,8 +356,3 @@ def load_embedding_teacher(config: EmbeddingTeacherConfig, device: str | None = 
     ]
     teachers += [PrecomputedTeacher(path, config.embedding_column) for path in config.embeddings]
     return teachers[0] if len(teachers) == 1 else TeacherCombination(teachers, config.combine)
-
-
-def _position_limit(model: SentenceTransformer) -> int:
-    config = getattr(model[0], "config", None)
-    return int(getattr(config, "max_position_embeddings", None) or 1_000_000)

@@ -18,12 +18,13 @@ from distilmatch.data.tokenising import length_order
 from distilmatch.embedding_config import StoredPrecision
 from distilmatch.errors import CacheError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
+from distilmatch.manifest import MANIFEST, read_manifest, write_manifest
 from distilmatch.runtime import write_json
 from distilmatch.teachers.embedding import EmbeddingTeacher
 
 FORMAT = "distilmatch-embeddings"
 FORMAT_VERSION = 1
-_ARRAY, _PROGRESS, _MANIFEST = "embeddings.npy", "progress.json", "manifest.json"
+_ARRAY, _PROGRESS = "embeddings.npy", "progress.json"
 _DTYPES: dict[StoredPrecision, type[np.floating]] = {"fp16": np.float16, "fp32": np.float32}
 
 
@@ -62,7 +63,7 @@ def cached_embeddings(
     teacher.check_rows(corpus.source_rows)
     key = embedding_key(teacher, corpus, dtype)
     place = Path(folder) / key
-    if (place / _MANIFEST).exists():
+    if (place / MANIFEST).exists():
         return read_embeddings(place)
     place.mkdir(parents=True, exist_ok=True)
     array, done = _begun(place, (len(corpus), teacher.width), dtype)
@@ -78,16 +79,16 @@ def cached_embeddings(
             write_json(place / _PROGRESS, {"done": start + len(chosen)})
             bar.update(len(chosen))
     del array
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "texts": len(corpus),
-        "width": teacher.width,
-        "dtype": dtype,
-        "teacher": teacher.name,
-        "corpus": corpus.fingerprint,
-    }
-    write_json(place / _MANIFEST, manifest)
+    write_manifest(
+        place,
+        FORMAT,
+        FORMAT_VERSION,
+        texts=len(corpus),
+        width=teacher.width,
+        dtype=dtype,
+        teacher=teacher.name,
+        corpus=corpus.fingerprint,
+    )
     (place / _PROGRESS).unlink(missing_ok=True)
     return read_embeddings(place)
 
@@ -99,16 +100,10 @@ def read_embeddings(place: str | Path) -> np.ndarray:
         CacheError: it is not finished, damaged, or something else.
     """
     place = Path(place)
+    manifest = read_manifest(place, FORMAT, FORMAT_VERSION, "embeddings")
     try:
-        manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
-            raise CacheError(f"{place} holds no embeddings of this version of distilmatch: delete the folder")
         array = np.load(place / _ARRAY, mmap_mode="r", allow_pickle=False)
         expected = (manifest["texts"], manifest["width"]), np.dtype(_DTYPES[manifest["dtype"]])
-    except FileNotFoundError as error:
-        raise CacheError(
-            f"{place} holds no finished embeddings ({error.filename} is missing): make them anew"
-        ) from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CacheError(f"{place} is damaged ({type(error).__name__}: {error}); delete the folder") from error
     if (array.shape, array.dtype) != expected:

@@ -26,11 +26,12 @@ from sentence_transformers.cross_encoder.training_args import CrossEncoderTraini
 from transformers import PreTrainedModel
 
 from distilmatch.config import FineTuneConfig, TaskConfig
+from distilmatch.encoders import position_limit
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import main_metric, task_metrics
 from distilmatch.models.attention import trained_attention
 from distilmatch.runtime import Precision, environment, keep_freed_memory, seed_everything, use_bf16, write_json
-from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder, position_limit
+from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder
 from distilmatch.training.progress import show_shortly
 from distilmatch.types import TupleTable
 

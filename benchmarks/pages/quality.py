@@ -1,18 +1,18 @@
-"""Writes docs/results/quality.md from the results of the benchmarks: `python scripts/quality_page.py`."""
+"""Writes docs/results/quality.md from the results of the benchmarks."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs" / "results" / "quality.md"
+from benchmarks.pages.parts import PAGES, markdown_table, sections, spread
+
+TARGET = PAGES / "quality.md"
 HEAD = """# Students beside their teachers
 
 Every figure is of a test split that nothing was tuned on. Where there is a spread, it is the sample standard deviation and
 the range over the seeds; teacher and labels are the same for all of them. Settings that are not named are the package's
-defaults. This page is written from `benchmarks/results/` by `python scripts/quality_page.py`.
+defaults. This page is written from `benchmarks/results/` by `python -m benchmarks.pages`.
 """
 SICK_ROWS = {
     "student": "DiPair, 16 + 16 tokens, one head layer",
@@ -24,14 +24,8 @@ SICK_ROWS = {
 
 
 def render() -> str:
-    """The page, a section for each result that is there."""
-    sections = ((_sick, "quality_sick"), (_stsb, "quality_stsb"), (_cranfield, "quality_cranfield"))
-    parts = [HEAD]
-    for section, name in sections:
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        if path.is_file():
-            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
-    return "\n".join(parts)
+    """The page."""
+    return sections(HEAD, {"quality_sick": _sick, "quality_stsb": _stsb, "quality_cranfield": _cranfield})
 
 
 def _sick(result: dict[str, Any]) -> str:
@@ -39,7 +33,7 @@ def _sick(result: dict[str, Any]) -> str:
     rows = [
         [
             label,
-            _spread(metrics, f"{name}_accuracy", 3),
+            spread(metrics, f"{name}_accuracy", 3),
             _share(metrics, f"{name}_share_of_teacher"),
             _agreement(metrics, name),
         ]
@@ -47,7 +41,7 @@ def _sick(result: dict[str, Any]) -> str:
         if f"{name}_accuracy" in metrics
     ]
     teacher = ["teacher, a fine-tuned MiniLM-L6 cross-encoder", f"{metrics['teacher_accuracy']:.3f}", "", ""]
-    table = _table(["", "accuracy", "of the teacher's", "agreement with it"], [teacher, *rows])
+    table = markdown_table(["", "accuracy", "of the teacher's", "agreement with it"], [teacher, *rows])
     return f"""## SICK: entailment, three classes, 4,927 test pairs
 
 {table}
@@ -83,21 +77,13 @@ def _two_rows(result: dict[str, Any], metric: str, heading: str, *further: list[
     metrics = result["metrics"]
     rows = [
         ["teacher, a fine-tuned MiniLM-L6 cross-encoder", f"{metrics[f'teacher_{metric}']:.3f}", ""],
-        ["DiPair student", _spread(metrics, f"student_{metric}", 3), _share(metrics, "student_share_of_teacher")],
+        ["DiPair student", spread(metrics, f"student_{metric}", 3), _share(metrics, "student_share_of_teacher")],
     ]
     if f"de_ffnn_{metric}" in metrics:
         rows.append(
             [SICK_ROWS["de_ffnn"], f"{metrics[f'de_ffnn_{metric}']:.3f}", _share(metrics, "de_ffnn_share_of_teacher")]
         )
-    return _table(["", heading, "of the teacher's"], [*rows, *further])
-
-
-def _spread(metrics: dict[str, float], name: str, digits: int) -> str:
-    mean = f"{metrics[name]:.{digits}f}"
-    if f"{name}_std" not in metrics:
-        return mean
-    low, high = (f"{metrics[f'{name}_{end}']:.{digits}f}" for end in ("min", "max"))
-    return f"{mean} ± {metrics[f'{name}_std']:.{digits}f} ({low} to {high})"
+    return markdown_table(["", heading, "of the teacher's"], [*rows, *further])
 
 
 def _share(metrics: dict[str, float], name: str) -> str:
@@ -106,11 +92,6 @@ def _share(metrics: dict[str, float], name: str) -> str:
 
 def _agreement(metrics: dict[str, float], name: str) -> str:
     return f"{metrics[f'{name}_agreement']:.3f}" if f"{name}_agreement" in metrics else ""
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _repeat(result: dict[str, Any]) -> str:
@@ -122,7 +103,3 @@ def _repeat(result: dict[str, Any]) -> str:
         f"\n{own}Seeds {seeds}; {min(minutes):.0f} to {max(minutes):.0f} minutes a student on one thread of "
         f"{result['machine']['processor']}. Repeat: `python -m benchmarks.{result['name']} --data DIR`.\n"
     )
-
-
-if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")

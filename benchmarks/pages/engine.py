@@ -1,20 +1,21 @@
-"""Writes docs/results/engine.md from the results of the benchmarks: `python scripts/engine_page.py`."""
+"""Writes docs/results/engine.md from the results of the benchmarks."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs" / "results" / "engine.md"
+from benchmarks.pages.parts import PAGES, markdown_table, sections
+
+TARGET = PAGES / "engine.md"
 HEAD = """# What the engine does a second
 
 Students and peers have random weights of their shapes, which speed does not depend on; each table is one run on one quiet
 machine, medians, so that its ratios hold where its absolute figures do not. Other work beside them moves both by a
 tenth. [Folding](../explanation/folding.md) says what is computed and what limits it. This page is written from
-`benchmarks/results/` by `python scripts/engine_page.py`.
+`benchmarks/results/` by `python -m benchmarks.pages`.
 """
 HEADS = {
     "transformer": "one layer, 8 + 8 tokens, width 256",
@@ -68,8 +69,8 @@ KERNELS = ("torch", "native", "native_int8")
 
 
 def render() -> str:
-    """The page, a section for each result that is there."""
-    sections = {
+    """The page."""
+    writers: dict[str, Callable[..., str]] = {
         "engine_pairs": _pairs,
         "engine_all_pairs": _all_pairs,
         "engine_scaling": _scaling,
@@ -78,17 +79,15 @@ def render() -> str:
         "quantised_quality": _quantised,
         "plan_accuracy": _plan,
     }
-    parts = [HEAD]
-    for name, section in sections.items():
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        if path.is_file():
-            result = json.loads(path.read_text(encoding="utf-8"))
-            parts.append(f"{section(result['metrics'], result)}\n\n{_repeat(result)}\n")
-    return "\n".join(parts)
+    return sections(HEAD, {name: partial(_section, write) for name, write in writers.items()})
+
+
+def _section(write: Callable[..., str], result: dict[str, Any]) -> str:
+    return f"{write(result['metrics'], result)}\n\n{_repeat(result)}\n"
 
 
 def _pairs(metrics: dict[str, float], result: dict[str, Any]) -> str:
-    heads = _table(
+    heads = markdown_table(
         ["pairs a second, from cached representations, in random order", *WAYS.values()],
         [[label, *(_rate(metrics.get(f"{name}_{way}_pairs_per_s")) for way in WAYS)] for name, label in HEADS.items()],
     )
@@ -99,7 +98,9 @@ def _pairs(metrics: dict[str, float], result: dict[str, Any]) -> str:
             found = [metrics.get(f"{peer}_{backend}_{tokens}_pairs_per_s") for backend in BACKENDS]
             fastest = max(value for value in found if value is not None)
             rows.append([f"{label}, {tokens} tokens", *map(_rate, found), f"{best / fastest:,.0f}"])
-    peers = _table(["`CrossEncoder`, pairs a second", *BACKENDS.values(), "our pairs for each of its fastest"], rows)
+    peers = markdown_table(
+        ["`CrossEncoder`, pairs a second", *BACKENDS.values(), "our pairs for each of its fastest"], rows
+    )
     figures = {
         "share": _percent(metrics["transformer_fraction_of_limit"]),
         "limit": _rate(metrics["transformer_limit_pairs_per_s"]),
@@ -129,7 +130,9 @@ def _all_pairs(metrics: dict[str, float], result: dict[str, Any]) -> str:
                 "" if share is None else _percent(share),
             ]
         )
-    table = _table(["pairs a second, the ten best of each row kept", "`torch`", "`native`", "of the limit"], rows)
+    table = markdown_table(
+        ["pairs a second, the ten best of each row kept", "`torch`", "`native`", "of the limit"], rows
+    )
     beside = {key: _rate(metrics.get(f"{name}_pairs_per_s")) for key, name in BESIDE.items()}
     return "\n\n".join(["## All of one side against all of the other", table, ALL_PAIRS.format(**beside)])
 
@@ -145,7 +148,7 @@ def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:
     counts = sorted(
         int(found[1]) for name in metrics if (found := re.fullmatch(r"p50_ms_(\d+)_documents", name)) is not None
     )
-    table = _table(
+    table = markdown_table(
         ["cached documents", "p50, ms", "p99, ms", "of p50 the query's encoding, ms"],
         [
             [
@@ -175,7 +178,9 @@ def _kernels(metrics: dict[str, float], result: dict[str, Any]) -> str:
         for name, label in CANDIDATES.items()
         if f"{name}_pairs_per_s" in metrics
     ]
-    table = _table(["the folded head by", "pairs a second", "of the limit", "largest error, in deviations"], rows)
+    table = markdown_table(
+        ["the folded head by", "pairs a second", "of the limit", "largest error, in deviations"], rows
+    )
     return f"""## What the kernel was chosen from
 
 {table}
@@ -197,7 +202,9 @@ def _quantised(metrics: dict[str, float], result: dict[str, Any]) -> str:
                 moved = metrics.get(f"{own}_{dtype}_{kernel}_difference")
                 cells.append(f"{value:.4f}" + ("" if moved is None else f" ({moved:+.4f})"))
             rows.append([dtype, *cells])
-        tables.append(_table([f"{label}: stored as", *(f"`{kernel.replace('_', '-')}`" for kernel in KERNELS)], rows))
+        tables.append(
+            markdown_table([f"{label}: stored as", *(f"`{kernel.replace('_', '-')}`" for kernel in KERNELS)], rows)
+        )
     return "\n\n".join(
         [
             "## What number formats cost in quality",
@@ -219,7 +226,7 @@ def _plan(metrics: dict[str, float], result: dict[str, Any]) -> str:
         for name in names
         if f"{name}_real_s" in metrics
     ]
-    table = _table(["encode both sides, then match", "planned, s", "real, s", "error"], rows)
+    table = markdown_table(["encode both sides, then match", "planned, s", "real, s", "error"], rows)
     return f"""## Whether `distilmatch plan` is right
 
 {table}
@@ -239,16 +246,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _repeat(result: dict[str, Any]) -> str:
     machine = result["machine"]
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     return f"{threads} of {machine['processor']}. Repeat: `{result['command']}`."
-
-
-if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")

@@ -1,17 +1,16 @@
-"""Writes docs/results/sts.md from the results of the benchmarks: `python scripts/sts_page.py`."""
+"""Writes docs/results/sts.md from the results of the benchmarks."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs" / "results" / "sts.md"
+from benchmarks.pages.parts import PAGES, markdown_table, sections, spread
+
+TARGET = PAGES / "sts.md"
 HEAD = """# Sentence encoders: students beside their teacher
 
 The teacher is all-MiniLM-L6-v2 (6 layers, 384 wide). This page is written from `benchmarks/results/` by
-`python scripts/sts_page.py`.
+`python -m benchmarks.pages`.
 """
 QUALITY = """## Quality on semantic textual similarity
 
@@ -83,14 +82,8 @@ BACKENDS = {"fp32": "PyTorch fp32", "bf16": "PyTorch bf16", "onnx": "ONNX Runtim
 
 
 def render() -> str:
-    """The page, a section for each result that is there."""
-    sections = {"quality_sts": _quality, "sts_ablations": _ablations, "embedding_throughput": _speed}
-    parts = [HEAD]
-    for name, section in sections.items():
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        if path.is_file():
-            parts.append(section(json.loads(path.read_text(encoding="utf-8"))))
-    return "\n".join(parts)
+    """The page."""
+    return sections(HEAD, {"quality_sts": _quality, "sts_ablations": _ablations, "embedding_throughput": _speed})
 
 
 def _quality(result: dict[str, Any]) -> str:
@@ -105,11 +98,11 @@ def _quality(result: dict[str, Any]) -> str:
         average = sum(values) / len(values)
         shown = _two(average)
         if pattern in SPREADS:
-            average, shown = metrics[SPREADS[pattern]], _spread(metrics, SPREADS[pattern])
+            average, shown = metrics[SPREADS[pattern]], spread(metrics, SPREADS[pattern], 2)
         share = f"{100 * average / metrics['teacher_average']:.1f} %"
         rows.append([label, *(f"{value:.1f}" for value in values), shown, share])
     labels = [notes["labels"][task] for task in tasks]
-    table = _table(["", *labels, "average", "of the teacher's"], rows)
+    table = markdown_table(["", *labels, "average", "of the teacher's"], rows)
     tables = notes["tables"]
     return QUALITY.format(
         texts=f"{notes['texts']:,}",
@@ -130,7 +123,7 @@ def _ablations(result: dict[str, Any]) -> str:
         epochs=f"{notes['epochs']:g}",
         teacher=_two(metrics["teacher_average"]),
         seeds=seeds,
-        table=_table(["", "Spearman x 100"], cells),
+        table=markdown_table(["", "Spearman x 100"], cells),
         repeat=_repeat(result),
     )
 
@@ -144,7 +137,7 @@ def _speed(result: dict[str, Any]) -> str:
     left_out = result["notes"]["left_out"]
     return SPEED.format(
         texts=f"{result['notes']['texts']:,}",
-        table=_table(["", *BACKENDS.values()], rows),
+        table=markdown_table(["", *BACKENDS.values()], rows),
         fp32=f"{metrics['student_vs_teacher_fp32']:.2f}",
         bf16=f"{metrics['student_vs_teacher_texts_per_s']:.2f}",
         note=f"Left out: {'; '.join(left_out)}." if left_out else "",
@@ -157,13 +150,6 @@ def _speed(result: dict[str, Any]) -> str:
     )
 
 
-def _spread(metrics: dict[str, float], name: str) -> str:
-    if not metrics.get(f"{name}_std"):
-        return _two(metrics[name])
-    low, high = (_two(metrics[f"{name}_{end}"]) for end in ("min", "max"))
-    return f"{_two(metrics[name])} ± {metrics[f'{name}_std']:.2f} ({low} to {high})"
-
-
 def _two(value: float) -> str:
     return f"{value:.2f}"
 
@@ -172,15 +158,6 @@ def _rate(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
 
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _repeat(result: dict[str, Any]) -> str:
     machine = result["machine"]
     return f"Repeat: `{result['command']}` ({machine['processor']}, {machine['cores']} cores)."
-
-
-if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")
