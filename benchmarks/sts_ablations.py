@@ -1,12 +1,12 @@
 """What each choice of the embedding job is worth: one change at a time from the default three-layer student, on the dev splits.
 
-    python -m benchmarks.sts_ablations --data DIR [--work DIR] [--epochs N] [--seeds 0 1 2] [--jobs N] [--only NAME]
+    python -m benchmarks.sts_ablations --data DIR [--work DIR] [--epochs N] [--seeds 0 1 2] [--jobs N] [--variants NAME ...]
 
 As in the paper: contrastive distillation against mean squared error against both, with and without the memory bank and its
 sizes, temperatures, stage 2 alone; and the similarities that the package adds. Every variant passes `--epochs` times over the
-same texts; the default is trained with every seed, the others with the first. Measured on the dev splits of STS-B and SICK,
-which also pick checkpoints, so that no test split is looked at. Writes the table and the plot of
-`docs/results/sts-ablations`. A stopped run goes on where it was.
+same texts, the learning rate rising in the first fifth; the default is trained with every seed, the others with the first.
+Measured on the dev splits of STS-B and SICK, which also pick checkpoints, so that no test split is looked at. Writes the table
+and the plot of `docs/results/sts-ablations`. A stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 STAGE2_ALONE = "stage2_alone"
 
 
-def recipes(data: Path, work: Path, epochs: float, seeds: list[int]) -> dict[str, dict[str, Any]]:
+def recipes(data: Path, work: Path, epochs: float, seeds: list[int], variants: list[str]) -> dict[str, dict[str, Any]]:
     """Of every run by name; the default with both stages and every seed."""
     found: dict[str, dict[str, Any]] = {}
-    for name, (_, changes) in VARIANTS.items():
+    for name in variants:
+        changes = VARIANTS[name][1]
         for seed in seeds if name == DEFAULT else seeds[:1]:
             settings = {"student": THREE_LAYERS, **changes}
-            settings["stage1"] = {"epochs": epochs, "evaluations": 5, **changes.get("stage1", {})}
+            short = {"epochs": epochs, "evaluations": 5, "warmup_epochs": epochs / 5}
+            settings["stage1"] = {**short, **changes.get("stage1", {})}
             own = f"{name}_seed{seed}"
             stages = "12" if name == DEFAULT else "1"
             found[own] = recipe(data, work, own, seed=seed, stages=stages, **settings)
@@ -61,14 +63,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=0.25)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", help="train this run and stop")
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="beside the default"
+    )
     arguments = parser.parse_args()
     data, work, seeds = arguments.data, arguments.work, arguments.seeds
-    made = recipes(data, work, arguments.epochs, seeds)
+    variants = list(dict.fromkeys([DEFAULT, *arguments.variants]))
+    made = recipes(data, work, arguments.epochs, seeds, variants)
     commands = {name: write(work / name / "recipe.yaml", one) for name, one in made.items()}
-    if arguments.only:
-        run_all({arguments.only: commands[arguments.only]}, work)
-        return
     first = next(iter(commands))
     if not list((work / "embeddings").glob("*/manifest.json")):
         run_all({first: commands[first]}, work)  # it embeds the corpus for all
@@ -83,7 +85,8 @@ def main() -> None:
     values = {name: 100 * result["average"] for name, result in results.items()}
     metrics = {"teacher_average": values["teacher"]}
     rows: dict[str, tuple[float, float]] = {}
-    for name, (label, _) in VARIANTS.items():
+    for name in variants:
+        label = VARIANTS[name][0]
         own = [values[f"{name}_seed{seed}|1"] for seed in (seeds if name == DEFAULT else seeds[:1])]
         metrics |= spread(f"{name}_average", own) if len(own) > 1 else {f"{name}_average": own[0]}
         rows[label] = (sum(own) / len(own), metrics.get(f"{name}_average_std", 0.0))
