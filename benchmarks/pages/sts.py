@@ -118,7 +118,7 @@ def _ablations(result: dict[str, Any]) -> str:
     metrics, notes = result["metrics"], result["notes"]
     rows = sorted(notes["labels"].items(), key=lambda item: -item[1][0])
     cells = [[label, f"{mean:.2f} ± {std:.2f}" if std else _two(mean)] for label, (mean, std) in rows]
-    seeds = f"The default's rows are of the seeds {', '.join(map(str, result['seeds']))}, the others of the first."
+    seeds = f"The default is of the seeds {', '.join(map(str, result['seeds']))}, the others of the first."
     return ABLATIONS.format(
         epochs=f"{notes['epochs']:g}",
         teacher=_two(metrics["teacher_average"]),
