@@ -200,7 +200,7 @@ def dot_plot(rows: Mapping[str, tuple[float, float]], teacher: float, label: str
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#eeeeee")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
     figure.savefig(path, dpi=140)
 
 
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/quality_sts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=0.5, help="passes over the unlabelled texts")
+    parser.add_argument("--epochs", type=float, default=0.75, help="passes over the unlabelled texts")
     parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
     parser.add_argument("--dev", action="store_true", help="measure on the dev splits; nothing is published")
     arguments = parser.parse_args()
