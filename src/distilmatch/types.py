@@ -103,11 +103,15 @@ class TokenRepresentations:
 
     Attributes:
         tokens: (n, k, d) floating; rows of masked tokens are zero.
-        mask: (n, k) bool, True for a real token; the first token of every text is real.
+        mask: (n, k) bool, True for a real token; every text has one at least.
+        side: number of the side that they were encoded for; None where nobody said.
+        model: fingerprint of the model that encoded them, as of `DiPair.representation_fingerprint`; None where nobody said.
     """
 
     tokens: torch.Tensor
     mask: torch.Tensor
+    side: int | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         assert self.tokens.ndim == 3 and self.mask.shape == self.tokens.shape[:2], (self.tokens.shape, self.mask.shape)
@@ -116,9 +120,9 @@ class TokenRepresentations:
         return int(self.tokens.shape[0])
 
     def __getitem__(self, rows: torch.Tensor | slice) -> TokenRepresentations:
-        return TokenRepresentations(self.tokens[rows], self.mask[rows])
+        return TokenRepresentations(self.tokens[rows], self.mask[rows], self.side, self.model)
 
     def to(self, *args: object, **kwargs: object) -> TokenRepresentations:
         """The same on another device or in another dtype; the mask stays boolean."""
         tokens = self.tokens.to(*args, **kwargs)  # type: ignore[call-overload]
-        return TokenRepresentations(tokens, self.mask.to(tokens.device))
+        return TokenRepresentations(tokens, self.mask.to(tokens.device), self.side, self.model)

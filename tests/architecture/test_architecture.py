@@ -19,6 +19,9 @@ SOURCE = ROOT / "src" / "distilmatch"
 FLOORS = {
     "types": 0,
     "errors": 0,
+    "text_arguments": 0,
+    "files": 0,
+    "concurrency": 0,
     "config": 0,
     "embedding_config": 0,
     "ladder_config": 0,
