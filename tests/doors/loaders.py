@@ -1,0 +1,85 @@
+"""Every public door that loads a model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from distilmatch.config import FineTuneConfig, TaskConfig, TeacherConfig
+from distilmatch.data.tables import load_table
+from distilmatch.encoders import load_sentence_encoder
+from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
+from distilmatch.models.dipair import DiPair
+from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, load_teacher
+from distilmatch.training.teacher import fine_tune_teacher
+
+from .outputs import OUTPUT_DOORS
+from .setup import Setup
+
+
+def _sts(setup: Setup, name: str) -> object:
+    arguments, _ = OUTPUT_DOORS["evaluate-sts"](setup)
+    return evaluate_sts([name], load_sts_tasks(arguments[2]), measure_speed=False)
+
+
+def _fine_tune(setup: Setup, name: str) -> object:
+    from distilmatch.config import TableConfig
+
+    columns = TableConfig(text_columns=("query", "document"), label_column="label")
+    task = TaskConfig(kind="binary")
+    rows = load_table(setup.table(), columns, task)
+    return fine_tune_teacher(rows, task, setup.fresh("-teacher"), FineTuneConfig(base_model=name, epochs=1))
+
+
+LOADER_DOORS: dict[str, Callable[[Setup, str], object]] = {
+    "DiPair.from_pretrained": lambda s, name: DiPair.from_pretrained(name),
+    "DiPair.from_encoder": lambda s, name: DiPair.from_encoder(name),
+    "CrossEncoderTeacher": lambda s, name: CrossEncoderTeacher(name),
+    "load_teacher": lambda s, name: load_teacher(TeacherConfig(models=(name,))),
+    "SentenceTeacher": lambda s, name: SentenceTeacher(name),
+    "load_sentence_encoder": lambda s, name: load_sentence_encoder(name),
+    "evaluate_sts": _sts,
+    "fine_tune_teacher": _fine_tune,
+}
+
+
+def broken_folders(setup: Setup) -> dict[str, Path]:
+    """Folders that hold no model that can be loaded, by what is wrong with them."""
+    import json
+    import shutil
+
+    import torch
+
+    made: dict[str, Path] = {"missing": setup.fresh("-missing")}
+    for name in (
+        "empty",
+        "no config",
+        "no weights",
+        "pickled weights",
+        "unknown kind",
+        "broken config",
+        "deep config",
+        "cut weights",
+    ):
+        folder = setup.fresh(f"-{name.replace(' ', '-')}")
+        made[name] = folder
+        if name == "empty":
+            folder.mkdir()
+            continue
+        shutil.copytree(setup.cross_encoder, folder)
+        config, weights = folder / "config.json", folder / "model.safetensors"
+        if name == "no config":
+            config.unlink()
+        elif name in ("no weights", "pickled weights"):
+            weights.unlink()
+            if name == "pickled weights":
+                torch.save({}, folder / "pytorch_model.bin")
+        elif name == "unknown kind":
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "no-such-kind"}))
+        elif name == "broken config":
+            config.write_text("{")
+        elif name == "deep config":
+            config.write_text("[" * 100_000)
+        else:
+            weights.write_bytes(weights.read_bytes()[:-100])
+    return made

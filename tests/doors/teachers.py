@@ -1,0 +1,109 @@
+"""Every public door at which a teacher's classes meet a task's: the class names that it takes a teacher's answers for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertForSequenceClassification
+
+from distilmatch.config import PairRecipe, StudentConfig, TableConfig, TaskConfig
+from distilmatch.data.tables import load_table
+from distilmatch.evaluation.report import evaluate_pairs
+from distilmatch.models.dipair import DiPair
+from distilmatch.teachers import CrossEncoderTeacher, TeacherEnsemble
+from distilmatch.training.distil import distil_pairs, label_transfer_set
+
+from .setup import TEXTS, Setup
+
+
+def teacher_that_says(setup: Setup, names: tuple[str, ...], answer: str) -> Path:
+    """A cross-encoder whose classes have these names in this order, and that gives `answer` to every pair."""
+    folder = setup.fresh("-teacher")
+    model = BertForSequenceClassification.from_pretrained(setup.cross_encoder_3)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    with torch.no_grad():
+        model.classifier.weight.mul_(0.1)
+        model.classifier.bias.zero_()
+        model.classifier.bias[names.index(answer)] = 9.0
+    model.save_pretrained(folder)
+    for file in setup.cross_encoder_3.glob("*token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def _table(setup: Setup, answer: str) -> Path:
+    path = setup.fresh("-rows.jsonl")
+    rows = [{"a": TEXTS[i % 7], "b": TEXTS[-1 - i % 8], "label": answer} for i in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+_COLUMNS = TableConfig(text_columns=("a", "b"), label_column="label")
+
+
+def _recipe(setup: Setup, teacher: Path, classes: tuple[str, ...], answer: str, **more: object) -> PairRecipe:
+    return PairRecipe.from_dict(
+        {
+            "train": str(_table(setup, answer)),
+            "output": str(setup.fresh("-run")),
+            "encoder": [str(setup.encoder)],
+            "task": {"kind": "classification", "classes": list(classes)},
+            "table": _COLUMNS.to_dict(),
+            "teacher": {"models": [str(teacher)]},
+            "transfer": {"rounds": 1, "block_size": 4, "cells_per_block": 8},
+            "student": {"kept_tokens": [3, 3], "max_lengths": [12, 12]},
+            "start": "encoder",
+            **more,
+        }
+    )
+
+
+def _said(classes: tuple[str, ...], logits: np.ndarray) -> set[str]:
+    return {classes[i] for i in logits.argmax(1)}
+
+
+def _labels(setup: Setup, teacher: Path, classes: tuple[str, ...], answer: str) -> set[str]:
+    labelled = label_transfer_set(_recipe(setup, teacher, classes, answer)).teacher
+    assert labelled is not None
+    return _said(classes, labelled)
+
+
+def _trained(setup: Setup, teacher: Path, classes: tuple[str, ...], answer: str) -> set[str]:
+    # What the dev set is compared with, and what the student learns.
+    dev = str(_table(setup, answer))
+    stages = {"stage1": {"epochs": 0}, "stage2": {"epochs": 6, "evaluations": 1, "learning_rate": 5e-3}}
+    student = distil_pairs(_recipe(setup, teacher, classes, answer, dev=dev, **stages))
+    return _said(classes, student.logits([(TEXTS[0], TEXTS[-1]), (TEXTS[1], TEXTS[-2])]))
+
+
+def _evaluated(setup: Setup, teacher: Path, classes: tuple[str, ...], answer: str) -> set[str]:
+    task = TaskConfig(kind="classification", classes=classes)
+    shape = StudentConfig(kept_tokens=(3, 3), max_lengths=(12, 12))
+    student = DiPair.from_encoder(setup.encoder, shape, task)
+    table = load_table(_table(setup, answer), _COLUMNS, task)
+    report = evaluate_pairs(student, table, teacher=CrossEncoderTeacher(teacher), measure_speed=False, resamples=0)
+    assert report.teacher is not None
+    return {answer} if report.teacher.metrics["accuracy"] == 1.0 else {"something else"}
+
+
+def _mixed(setup: Setup, teacher: Path, classes: tuple[str, ...], answer: str) -> set[str]:
+    ensemble = TeacherEnsemble(
+        [CrossEncoderTeacher(teacher_that_says(setup, classes, answer)), CrossEncoderTeacher(teacher)]
+    )
+    assert ensemble.class_names is not None
+    logits = ensemble.logits([(TEXTS[0], TEXTS[-1]), (TEXTS[1], TEXTS[-2])])
+    assert logits.max() > 7, "the two agree"
+    return _said(ensemble.class_names, logits)
+
+
+TEACHER_DOORS: dict[str, Callable[[Setup, Path, tuple[str, ...], str], set[str]]] = {
+    "label_transfer_set": _labels,
+    "distil_pairs": _trained,
+    "evaluate_pairs": _evaluated,
+    "TeacherEnsemble": _mixed,
+}

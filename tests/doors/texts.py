@@ -1,0 +1,98 @@
+"""Every public door that takes texts, as a function of (setup, argument) that gives one result a text, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distilmatch.fingerprint import text_key
+
+from .setup import Setup
+
+Door = Callable[[Setup, Any], np.ndarray]
+
+
+def _ranked(setup: Setup, documents: Any) -> np.ndarray:
+    found = setup.student.rank("red boat", documents, return_documents=True, show_progress_bar=False)
+    scores = np.zeros(len(found))
+    for entry in found:
+        # The text that comes back is the one that was scored.
+        again = float(setup.student.predict(("red boat", entry["text"]), show_progress_bar=False))
+        assert abs(again - entry["score"]) < 1e-5, entry
+        scores[entry["corpus_id"]] = entry["score"]
+    return scores
+
+
+# Name of the function and its parameter -> how it is called.
+TEXT_DOORS: dict[str, Door] = {
+    "models.inference.DiPairInference.encode(texts)": lambda s, texts: s.student.encode(texts, 0).tokens.numpy(),
+    "models.inference.DiPairInference.encode_kept(texts)": lambda s, texts: s.student.encode_kept(texts, 1)[0].numpy(),
+    "models.inference.DiPairInference.rank(documents)": _ranked,
+    "teachers.embedding.SentenceTeacher.embed(texts)": lambda s, texts: s.sentence_teacher.embed(texts),
+    "teachers.embedding.TeacherCombination.embed(texts)": lambda s, texts: s.combination.embed(texts),
+    "store.folder.RepresentationFolder.row_of_text(texts)": lambda s, texts: s.representations.row_of_text(texts),
+    "store.folder.RepresentationFolder.row_of_id(ids)": lambda s, ids: s.representations.row_of_id(ids),
+}
+
+# The same for pairs of texts; one result a pair.
+PAIR_DOORS: dict[str, Door] = {
+    "models.inference.DiPairInference.predict(pairs)": lambda s, pairs: np.atleast_1d(s.student.predict(pairs)),
+    "models.inference.DiPairInference.logits(tuples)": lambda s, pairs: s.student.logits(pairs)[:, 0],
+    "teachers.cross_encoder.CrossEncoderTeacher.logits(pairs)": lambda s, pairs: s.teacher.logits(pairs)[:, 0],
+    "teachers.ensemble.TeacherEnsemble.logits(pairs)": lambda s, pairs: s.ensemble.logits(pairs)[:, 0],
+    "teachers.label_cache.SoftLabelCache.label(pairs)": lambda s, pairs: s.labels.label(s.teacher, pairs)[:, 0],
+}
+
+# Doors that take one string and no more.
+ONE_TEXT_DOORS: dict[str, Door] = {
+    "models.inference.DiPairInference.rank(query)": lambda s, query: np.array(
+        [hit["score"] for hit in s.student.rank(query, ["blue car"])]
+    ),
+}
+
+# Doors of other arguments that are lists: one string counts as a list of one.
+NAME_DOORS = {
+    "evaluation.sts.evaluate_sts(models)",
+    "evaluation.sts.load_sts_tasks(names)",
+    "evaluation.sts.load_mteb_tasks(names)",
+    "data.texts.read_texts(sources)",
+    "store.folder.RepresentationFolder.row_of_key(keys)",
+    "models.dipair.DiPair.from_encoder(sample_texts)",
+    "teachers.label_cache.SoftLabelCache.count(pairs)",
+}
+
+# Parameters of these names that take no texts of a user, or are reached through a door above; why.
+INSIDE = {
+    "data.perturb.perturb(text)": "one text, made by the package",
+    "data.saved.write_texts(texts)": "of a table that was read",
+    "data.token_file.write_token_ids(texts)": "of a corpus that was read",
+    "data.tokenising.token_ids(texts)": "behind encode",
+    "data.tokenising.pad_batch(ids)": "token ids",
+    "engine.planner.calibrate(texts)": "samples of a table that was read",
+    "engine.planner.smaller_settings(texts)": "samples of a table that was read",
+    "evaluation.speed.PairTeacher.logits(pairs)": "a protocol",
+    "evaluation.sts.short_names(models)": "names of a report",
+    "fingerprint.text_key(texts)": "a tuple of texts, by the package",
+    "models.head_start.sampled_outputs(texts)": "behind from_encoder",
+    "store.folder.RepresentationWriter.append(ids)": "a column, by the package",
+    "store.folder.RepresentationWriter.append(keys)": "a column, by the package",
+    "store.layout.key_array(keys)": "behind row_of_key",
+    "store.layout.KeyIndex.__init__(keys)": "an array",
+    "store.layout.KeyIndex.find(keys)": "an array",
+    "teachers.base.Teacher.logits(pairs)": "a protocol",
+    "teachers.base.check_pairs(pairs)": "behind the teachers",
+    "teachers.base.check_logits(pairs)": "behind the teachers",
+    "teachers.embedding.EmbeddingTeacher.embed(texts)": "a protocol",
+    "teachers.embedding.PrecomputedTeacher.embed(texts)": "found by row, not by text",
+    "training.distil.new_student(texts)": "of a table that was read",
+    "training.distil.mean_embeddings(texts)": "of a table that was read",
+    "training.embedding_batches.StudentTokens.ids(texts)": "of a corpus that was read",
+    "training.embedding_batches.StudentTokens.features(ids)": "token ids",
+}
+
+
+def keys_of(texts: list[str]) -> list[bytes]:
+    """Keys as a representation folder has them."""
+    return [text_key("", (text,)) for text in texts]
