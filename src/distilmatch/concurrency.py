@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
+from functools import partial
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -28,6 +29,14 @@ def evaluation_view(module: Module) -> Module:
     """
     if not any(part.training for part in module.modules()):
         return module
+    return own_view(module)
+
+
+def own_view(module: Module) -> Module:
+    """Other modules around the tensors of `module`, in evaluation mode, whatever its mode: what is set on them it never sees.
+
+    Parameters and buffers are shared as in `evaluation_view`; a compiled `module` has a view that is not compiled.
+    """
     return _view(module, {})  # type: ignore[return-value]
 
 
@@ -46,6 +55,9 @@ def _view(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     for name, value in module.__dict__.items():  # such as a forward pass that a trainer has wrapped
         if isinstance(value, MethodType) and value.__self__ is module:
             own.__dict__[name] = MethodType(value.__func__, own)
+        elif isinstance(value, partial) and value.args and value.args[0] is module:  # accelerate's hooks
+            own.__dict__[name] = partial(value.func, own, *value.args[1:], **value.keywords)
+    own.__dict__.pop("_compiled_call_impl", None)  # it would call `module` itself
     return own
 
 

@@ -86,8 +86,10 @@ def test_what_cannot_be_measured_is_refused(student: DiPair, tiny_cross_encoder:
         evaluate_pairs(student, _table(gold=False))
     with pytest.raises(DataError, match="no rows"):
         evaluate_pairs(student, _table().take(np.array([], dtype=int)))
-    with pytest.raises(ModelError):
+    with pytest.raises(ConfigError, match=r"gives 1 label\(s\), the task classification needs 3 \(no, maybe, yes\)"):
         evaluate_pairs(student, _table(), teacher=CrossEncoderTeacher(tiny_cross_encoder))
+    with pytest.raises(ModelError, match="shape"):
+        evaluate_pairs(student, _table(), teacher_logits=np.zeros((40, 2), dtype=np.float32))
     with pytest.raises(ConfigError, match="shape"):
         evaluate_pairs(student, _table(), baselines={"short": np.zeros((3, 3), dtype=np.float32)})
     with pytest.raises(DataError):

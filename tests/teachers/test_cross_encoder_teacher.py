@@ -72,7 +72,7 @@ def test_an_ensemble_is_the_mean(tiny_cross_encoder: Path, tiny_cross_encoder_3:
 def test_no_pairs_and_bad_pairs(tiny_cross_encoder: Path, tmp_path: Path) -> None:
     teacher = CrossEncoderTeacher(tiny_cross_encoder)
     assert teacher.logits([]).shape == (0, 1)
-    with pytest.raises(DistilmatchError, match="pair 1"):
+    with pytest.raises(DistilmatchError, match="item 1 holds None as text 2"):
         teacher.logits([("a", "b"), ("a", None)])  # type: ignore[list-item]
     with pytest.raises(DistilmatchError):
         CrossEncoderTeacher(tmp_path / "nothing-here")

@@ -5,7 +5,6 @@ Shape legend: n rows; s sides; c labels.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,12 @@ from distilmatch.config import FrozenConfig, TaskConfig
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.bootstrap import Intervals, query_intervals, resampled_intervals
 from distilmatch.evaluation.speed import PairTeacher, head_pairs_per_s, student_logits, teacher_pairs_per_s
+from distilmatch.files import read_json, writing
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, environment, use_bf16, write_atomically, write_json
 from distilmatch.store.codec import bytes_per_item
+from distilmatch.teachers.classes import in_task_order
 from distilmatch.types import TupleTable
 
 REPORT_JSON, REPORT_MARKDOWN, REPORT_PLOT = "report.json", "report.md", "report.png"
@@ -145,14 +146,20 @@ class PairReport(FrozenConfig):
         return {name: value for name, value in flat.items() if value is not None}
 
     def save(self, folder: str | Path) -> None:
-        """Writes report.json (with `metrics`, a flat mapping from name to number), report.md and report.png."""
+        """Writes report.json (with `metrics`, a flat mapping from name to number), report.md and report.png.
+
+        Raises:
+            CacheError: the folder cannot be written, or the disk is full.
+        """
         from distilmatch.evaluation.markdown import render_markdown
         from distilmatch.evaluation.plots import render_plot
 
         folder = Path(folder)
-        write_atomically(folder / REPORT_PLOT, render_plot(self))
-        write_atomically(folder / REPORT_MARKDOWN, render_markdown(self))
-        write_json(folder / REPORT_JSON, {"metrics": self.flat_metrics(), **self.to_dict()})
+        plot, text = render_plot(self), render_markdown(self)
+        with writing(folder):
+            write_atomically(folder / REPORT_PLOT, plot)
+            write_atomically(folder / REPORT_MARKDOWN, text)
+            write_json(folder / REPORT_JSON, {"metrics": self.flat_metrics(), **self.to_dict()})
 
     @classmethod
     def load(cls, path: str | Path) -> PairReport:
@@ -163,10 +170,10 @@ class PairReport(FrozenConfig):
         """
         file = Path(path) / REPORT_JSON if Path(path).is_dir() else Path(path)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             content.pop("metrics", None)
             return cls.from_dict(content, str(file))
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(f"cannot read the report {file}: {error}; run evaluate again") from error
 
 
@@ -186,21 +193,26 @@ def evaluate_pairs(
 
     Args:
         table: n rows with gold labels, a teacher's labels, or both.
-        teacher: is timed and, where neither `teacher_logits` nor the table holds its labels, asked for them.
-        teacher_logits: (n, c) raw logits, a whole row NaN where there is none; by default the table's.
-        baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name.
+        teacher: is timed and, where neither `teacher_logits` nor the table holds its labels, asked for them; its classes are
+            matched with the student's by name (see `label_order`).
+        teacher_logits: (n, c) raw logits in the order of the student's classes (`model.task.classes`), a whole row NaN where
+            there is none; by default the table's.
+        baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name, in that order too.
         measure_speed: time the student and the teacher; about 10 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
         seed: of the bootstrap and of the order of the timed pairs.
         precision: in which the student runs; "auto" is bf16 where the hardware multiplies in it, as for teachers.
 
     Raises:
-        DataError: an empty table, one with neither gold labels nor a teacher, or ranking without queries.
-        ModelError: the table or the teacher has another number of sides or labels than the student.
-        ConfigError: baselines of a wrong shape or with a reserved name.
+        DataError: an empty table, one with neither gold labels nor a teacher, gold labels that do not fit the task, or
+            ranking without queries.
+        ModelError: the table has another number of sides than the student, or logits another shape.
+        ConfigError: a teacher of other classes, baselines of a wrong shape or with a reserved name.
     """
     task = model.task
     _check_table(model, table, teacher)
+    if teacher is not None:
+        teacher = in_task_order(teacher, task)  # type: ignore[arg-type]
     known = _given_labels(model, table, teacher_logits)
     others = {name: _logits_of(f"baseline {name!r}", values, table, task) for name, values in (baselines or {}).items()}
     taken = {"student", "teacher"} & set(others)

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from distilmatch.data.tables import load_table
 from distilmatch.embedding_config import LabelledConfig
 from distilmatch.encoders import encoder_width, load_sentence_encoder
-from distilmatch.errors import ConfigError, DataError, MissingExtraError
+from distilmatch.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from distilmatch.evaluation.retrieval import RetrievalSet, measure_retrieval
 from distilmatch.evaluation.speed import median_seconds
+from distilmatch.files import writing
 from distilmatch.metrics import alignment, cosine_spearman, uniformity
-from distilmatch.runtime import Precision, autocast, pick_device, use_bf16, write_atomically, write_json
+from distilmatch.runtime import Precision, pick_device, resolve_model, use_bf16, write_atomically, write_json
+from distilmatch.teachers.embedding import SentenceTeacher
+from distilmatch.text_arguments import text_list
 from distilmatch.types import TupleTable
 
 if TYPE_CHECKING:
@@ -147,31 +149,37 @@ class StsReport:
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
-        """Writes sts.json, sts.md and sts.png."""
+        """Writes sts.json, sts.md and sts.png.
+
+        Raises:
+            CacheError: the folder cannot be written, or the disk is full.
+        """
         from distilmatch.evaluation.sts_plot import render_sts_plot
 
         folder = Path(folder)
-        write_atomically(folder / "sts.png", render_sts_plot(self))
-        write_atomically(folder / "sts.md", self.markdown())
-        write_json(folder / "sts.json", self.to_dict())
+        plot = render_sts_plot(self)
+        with writing(folder):
+            write_atomically(folder / "sts.png", plot)
+            write_atomically(folder / "sts.md", self.markdown())
+            write_json(folder / "sts.json", self.to_dict())
 
 
-def load_sts_tasks(folder: str | Path, names: Sequence[str] | None = None, split: str = "test") -> list[StsTask]:
+def load_sts_tasks(folder: str | Path, names: str | Sequence[str] | None = None, split: str = "test") -> list[StsTask]:
     """The tasks in `folder`: NAME/SPLIT.jsonl with columns sentence1, sentence2 and score (of `sick` relatedness).
 
     Args:
-        names: of "sts12" to "sts16", "stsb" and "sick"; None takes those that are there.
+        names: one or several of "sts12" to "sts16", "stsb" and "sick"; None takes those that are there.
         split: "test" or, where there is one, "dev" or "train".
 
     Raises:
         ConfigError: a name that is no task's.
         DataError: no file of a named task or of any; rows that cannot be used.
     """
-    _check_names(names)
+    chosen = _check_names(names)
     tasks = []
-    for name in names or _TASKS:
+    for name in chosen or _TASKS:
         path = Path(folder) / name / f"{split}.jsonl"
-        if names is None and not path.is_file():
+        if chosen is None and not path.is_file():
             continue
         tasks.append(_task(name, str(path), str(path), _TASKS[name][1]))
     if not tasks:
@@ -182,7 +190,7 @@ def load_sts_tasks(folder: str | Path, names: Sequence[str] | None = None, split
     return tasks
 
 
-def load_mteb_tasks(names: Sequence[str] | None = None, split: str = "test") -> list[StsTask]:
+def load_mteb_tasks(names: str | Sequence[str] | None = None, split: str = "test") -> list[StsTask]:
     """The tasks as the package `mteb` has them from the hub: the same pairs that its own STS scores are of.
 
     Args:
@@ -194,13 +202,13 @@ def load_mteb_tasks(names: Sequence[str] | None = None, split: str = "test") -> 
         ConfigError: a name that is no task's.
         DataError: the data cannot be had (no network), or has no such split.
     """
-    _check_names(names)
+    chosen = _check_names(names)
     if importlib.util.find_spec("mteb") is None:
         raise MissingExtraError("mteb", "mteb")
     import mteb
 
     tasks = []
-    for name in names or _TASKS:
+    for name in chosen or _TASKS:
         known: Any = mteb.get_task(_MTEB_NAMES[name])
         try:
             known.load_data()
@@ -215,10 +223,16 @@ def load_mteb_tasks(names: Sequence[str] | None = None, split: str = "test") -> 
     return tasks
 
 
-def _check_names(names: Sequence[str] | None) -> None:
-    unknown = [name for name in names or () if name not in _TASKS]
+def _check_names(names: str | Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    chosen = text_list(names, "names", ConfigError)
+    unknown = [name for name in chosen if name not in _TASKS]
     if unknown:
-        raise ConfigError(f"no STS task is called {', '.join(unknown)}; there are {', '.join(_TASKS)}")
+        raise ConfigError(
+            f"no STS task is called {', '.join(unknown)}; there are {', '.join(_TASKS)}{did_you_mean(unknown[0], _TASKS)}"
+        )
+    return chosen
 
 
 def _task(
@@ -233,8 +247,8 @@ def _task(
 
 
 def evaluate_sts(
-    models: Sequence[str | Path | SentenceTransformer],
-    tasks: Sequence[StsTask],
+    models: str | Path | SentenceTransformer | Sequence[str | Path | SentenceTransformer],
+    tasks: StsTask | Sequence[StsTask],
     *,
     device: str | None = None,
     precision: Precision = "fp32",
@@ -245,15 +259,18 @@ def evaluate_sts(
     """Measures sentence encoders, one after another in memory; each distinct text is embedded once.
 
     Args:
-        models: sentence-transformers folders, hub names, transformers (their mean is taken) or loaded models.
+        models: sentence-transformers folders, hub names, transformers (their mean is taken) or loaded models, one or
+            several; nothing of a loaded model is changed.
         precision: "fp32", "bf16" (autocast), or "auto".
         split: which one `tasks` are of, for the report.
         retrieval: documents to be found for queries, as a check beside the tasks.
 
     Raises:
-        ConfigError: no model or no task.
+        ConfigError: no model, no such folder, or no task.
         ModelError: a model that cannot be loaded, or embeddings that are not finite.
     """
+    models = _models(models)
+    tasks = [tasks] if isinstance(tasks, StsTask) else list(tasks)
     if not models or not tasks:
         raise ConfigError("an STS evaluation needs one model or more and one task or more")
     target = pick_device(device)
@@ -277,6 +294,18 @@ def evaluate_sts(
     )
 
 
+def _models(models: Any) -> list[Any]:
+    several = [models] if isinstance(models, str | Path) or hasattr(models, "encode") else list(models)
+    for position, model in enumerate(several):
+        if isinstance(model, str | Path):
+            resolve_model(model)  # one that is not there is told before the others are measured
+        elif not hasattr(model, "encode"):
+            raise ConfigError(
+                f"models: item {position} is a {type(model).__name__}, no folder, name or SentenceTransformer"
+            )
+    return several
+
+
 def _measure(
     name: str,
     model: SentenceTransformer,
@@ -286,10 +315,11 @@ def _measure(
     measure_speed: bool,
     retrieval: RetrievalSet | None,
 ) -> StsResult:
+    # As a teacher: in evaluation mode whatever the model's own, and nothing of the model changed.
+    encoder = SentenceTeacher(model, batch_size=_BATCH, precision=precision)
+
     def embed(some: list[str]) -> np.ndarray:
-        with torch.inference_mode(), autocast(precision, model.device):
-            found = model.encode(some, batch_size=_BATCH, convert_to_tensor=True, show_progress_bar=False)
-        return found.float().cpu().numpy()  # type: ignore[no-any-return]
+        return encoder.embed(some, show_progress_bar=False)
 
     place = {text: number for number, text in enumerate(texts)}
     embeddings = embed(texts)

@@ -1,6 +1,7 @@
 """Teachers: cross-encoders with the resumable cache of their logits, embedding models with that of their embeddings."""
 
 from distilmatch.teachers.base import Teacher
+from distilmatch.teachers.classes import in_task_order, label_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
 from distilmatch.teachers.embedding import (
     EmbeddingTeacher,
@@ -11,7 +12,7 @@ from distilmatch.teachers.embedding import (
 )
 from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
 from distilmatch.teachers.ensemble import TeacherEnsemble, load_teacher
-from distilmatch.teachers.label_cache import SoftLabelCache
+from distilmatch.teachers.label_cache import SoftLabelCache, verify_label_cache
 
 __all__ = [
     "CrossEncoderTeacher",
@@ -23,7 +24,10 @@ __all__ = [
     "TeacherCombination",
     "TeacherEnsemble",
     "cached_embeddings",
+    "in_task_order",
+    "label_order",
     "load_embedding_teacher",
     "load_teacher",
     "read_embeddings",
+    "verify_label_cache",
 ]

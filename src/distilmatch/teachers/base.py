@@ -6,11 +6,12 @@ Shape legend: n pairs; c labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from distilmatch.errors import DataError, ModelError
+from distilmatch.errors import ConfigError, ModelError
+from distilmatch.text_arguments import text_tuples
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -34,15 +35,34 @@ class Teacher(Protocol):
         """(n, c) float32 raw logits, in the order of `pairs`."""
 
 
-def check_pairs(pairs: Pairs) -> None:
-    """Checks that every item is two texts.
+def pair_list(pairs: Any) -> list[tuple[str, str]]:
+    """The pairs of an argument, in their order; one pair of strings is a list of one.
 
     Raises:
-        DataError: the first item that is not, with its position.
+        DataError: an item that is not two strings, with its position; see `text_tuples`.
     """
-    for position, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(pair) != 2 or not (isinstance(pair[0], str) and isinstance(pair[1], str)):
-            raise DataError(f"pair {position} is not two texts but {pair!r}; a cross-encoder labels pairs of strings")
+    return text_tuples(pairs, 2, "pairs")  # type: ignore[return-value]
+
+
+def given_teachers(teachers: Any, method: str, what: str) -> tuple[Any, ...]:
+    """The teachers of an argument that holds one or several.
+
+    Args:
+        method: what each of them must have.
+        what: what messages call the whole.
+
+    Raises:
+        ConfigError: none, or an item that is no teacher.
+    """
+    several = (teachers,) if hasattr(teachers, method) or isinstance(teachers, str) else tuple(teachers)
+    for position, teacher in enumerate(several):
+        if not hasattr(teacher, method):
+            raise ConfigError(
+                f"{what} is made of teachers, item {position} is a {type(teacher).__name__} ({teacher!r}); load it first"
+            )
+    if not several:
+        raise ConfigError(f"{what} needs one teacher or more")
+    return several
 
 
 def check_logits(logits: np.ndarray, pairs: Pairs, num_labels: int) -> np.ndarray:

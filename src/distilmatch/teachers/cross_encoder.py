@@ -16,12 +16,14 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from tqdm.auto import tqdm
 
+from distilmatch.concurrency import frozen_tokenizer
 from distilmatch.data.tokenising import length_order
 from distilmatch.encoders import UNLIMITED, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.runtime import Precision, autocast, pick_device, resolve_model, use_bf16
-from distilmatch.teachers.base import Pairs, check_pairs
+from distilmatch.teachers.base import Pairs, pair_list
+from distilmatch.teachers.views import ModelViews, score_in_fp32, score_layers
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,12 @@ _NOT_A_SETTING = frozenset(
 class CrossEncoderTeacher:
     """Raw logits of any sentence-transformers `CrossEncoder` or sequence-classification model.
 
+    The logits are multiplied in fp32 in either precision: rounded to bf16, they tie. Threads may share a teacher, and
+    teachers of different `max_length` a model.
+
     Args:
-        model: a folder, a hub name, or a loaded `CrossEncoder` (used as it is, on its own device; neither its
-            `max_seq_length` nor its activation is changed).
+        model: a folder, a hub name, or a loaded `CrossEncoder` (used as it is, on its own device; nothing of it is
+            changed, and in training mode too it labels without dropout).
         batch_size: pairs a forward pass.
         max_length: tokens a pair, special tokens included; None for the model's own.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies in it.
@@ -46,7 +51,7 @@ class CrossEncoderTeacher:
 
     Raises:
         ConfigError: there is no such folder, or a setting out of range.
-        ModelError: the model cannot be loaded, or it has no trained classification head.
+        ModelError: the model cannot be loaded, has no trained classification head, or a tokenizer that cannot pad.
     """
 
     def __init__(
@@ -64,9 +69,10 @@ class CrossEncoderTeacher:
         self._given = isinstance(model, CrossEncoder)
         self.model = model if isinstance(model, CrossEncoder) else _load(str(model), device)
         self.batch_size = batch_size
-        self.precision: Precision = "bf16" if use_bf16(precision, self.model.device) else "fp32"
+        self.precision: Precision = _precision(self.model, precision, self.name)
         self.max_length = _token_limit(self.model, max_length, self.name)
-        self._tokenizer: Any = _pair_tokenizer(self.model)
+        self._views = ModelViews(self.model, self.max_length if self.max_length < UNLIMITED else None)
+        _check_padding(self.model, self.name)
 
     @property
     def num_labels(self) -> int:
@@ -105,17 +111,22 @@ class CrossEncoderTeacher:
             fingerprint_tokenizer(self.model.tokenizer),
             [type(module).__name__ for module in self.model.children()],
             settings,
-            {"max_length": self.max_length, "precision": self.precision, "num_labels": self.num_labels},
+            {"max_length": self.max_length, "precision": self._numbers(), "num_labels": self.num_labels},
             prompt or "",
             repr(getattr(self.model[0], "processing_kwargs", None) or {}),
         )
+
+    def _numbers(self) -> str:
+        # Labels whose logits were rounded, by an earlier version, are others than these.
+        half = self.precision == "bf16" or self.model.dtype in (torch.bfloat16, torch.float16)
+        return f"{self.precision}, logits in fp32" if half else self.precision
 
     @torch.inference_mode()
     def logits(self, pairs: Pairs, show_progress_bar: bool | None = None) -> np.ndarray:
         """The raw logits of `pairs`: no sigmoid, no softmax, whatever activation the model was saved with.
 
         Args:
-            pairs: n pairs of text; sorted by length inside, the order restored.
+            pairs: n pairs of text; sorted by length inside, the order restored. One pair gives one row.
             show_progress_bar: None shows one on long jobs, in a terminal.
 
         Returns:
@@ -124,70 +135,76 @@ class CrossEncoderTeacher:
         Raises:
             DataError: an item that is not two texts.
         """
-        check_pairs(pairs)
+        pairs = pair_list(pairs)
         out = np.empty((len(pairs), self.num_labels), dtype=np.float32)
         order, _ = length_order([len(left) + len(right) for left, right in pairs])
         quiet = not show_progress_bar if show_progress_bar is not None else (None if len(pairs) >= 1000 else True)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with tqdm(total=len(pairs), desc="Teacher", unit="pair", disable=quiet) as bar:
-                for start in range(0, len(pairs), _WINDOW):
-                    self._label_window(pairs, order[start : start + _WINDOW], out, bar)
-        finally:
-            self.model.train(was_training)
+        view = self._views.make()
+        score_in_fp32(view)
+        with tqdm(total=len(pairs), desc="Teacher", unit="pair", disable=quiet) as bar:
+            for start in range(0, len(pairs), _WINDOW):
+                self._label_window(view, pairs, order[start : start + _WINDOW], out, bar)
         return out
 
-    def _label_window(self, pairs: Pairs, window: np.ndarray, out: np.ndarray, bar: Any) -> None:
+    def _label_window(self, view: CrossEncoder, pairs: Pairs, window: np.ndarray, out: np.ndarray, bar: Any) -> None:
         part = [tuple(pairs[i]) for i in window]
-        encoded = None if self._tokenizer is None else self._token_ids(part)
+        tokenizer = _pair_tokenizer(self.model)
+        encoded = None if tokenizer is None else self._token_ids(tokenizer, part)
         if encoded is not None:
             by_tokens, _ = length_order([len(ids) for ids in encoded["input_ids"]])
         else:
             by_tokens = np.arange(len(part))
         for start in range(0, len(part), self.batch_size):
             rows = by_tokens[start : start + self.batch_size]
-            features = self._pad(encoded, rows) if encoded is not None else self._preprocess([part[i] for i in rows])
+            features = (
+                self._preprocess(view, [part[i] for i in rows])
+                if encoded is None
+                else _padded(encoded, rows, tokenizer, self.model.config)
+            )
             on_device = {
-                name: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
+                name: value.to(view.device) if isinstance(value, torch.Tensor) else value
                 for name, value in features.items()
             }
-            with autocast(self.precision, self.model.device):
-                scores = self.model(on_device)["scores"]
+            with autocast(self.precision, view.device):
+                scores = view(on_device)["scores"]
             out[window[rows]] = scores.float().reshape(len(rows), self.num_labels).cpu().numpy()
             bar.update(len(rows))
 
-    def _token_ids(self, pairs: list[tuple[str, ...]]) -> dict[str, list[list[int]]]:
+    def _token_ids(self, tokenizer: Any, pairs: list[tuple[str, ...]]) -> dict[str, list[list[int]]]:
         limited = self.max_length < UNLIMITED
-        encoded = self._tokenizer(
+        limit = self.max_length if limited else None
+        encoded = frozen_tokenizer(tokenizer, limit)(
             [pair[0] for pair in pairs],
             [pair[1] for pair in pairs],
             truncation="longest_first" if limited else False,
-            max_length=self.max_length if limited else None,
+            max_length=limit,
             padding=False,
             return_attention_mask=False,
         )
         return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
 
-    def _pad(self, encoded: dict[str, list[list[int]]], rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: (b, t) int64."""
-        lengths = [len(encoded["input_ids"][row]) for row in rows]
-        longest = max(lengths)
-        left = self._tokenizer.padding_side == "left"
-        spans = [slice(longest - length, longest) if left else slice(0, length) for length in lengths]
-        fills = {"input_ids": self._tokenizer.pad_token_id, "token_type_ids": self._tokenizer.pad_token_type_id}
-        padded = {name: np.full((len(rows), longest), fills[name], dtype=np.int64) for name in encoded}
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
-            mask[i, span] = 1
-            for name, array in padded.items():
-                array[i, span] = encoded[name][row]
-        return {name: torch.from_numpy(array) for name, array in (padded | {"attention_mask": mask}).items()}
-
-    def _preprocess(self, pairs: list[tuple[str, ...]]) -> dict[str, Any]:
+    def _preprocess(self, view: CrossEncoder, pairs: list[tuple[str, ...]]) -> dict[str, Any]:
         limit = {"text": {"max_length": self.max_length}} if self.max_length < UNLIMITED else {}
-        prompt = self.model._resolve_prompt(None, None)
-        return self.model.preprocess(pairs, prompt=prompt, processing_kwargs=limit)  # type: ignore[arg-type]
+        prompt = view._resolve_prompt(None, None)
+        return view.preprocess(pairs, prompt=prompt, processing_kwargs=limit)  # type: ignore[arg-type]
+
+
+def _padded(
+    encoded: dict[str, list[list[int]]], rows: np.ndarray, tokenizer: Any, config: Any
+) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: (b, t) int64."""
+    lengths = [len(encoded["input_ids"][row]) for row in rows]
+    longest = max(lengths)
+    left = tokenizer.padding_side == "left"
+    spans = [slice(longest - length, longest) if left else slice(0, length) for length in lengths]
+    fills = {"input_ids": _pad_token(tokenizer, config), "token_type_ids": tokenizer.pad_token_type_id}
+    padded = {name: np.full((len(rows), longest), fills[name], dtype=np.int64) for name in encoded}
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
+        mask[i, span] = 1
+        for name, array in padded.items():
+            array[i, span] = encoded[name][row]
+    return {name: torch.from_numpy(array) for name, array in (padded | {"attention_mask": mask}).items()}
 
 
 def load_cross_encoder(name: str | Path, device: str | torch.device | None = None, **settings: Any) -> CrossEncoder:
@@ -231,6 +248,17 @@ def _token_limit(model: CrossEncoder, max_length: int | None, name: str) -> int:
     return max_length
 
 
+def _precision(model: CrossEncoder, precision: Precision, name: str) -> Precision:
+    if model.dtype not in (torch.float32, None) or not use_bf16(precision, model.device):
+        return "fp32"  # a half-precision model computes in its own numbers
+    if score_layers(model):
+        return "bf16"
+    logger.warning(
+        "%s labels in fp32: in bf16 its logits would be rounded, as the layer that writes them is not known", name
+    )
+    return "fp32"
+
+
 def _pair_tokenizer(model: CrossEncoder) -> Any | None:
     """The tokenizer where pairs can go straight to it; None where sentence-transformers must prepare them (prompts,
     chat templates, own processing).
@@ -243,5 +271,20 @@ def _pair_tokenizer(model: CrossEncoder) -> Any | None:
         and not model._resolve_prompt(None, None)
         and not model._can_flatten_inputs()
     )
-    tokenizer = model.tokenizer
-    return tokenizer if plain and tokenizer is not None and tokenizer.pad_token_id is not None else None
+    return model.tokenizer if plain else None
+
+
+def _pad_token(tokenizer: Any, config: Any) -> int | None:
+    own = tokenizer.pad_token_id
+    return getattr(config, "pad_token_id", None) if own is None else int(own)
+
+
+def _check_padding(model: CrossEncoder, name: str) -> None:
+    tokenizer = getattr(model[0], "tokenizer", None)
+    if tokenizer is None or not hasattr(tokenizer, "pad_token_id"):
+        return
+    if _pad_token(tokenizer, model.config if _pair_tokenizer(model) is not None else None) is None:
+        raise ModelError(
+            f"the tokenizer of {name} has no padding token, so pairs of different lengths cannot be labelled together: set "
+            "`tokenizer.pad_token` and `config.pad_token_id` (the end-of-text token will do) and save the model again"
+        )

@@ -6,7 +6,7 @@ Shape legend: n texts; r rows of the corpus' sources; d width of the embeddings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,9 @@ from distilmatch.encoders import encoder_fingerprint, encoder_width, load_senten
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
 from distilmatch.runtime import Precision, autocast, use_bf16
+from distilmatch.teachers.base import given_teachers
+from distilmatch.teachers.views import ModelViews, encode_first_under
+from distilmatch.text_arguments import text_list
 
 _SHOWN_PROGRESS = 1000
 
@@ -56,9 +59,12 @@ class EmbeddingTeacher(Protocol):
 class SentenceTeacher:
     """The embeddings of a sentence encoder, in evaluation mode always, as its own `encode` gives them.
 
+    Threads may share a teacher, and teachers of different `max_length` a model. In bf16 what follows the encoder, such as
+    the mean of its tokens, is computed in fp32.
+
     Args:
         model: a sentence-transformers folder or hub name, a transformer with a `pooling`, or a loaded
-            `SentenceTransformer` (used as it is, on its own device).
+            `SentenceTransformer` (used as it is, on its own device; nothing of it is changed).
         pooling: see `load_sentence_encoder`; of a loaded model "auto" only.
         batch_size: texts a forward pass.
         max_length: tokens a text, special tokens included; None for the model's own.
@@ -92,12 +98,15 @@ class SentenceTeacher:
         else:
             self.name, self.model = str(model), load_sentence_encoder(model, pooling=pooling, device=device)
         self.batch_size = batch_size
-        self.precision: Precision = "bf16" if use_bf16(precision, self.model.device) else "fp32"
+        half = self.model.dtype in (torch.bfloat16, torch.float16)  # computes in its own numbers
+        self.precision: Precision = "bf16" if not half and use_bf16(precision, self.model.device) else "fp32"
         limit = position_limit(self.model)
         if max_length is not None and not 4 <= max_length <= limit:
             raise ConfigError(f"`max_length` must be between 4 and {limit} for {self.name}, not {max_length}")
         self.max_length = max_length
         self._width = encoder_width(self.model)
+        self._views = ModelViews(self.model, max_length)
+        self._check_view()
 
     @property
     def width(self) -> int:
@@ -115,7 +124,17 @@ class SentenceTeacher:
         return self._compute_fingerprint()
 
     def _compute_fingerprint(self) -> str:
-        return encoder_fingerprint(self.model, max_length=self.max_length, precision=self.precision)
+        # Embeddings whose last steps were rounded, by an earlier version, are others than these.
+        numbers = "bf16, pooled in fp32" if self.precision == "bf16" else self.precision
+        return encoder_fingerprint(self.model, max_length=self.max_length, precision=numbers)
+
+    def _check_view(self) -> None:
+        try:
+            self._views.make()
+        except AttributeError as error:
+            raise ConfigError(
+                f"{self.name} cannot be told a `max_length`: its texts are not cut; leave it out"
+            ) from error
 
     def check_rows(self, rows: int) -> None:
         """A model has embeddings for any text."""
@@ -127,7 +146,7 @@ class SentenceTeacher:
         """The embeddings of `texts`, as `SentenceTransformer.encode` gives them.
 
         Args:
-            texts: n texts; sorted by length inside, the order restored.
+            texts: n texts, or one; sorted by length inside, the order restored.
             rows: not looked at.
             show_progress_bar: None shows one on long jobs.
 
@@ -135,24 +154,16 @@ class SentenceTeacher:
             (n, d) float32.
 
         Raises:
+            DataError: an item that is not a string.
             ModelError: an embedding that is not finite; the text is named.
         """
+        texts = text_list(texts)
         shown = len(texts) >= _SHOWN_PROGRESS if show_progress_bar is None else show_progress_bar
-        if not len(texts):
+        if not texts:
             return np.empty((0, self.width), dtype=np.float32)
-        was_training, own_length = self.model.training, self.model.max_seq_length
-        self.model.eval()
-        try:
-            if self.max_length is not None:
-                self.model.max_seq_length = self.max_length
-            with autocast(self.precision, self.model.device):
-                found = self.model.encode(
-                    list(texts), batch_size=self.batch_size, show_progress_bar=shown, convert_to_tensor=True
-                )
-        finally:
-            if self.max_length is not None:
-                self.model.max_seq_length = own_length
-            self.model.train(was_training)
+        view = self._views.make()
+        encode_first_under(view, partial(autocast, self.precision, self.model.device))
+        found = view.encode(texts, batch_size=self.batch_size, show_progress_bar=shown, convert_to_tensor=True)
         embeddings = found.float().cpu().numpy()
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
@@ -284,15 +295,18 @@ class PrecomputedTeacher:
 class TeacherCombination:
     """Several teachers as one: each one's embeddings at length one, then side by side or their mean.
 
+    Args:
+        teachers: one or more.
+
     Raises:
-        ConfigError: no teacher.
+        ConfigError: no teacher, or something else.
         ModelError: an average of different widths.
     """
 
-    def __init__(self, teachers: Sequence[EmbeddingTeacher], how: Combination = "concatenate") -> None:
-        if not teachers:
-            raise ConfigError("a combination needs one teacher or more")
-        self.teachers = tuple(teachers)
+    def __init__(
+        self, teachers: EmbeddingTeacher | Sequence[EmbeddingTeacher], how: Combination = "concatenate"
+    ) -> None:
+        self.teachers = given_teachers(teachers, "embed", "a combination")
         self.how: Combination = how
         widths = [teacher.width for teacher in self.teachers]
         if how == "average" and len(set(widths)) > 1:
@@ -329,6 +343,7 @@ class TeacherCombination:
         self, texts: Sequence[str], rows: np.ndarray | None = None, show_progress_bar: bool | None = None
     ) -> np.ndarray:
         """(n, d) float32; see `EmbeddingTeacher.embed`."""
+        texts = text_list(texts)
         parts = []
         for teacher in self.teachers:
             part = teacher.embed(texts, rows, show_progress_bar)

@@ -12,7 +12,8 @@ import numpy as np
 from distilmatch.config import TeacherConfig
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint
-from distilmatch.teachers.base import Pairs, Teacher
+from distilmatch.teachers.base import Pairs, Teacher, given_teachers, pair_list
+from distilmatch.teachers.classes import InTaskOrder, name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
 
 
@@ -20,28 +21,28 @@ class TeacherEnsemble:
     """The mean of several teachers' raw logits.
 
     Args:
-        teachers: one or more, with the same labels in the same order.
+        teachers: one or more, with the same labels. The names of the first that has names give the order; a teacher with
+            the same names in another order is brought into it.
+
+    Attributes:
+        teachers: as their logits are added, in one order.
 
     Raises:
-        ConfigError: no teacher.
-        ModelError: different numbers of labels, or label names that differ or stand in another order.
+        ConfigError: no teacher, or something else.
+        ModelError: different numbers of labels, or different names of labels.
     """
 
-    def __init__(self, teachers: Sequence[Teacher]) -> None:
-        if not teachers:
-            raise ConfigError("an ensemble needs one teacher or more")
-        self.teachers = tuple(teachers)
-        counts = [teacher.num_labels for teacher in self.teachers]
-        if len(set(counts)) > 1:
-            raise ModelError(f"teachers of one ensemble must have the same number of labels, these have {counts}")
-        named = [teacher.class_names for teacher in self.teachers if teacher.class_names is not None]
-        for names in named[1:]:
-            if [name.casefold() for name in names] != [name.casefold() for name in named[0]]:
-                raise ModelError(
-                    f"teachers of one ensemble must have the same labels in the same order, these have "
-                    f"{list(named[0])} and {list(names)}; their mean would mix them up"
-                )
-        self.class_names: tuple[str, ...] | None = named[0] if named else None
+    def __init__(self, teachers: Teacher | Sequence[Teacher]) -> None:
+        given: tuple[Teacher, ...] = given_teachers(teachers, "logits", "an ensemble")
+        if len({teacher.num_labels for teacher in given}) > 1:
+            lists = [f"{teacher.num_labels} {list(teacher.class_names or ())}" for teacher in given]
+            raise ModelError(
+                f"teachers of one ensemble must have the same number of labels, these have {'; '.join(lists)}"
+            )
+        names = next((teacher.class_names for teacher in given if teacher.class_names is not None), None)
+        self.class_names: tuple[str, ...] | None = names
+        self.teachers = given if names is None else tuple(_ordered(teacher, names) for teacher in given)
+        self._reordered = any(isinstance(teacher, InTaskOrder) for teacher in self.teachers)
 
     @property
     def num_labels(self) -> int:
@@ -50,15 +51,32 @@ class TeacherEnsemble:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that a logit depends on besides the texts; the order of the teachers does not matter."""
-        return fingerprint("mean of logits", sorted(teacher.fingerprint for teacher in self.teachers))
+        """A hash of all that a logit depends on besides the texts; the order of the teachers does not matter, but for that
+        of the labels where theirs differ.
+        """
+        own = sorted(teacher.fingerprint for teacher in self.teachers)
+        return fingerprint("mean of logits", own, *([list(self.class_names or ())] if self._reordered else []))
 
     def logits(self, pairs: Pairs, show_progress_bar: bool | None = None) -> np.ndarray:
         """(n, c) float32, the mean of the teachers' raw logits; see `CrossEncoderTeacher.logits`."""
+        pairs = pair_list(pairs)
         total = np.zeros((len(pairs), self.num_labels), dtype=np.float64)
         for teacher in self.teachers:
             total += teacher.logits(pairs, show_progress_bar)
         return (total / len(self.teachers)).astype(np.float32)
+
+
+def _ordered(teacher: Teacher, names: tuple[str, ...]) -> Teacher:
+    if teacher.class_names is None and len(names) == 1:
+        return teacher
+    try:
+        order = name_order(teacher.class_names, names, "a teacher of the ensemble")
+    except ConfigError as error:
+        raise ModelError(
+            f"teachers of one ensemble must have the same labels, these have {list(names)} and "
+            f"{list(teacher.class_names or ())}; their mean would mix them up"
+        ) from error
+    return teacher if order is None else InTaskOrder(teacher, order, names)
 
 
 def load_teacher(config: TeacherConfig, device: str | None = None) -> CrossEncoderTeacher | TeacherEnsemble:

@@ -1,33 +1,48 @@
 """Soft labels kept as they come: a teacher is asked once for each pair, whatever happens in between.
 
+Every row carries a checksum of its key and its logits; one that does not fit is asked again.
+
 Shape legend: n pairs; c labels.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xxhash
 from tqdm.auto import tqdm
 
 from distilmatch.errors import CacheError
+from distilmatch.files import writing
 from distilmatch.fingerprint import text_key
-from distilmatch.teachers.base import Teacher, check_logits, check_pairs
+from distilmatch.teachers.base import Pairs, Teacher, check_logits, pair_list
+from distilmatch.teachers.classes import InTaskOrder
+
+logger = logging.getLogger(__name__)
 
 _FILE = "soft_labels.sqlite"
 _BUSY_SECONDS = 60.0
 _LOOK_UP = 10_000
 _LABELS = np.dtype("<f4")
+_TABLE, _OLD_TABLE = "checked_labels", "labels"  # the old one's rows have no checksum
+_DAMAGED = "it is damaged; delete it and label again"
+
+_checked: set[tuple[str, int, int]] = set()  # databases that this process has looked through
+_said: set[str] = set()
 
 
 class SoftLabelCache:
     """Soft labels in an SQLite database, keyed by the teacher's fingerprint and the pair's texts.
 
     A chunk of labels is one transaction: killed at any point, the cache holds whole chunks and nothing twice. Several
-    processes may use one cache.
+    processes may use one cache. Labels stand in the order of the teacher's own classes.
 
     Args:
         folder: made if need be.
@@ -38,33 +53,46 @@ class SoftLabelCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / _FILE
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             with closing(self._connect()) as connection, connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(
-                    "CREATE TABLE IF NOT EXISTS labels (key BLOB PRIMARY KEY, logits BLOB) WITHOUT ROWID"
+                    f"CREATE TABLE IF NOT EXISTS {_TABLE} "
+                    "(key BLOB PRIMARY KEY, logits BLOB NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID"
                 )
+                self._check_once(connection)
+                self._has_old = bool(self._count(connection, _OLD_TABLE))
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
+        if self._has_old and str(self.path) not in _said:
+            _said.add(str(self.path))
+            logger.warning(
+                "%s holds labels of an earlier version, without checksums: they are used, but damage to them is not seen",
+                self.path,
+            )
 
     def __len__(self) -> int:
         """How many pairs are labelled, of all teachers."""
         with closing(self._connect()) as connection:
-            return int(self._all(connection, "SELECT count(*) FROM labels", ())[0][0])
+            try:
+                return sum(self._count(connection, table) for table in (_TABLE, _OLD_TABLE))
+            except sqlite3.Error as error:
+                raise self._unusable(error) from error
 
     def label(
         self,
         teacher: Teacher,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Pairs,
         show_progress_bar: bool | None = None,
         chunk_pairs: int = 4096,
     ) -> np.ndarray:
         """The teacher's logits of `pairs`, asked for only where the cache does not hold them yet.
 
         Args:
-            teacher: a cross-encoder teacher or an ensemble.
-            pairs: n pairs; one that stands there twice is labelled once.
+            teacher: a cross-encoder teacher or an ensemble; of one `in_task_order` the labels come in the task's order.
+            pairs: n pairs, or one; one that stands there twice is labelled once.
             show_progress_bar: None shows one in a terminal.
             chunk_pairs: pairs a transaction, the step in which a killed job goes on.
 
@@ -76,7 +104,9 @@ class SoftLabelCache:
             CacheError: the database is damaged, locked for a minute, or holds labels of another width.
             ModelError: the teacher gives a logit that is not finite.
         """
-        check_pairs(pairs)
+        if isinstance(teacher, InTaskOrder):
+            return teacher.put_in_order(self.label(teacher.teacher, pairs, show_progress_bar, chunk_pairs))
+        pairs = pair_list(pairs)
         fingerprint = teacher.fingerprint
         keys = [text_key(fingerprint, pair) for pair in pairs]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
@@ -99,51 +129,96 @@ class SoftLabelCache:
                     bar.update(len(rows))
         return logits[[first[key] for key in keys]] if keys else logits
 
-    def count(self, teacher: Teacher, pairs: Sequence[tuple[str, str]]) -> int:
+    def count(self, teacher: Teacher, pairs: Pairs) -> int:
         """How many of the distinct `pairs` are labelled by this teacher already."""
-        keys = list(dict.fromkeys(text_key(teacher.fingerprint, pair) for pair in pairs))
+        if isinstance(teacher, InTaskOrder):
+            return self.count(teacher.teacher, pairs)
+        fingerprint = teacher.fingerprint
+        keys = list(dict.fromkeys(text_key(fingerprint, pair) for pair in pair_list(pairs)))
         with closing(self._connect()) as connection:
-            return sum(len(found) for found in self._rows(connection, keys))
+            return len({key for found in self._rows(connection, keys) for key, _ in found})
 
     def _find(
         self, connection: sqlite3.Connection, keys: list[bytes], labels: int, row_of: dict[bytes, int], out: np.ndarray
     ) -> set[bytes]:
         known: set[bytes] = set()
+        broken: list[bytes] = []
         for found in self._rows(connection, keys):
             for key, blob in found:
+                if blob is None:
+                    broken.append(key)
+                    continue
                 if len(blob) != labels * _LABELS.itemsize:
                     raise CacheError(
-                        f"{self.path} holds {len(blob)} bytes where {labels} labels are expected: it is damaged; "
-                        "delete it and label again"
+                        f"{self.path} holds {len(blob)} bytes where {labels} labels are expected: {_DAMAGED}"
                     )
                 values = np.frombuffer(blob, dtype=_LABELS)
                 if not np.isfinite(values).all():
-                    raise CacheError(
-                        f"{self.path} holds labels that are not finite: it is damaged; delete it and label again"
-                    )
+                    raise CacheError(f"{self.path} holds labels that are not finite: {_DAMAGED}")
                 out[row_of[key]] = values
                 known.add(key)
-        return known
+        if broken:
+            logger.warning("%s: %d label(s) are damaged; they are asked again", self.path, len(broken))
+            self._forget(connection, broken)
+        return known - set(broken)
 
-    def _rows(self, connection: sqlite3.Connection, keys: list[bytes]) -> Iterator[list[tuple[bytes, bytes]]]:
+    def _rows(self, connection: sqlite3.Connection, keys: list[bytes]) -> Iterator[list[tuple[bytes, bytes | None]]]:
+        """The labels of some keys, (key, logits); None in place of logits whose checksum does not fit."""
+        queries = [f"SELECT key, logits, checksum FROM {_TABLE} WHERE key IN"]
+        if self._has_old:
+            queries.append(f"SELECT key, logits, NULL FROM {_OLD_TABLE} WHERE key IN")
         for start in range(0, len(keys), _LOOK_UP):
             part = keys[start : start + _LOOK_UP]
             marks = ",".join("?" * len(part))
-            yield self._all(connection, f"SELECT key, logits FROM labels WHERE key IN ({marks})", part)
+            for query in queries:
+                rows = self._all(connection, f"{query} ({marks})", part)
+                if any(type(key) is not bytes for key, *_ in rows):
+                    raise CacheError(f"{self.path} holds keys that are none: {_DAMAGED}")
+                yield [(key, _intact(*row, old=query is not queries[0])) for row in rows for key in row[:1]]
 
     def _store(self, connection: sqlite3.Connection, labelled: list[tuple[bytes, np.ndarray]]) -> None:
-        rows = [(key, values.astype(_LABELS).tobytes()) for key, values in labelled]
+        rows = []
+        for key, values in labelled:
+            blob = values.astype(_LABELS).tobytes()
+            rows.append((key, blob, _checksum(key, blob)))
+        self._change(connection, f"INSERT OR IGNORE INTO {_TABLE} VALUES (?, ?, ?)", rows)
+
+    def _forget(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> None:
+        for table in (_TABLE, _OLD_TABLE) if self._has_old else (_TABLE,):
+            self._change(connection, f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
+
+    def _change(self, connection: sqlite3.Connection, query: str, rows: Sequence[tuple[bytes, ...]]) -> None:
         try:
             with connection:
-                connection.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", rows)
+                connection.executemany(query, rows)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise self._unusable(error) from error
+            with writing(self.path):
+                raise
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
-    def _all(self, connection: sqlite3.Connection, query: str, values: Sequence[bytes]) -> list[tuple]:
+    def _all(self, connection: sqlite3.Connection, query: str, values: Sequence[bytes]) -> list[tuple[Any, ...]]:
         try:
             return connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
+
+    def _count(self, connection: sqlite3.Connection, table: str) -> int:
+        there = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) if there else 0
+
+    def _check_once(self, connection: sqlite3.Connection) -> None:
+        status = os.stat(self.path)
+        key = (os.path.realpath(self.path), status.st_dev, status.st_ino)
+        if key not in _checked:
+            problems = _structure(connection)
+            if problems:
+                raise CacheError(
+                    f"the soft-label cache {self.path} is damaged ({problems[0]}); delete it and label again"
+                )
+            _checked.add(key)
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -162,6 +237,45 @@ class SoftLabelCache:
             f"the soft-label cache {self.path} cannot be used: {error}; if another job holds it, wait for that job, "
             "if it is damaged, delete it and label again"
         )
+
+
+def verify_label_cache(folder: str | Path) -> list[str]:
+    """What is damaged in a label cache, a line each; nothing is changed.
+
+    Args:
+        folder: of the cache, or its file.
+
+    Raises:
+        CacheError: there is no label cache.
+    """
+    path = Path(folder) if Path(folder).is_file() else Path(folder) / _FILE
+    if not path.is_file():
+        raise CacheError(f"{folder} holds no label cache ({_FILE}); check the path")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = [f"{path}: {problem}" for problem in _structure(connection)]
+            rows = connection.execute(f"SELECT key, logits, checksum FROM {_TABLE}")
+            broken = sum(_intact(*row, old=False) is None for row in rows)
+    except sqlite3.Error as error:
+        return [f"{path}: {error}; delete it and label again"]
+    return found + (
+        [f"{path}: {broken} label(s) whose checksum does not fit; they will be asked again"] if broken else []
+    )
+
+
+def _structure(connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute("PRAGMA quick_check").fetchall()
+    return [] if rows == [("ok",)] else [" ".join(str(row[0]).split()) for row in rows]
+
+
+def _checksum(key: bytes, blob: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(key + blob)
+
+
+def _intact(key: Any, blob: Any, checksum: Any, *, old: bool) -> bytes | None:
+    if not (type(key) is bytes and type(blob) is bytes):
+        return None
+    return blob if old or checksum == _checksum(key, blob) else None
 
 
 def _length(pair: tuple[str, str]) -> int:
