@@ -89,6 +89,7 @@ def test_every_known_row_is_in_every_round_with_its_label(
     for pair in map(tuple, blocks.rows.tolist()):
         counts[pair] = counts.get(pair, 0) + 1
     assert all(counts[tuple(pair)] >= 2 for pair in table.rows.tolist())
+    # Random rows repeat pairs with other labels: the last one counts.
     last_label = {tuple(pair): label for pair, label in zip(table.rows.tolist(), table.gold.tolist(), strict=True)}
     for pair, label in zip(blocks.rows.tolist(), blocks.gold.tolist(), strict=True):
         expected = last_label.get(tuple(pair))
@@ -190,3 +191,42 @@ def test_pad_batch() -> None:
     batch = pad_batch([[1, 2, 3], [4]], pad_id=9)
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 500), separate=st.booleans(), labels=st.sampled_from([1, 3]))
+def test_labels_of_known_rows_are_kept_and_the_last_labelled_row_counts(seed: int, separate: bool, labels: int) -> None:
+    table, vectors = _table(rows=40, texts=10, seed=seed, separate=separate)
+    rng = np.random.default_rng(seed)
+    assert table.gold is not None
+    gold = np.where(rng.random(40) < 0.5, np.float32(np.nan), table.gold)
+    teacher = rng.normal(size=(40, labels)).astype(np.float32)
+    teacher[rng.random(40) < 0.4] = np.nan
+    given_labels = replace(table, gold=gold, teacher=teacher)
+    blocks = build_blocks(given_labels, vectors, TransferConfig(rounds=2, block_size=4, cells_per_block=30), seed)
+    assert blocks.gold is not None and blocks.teacher is not None and blocks.teacher.shape == (len(blocks), labels)
+    last_gold: dict[tuple[int, ...], float] = {}
+    last_teacher: dict[tuple[int, ...], list[float]] = {}
+    for pair, own, soft in zip(map(tuple, table.rows.tolist()), gold.tolist(), teacher.tolist(), strict=True):
+        if not np.isnan(own):
+            last_gold[pair] = own
+        if not np.isnan(soft).any():
+            last_teacher[pair] = soft
+    for pair, own, soft in zip(map(tuple, blocks.rows.tolist()), blocks.gold, blocks.teacher, strict=True):
+        np.testing.assert_equal(float(own), last_gold.get(pair, np.nan))
+        np.testing.assert_equal(soft.tolist(), last_teacher.get(pair, [np.nan] * labels))
+
+
+def test_contradicting_rows_of_a_pair_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    nan = np.nan
+    table = TupleTable(
+        texts=["a", "b", "c", "d"],
+        rows=np.array([[0, 1], [0, 1], [0, 2], [0, 2], [0, 3], [0, 3], [0, 1]]),
+        gold=np.float32([1, 0, 1, 1, 2, nan, nan]),
+    )
+    vectors = np.eye(4, dtype=np.float32)
+    build_blocks(table, vectors, TransferConfig(rounds=1, perturbed=0))
+    assert "1 pair(s) stand in several rows with different gold labels" in caplog.text and "row 2" in caplog.text
+    caplog.clear()
+    build_blocks(replace(table, gold=np.float32([1, nan, 1, 1, 2, nan, 1])), vectors, TransferConfig(rounds=1))
+    assert "stand in several rows" not in caplog.text

@@ -158,6 +158,21 @@ def test_regression_gold_is_scaled_to_its_range() -> None:
     assert gold_loss(logits, torch.tensor([2.0, 4.5]), task) < gold_loss(logits, torch.tensor([4.5, 2.0]), task)
 
 
+@given(seeds, st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=9), st.sampled_from([3.0, 4.0]))
+def test_a_rows_target_does_not_depend_on_its_batch(seed: int, grades: list[float], highest: float) -> None:
+    student = _logits(seed, len(grades), 1)[0].requires_grad_()
+    gold_loss(student, torch.tensor(grades), TaskConfig(kind="ranking"), highest).backward()
+    # Of a binary cross-entropy the gradient is (sigmoid of the logit - target) over the rows.
+    targets = torch.sigmoid(student.detach()[:, 0]) - student.grad[:, 0] * len(grades)  # type: ignore[index]
+    torch.testing.assert_close(targets, torch.tensor(grades) / highest, rtol=0, atol=1e-5)
+
+
+def test_a_grade_above_the_highest_counts_as_it() -> None:
+    student, ranking = torch.zeros(1, 1), TaskConfig(kind="ranking")
+    above = gold_loss(student, torch.tensor([7.0]), ranking, 3.0)
+    assert above.item() == gold_loss(student, torch.tensor([3.0]), ranking, 3.0).item()
+
+
 def test_the_mixture_is_what_the_config_says() -> None:
     student, teacher = _logits(4, 6, 3)
     gold = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 2.0])

@@ -27,6 +27,7 @@ from distilmatch.config import (
 )
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
+from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.distil import (
@@ -41,7 +42,7 @@ from distilmatch.training.distil import (
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
-from distilmatch.training.stages import run_stage
+from distilmatch.training.stages import highest_grade, run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
 from distilmatch.training.trainer import DevSet
 from distilmatch.types import TupleTable
@@ -353,6 +354,47 @@ def test_given_labels_need_no_teacher_and_no_dev_set(recipe: PairRecipe, tmp_pat
     assert student.logits([("the red car", "a red car is small")]).shape == (1, 1)
 
 
+def test_given_labels_are_kept_and_the_teacher_is_asked_for_the_others(
+    recipe: PairRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in Path(recipe.train).read_text().splitlines()]
+    known = {(row["a"], row["b"]): 20.0 + number for number, row in enumerate(rows)}
+    labelled = tmp_path / "labelled.jsonl"
+    labelled.write_text("".join(json.dumps(row | {"logit": known[row["a"], row["b"]]}) + "\n" for row in rows))
+    asked: list[tuple[str, str]] = []
+    logits = CrossEncoderTeacher.logits
+
+    def watched(self: CrossEncoderTeacher, pairs: list[tuple[str, str]], *more: object, **other: object) -> np.ndarray:
+        asked.extend(pairs)
+        return logits(self, pairs, *more, **other)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CrossEncoderTeacher, "logits", watched)
+    columns = TableConfig(label_column="label", teacher_columns=("logit",))
+    table = label_transfer_set(recipe.replaced(train=str(labelled), table=columns, dev=None))
+    assert table.teacher is not None and len(table) > len(rows)
+    found = dict(zip(map(tuple, table.tuples()), table.teacher[:, 0].tolist(), strict=True))
+    assert {pair: found[pair] for pair in known} == known and not set(asked) & set(known)
+    assert set(asked) == {pair for pair in found if pair not in known} and max(map(abs, found.values())) < 100
+
+
+def test_a_ranking_stage_knows_the_highest_grade_of_its_table(recipe: PairRecipe) -> None:
+    table = TupleTable(texts=["a", "b"], rows=np.array([[0, 1]] * 3), gold=np.float32([1, np.nan, 4]))
+    assert highest_grade(table) == 4.0
+    assert highest_grade(replace(table, gold=np.float32([0, np.nan, 0]))) == 1.0
+    assert highest_grade(replace(table, gold=None)) == highest_grade(replace(table, gold=np.float32([np.nan] * 3))) == 1
+
+
+def test_a_dev_set_with_some_teacher_labels_is_measured_on_those(recipe: PairRecipe) -> None:
+    table = replace(label_transfer_set(recipe), gold=None)
+    assert table.teacher is not None
+    teacher = table.teacher.copy()
+    teacher[1::2] = np.nan
+    model = new_student(recipe)
+    part = DevSet(table=replace(table, teacher=teacher), task=recipe.task)
+    expected = DevSet(table=table.take(np.arange(0, len(table), 2)), task=recipe.task).measure(model, "fp32")
+    assert part.measure(model, "fp32") == pytest.approx(expected, abs=1e-5) and part.teacher_quality() is None
+
+
 def test_three_sides_and_classes(recipe: PairRecipe, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "triples.jsonl"
@@ -436,7 +478,7 @@ def test_a_folder_of_another_recipe_is_refused(recipe: PairRecipe) -> None:
 
 
 def test_settings_that_do_not_go_together_are_refused(recipe: PairRecipe, tiny_cross_encoder_3: Path) -> None:
-    with pytest.raises(ConfigError, match="gives 3 logit"):
+    with pytest.raises(ConfigError, match="gives 3 l"):
         distil_pairs(recipe.replaced(teacher=TeacherConfig(models=(str(tiny_cross_encoder_3),))))
     with pytest.raises(ConfigError, match="kl needs two or more labels"):
         distil_pairs(recipe.replaced(output=recipe.output + "2", objective=ObjectiveConfig(kind="kl")))

@@ -3,11 +3,12 @@
 An encoder pass costs a hundred times a head pass, so a batch should encode few texts and score many pairs of them. A
 block starts from known rows that are neighbours; its cells are left x right pairs of its texts.
 
-Shape legend: n rows; s sides; h width of the untrained encoder's embeddings.
+Shape legend: n rows; m distinct pairs among them; s sides; c labels; h width of the untrained encoder's embeddings.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from distilmatch.data.neighbours import nearest, neighbour_groups
 from distilmatch.data.perturb import perturb
 from distilmatch.errors import DataError
 from distilmatch.types import TupleTable
+
+logger = logging.getLogger(__name__)
 
 _MERGE_SHARE = 0.1
 _REACH = 32
@@ -37,16 +40,17 @@ def build_blocks(table: TupleTable, embeddings: np.ndarray, config: TransferConf
     """The transfer set of a table of pairs, block after block.
 
     Args:
-        table: n rows; a gold label of a row is kept by the cell that holds its pair. Texts that stand in no row are
-            the unlabelled ones that `config.unlabelled` draws from.
+        table: n rows; the cell that holds a row's pair keeps its gold label and its teacher's labels. Of a pair that stands
+            there several times the last labelled row counts; where they contradict one another that is logged. Texts
+            that stand in no row are the unlabelled ones that `config.unlabelled` draws from.
         embeddings: (texts, h) float32, normalised, row i of `table.texts[i]`, from the untrained encoder.
         config: how blocks are made.
         seed: everything here follows from it.
 
     Returns:
         A table with `blocks`, and further texts at its end when some are perturbed. Every row of `table` is a cell
-        once a round; a cell without a known row has no gold label. With no rounds, or with other than two sides, the
-        rows themselves, grouped with their neighbours into blocks.
+        once a round; a cell without a known row has no gold label and, of a table with teacher labels, NaN for them.
+        With no rounds, or with other than two sides, the rows themselves, grouped with their neighbours into blocks.
 
     Raises:
         DataError: the table is empty.
@@ -90,8 +94,9 @@ class _BlockBuilder:
         rows = self.source.rows
         pools = [np.unique(rows)] * 2 if self.merged else [np.unique(rows[:, 0]), np.unique(rows[:, 1])]
         self.pools = pools
-        # The last row wins where a pair is known twice.
-        self.row_of_pair = {(int(left), int(right)): row for row, (left, right) in enumerate(rows)}
+        self.number_of_text = {self.texts[i]: int(i) for i in pools[1]}
+        self.distinct = _DistinctPairs.of(self.source)
+        self.number_of_pair = {(int(left), int(right)): i for i, (left, right) in enumerate(self.distinct.rows)}
         self.partners: dict[int, set[int]] = {}
         for left, right in rows.tolist():
             self.partners.setdefault(left, set()).add(right)
@@ -140,11 +145,17 @@ class _BlockBuilder:
             for text, donor in zip(chosen.tolist(), donors.tolist(), strict=True):
                 altered = perturb(self.source.texts[text], self.rng, self.source.texts[donor])
                 if altered and altered != self.source.texts[text]:
-                    made.append(len(self.texts))
-                    self.texts.append(altered)
-                    self.origins.append(self.origins[text])
+                    made.append(self._number(altered, self.origins[text]))
             added.append(np.array(made, dtype=np.int64))
         return added
+
+    def _number(self, altered: str, origin: int) -> int:
+        # An altered text may be another text of its side: then its pairs are known ones, with their labels.
+        if altered not in self.number_of_text:
+            self.number_of_text[altered] = len(self.texts)
+            self.texts.append(altered)
+            self.origins.append(origin)
+        return self.number_of_text[altered]
 
     def _emit(self, known: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
         cells = np.stack(np.meshgrid(left, right, indexing="ij"), -1).reshape(-1, 2)
@@ -155,7 +166,7 @@ class _BlockBuilder:
         if len(cells) > room:
             cells = self._chosen(cells, room)
         cells = np.concatenate([known, cells])
-        source = np.array([self.row_of_pair.get((a, b), -1) for a, b in cells.tolist()])
+        source = np.array([self.number_of_pair.get((a, b), -1) for a, b in cells.tolist()])
         self.cells.append(cells)
         self.known.append(source)
 
@@ -174,12 +185,58 @@ class _BlockBuilder:
         rows = np.concatenate(self.cells)
         known = np.concatenate(self.known)
         blocks = np.repeat(np.arange(len(self.cells)), [len(cells) for cells in self.cells])
-        gold = None
-        if self.source.gold is not None:
-            gold = np.where(known >= 0, self.source.gold[known], np.float32(np.nan)).astype(np.float32)
+        gold = None if self.distinct.gold is None else _of_known(self.distinct.gold[:, None], known)[:, 0]
+        teacher = None if self.distinct.teacher is None else _of_known(self.distinct.teacher, known)
         queries = rows[:, 0].copy() if self.source.queries is not None else None
         names = self.source.side_names
-        return TupleTable(texts=self.texts, rows=rows, side_names=names, gold=gold, queries=queries, blocks=blocks)
+        return TupleTable(
+            texts=self.texts,
+            rows=rows,
+            side_names=names,
+            gold=gold,
+            teacher=teacher,
+            queries=queries,
+            blocks=blocks,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DistinctPairs:
+    """Each pair of a table once: (m, 2) rows, with (m,) gold and (m, c) teacher labels, NaN where no row has them."""
+
+    rows: np.ndarray
+    gold: np.ndarray | None
+    teacher: np.ndarray | None
+
+    @classmethod
+    def of(cls, table: TupleTable) -> _DistinctPairs:
+        rows, number = np.unique(table.rows, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        gold = None if table.gold is None else _last_labels(table.gold[:, None], number, len(rows), "gold labels")[:, 0]
+        teacher = None if table.teacher is None else _last_labels(table.teacher, number, len(rows), "teacher labels")
+        return cls(rows=rows, gold=gold, teacher=teacher)
+
+
+def _last_labels(labels: np.ndarray, number: np.ndarray, count: int, what: str) -> np.ndarray:
+    """(count, c) float32 labels of the last labelled row of each pair, of (n, c) labels and (n,) numbers of their pairs."""
+    labelled = np.flatnonzero(~np.isnan(labels).any(axis=1))
+    last = np.full(count, -1)
+    last[number[labelled]] = labelled  # numpy keeps the last of several values for one place
+    found = _of_known(labels, last)
+    contradicted = np.unique(number[labelled][(labels[labelled] != found[number[labelled]]).any(axis=1)])
+    if len(contradicted):
+        logger.warning(
+            "%d pair(s) stand in several rows with different %s: the last one counts (the first such pair: row %d)",
+            len(contradicted),
+            what,
+            int(last[contradicted].min()) + 1,
+        )
+    return found
+
+
+def _of_known(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The (r, c) float32 labels of the rows at `known`, NaN for -1."""
+    return np.where(known[:, None] >= 0, labels[known], np.float32(np.nan)).astype(np.float32)
 
 
 def _first(values: list[int], count: int) -> np.ndarray:

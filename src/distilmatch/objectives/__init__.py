@@ -10,7 +10,7 @@ from distilmatch.objectives.embeddings import (
     similarity_distillation,
 )
 from distilmatch.objectives.memory_bank import MemoryBank
-from distilmatch.objectives.mixing import check_soft_labels, distillation_loss, gold_loss, objective_kind
+from distilmatch.objectives.mixing import check_soft_labels, distillation_loss, gold_loss, loss_items, objective_kind
 from distilmatch.objectives.sentence_loss import ContrastiveDistillationLoss
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,
@@ -37,6 +37,7 @@ __all__ = [
     "key_distillation",
     "listwise_kl",
     "logit_mse",
+    "loss_items",
     "margin_mse",
     "objective_kind",
     "similarity_distillation",

@@ -62,13 +62,14 @@ def check_soft_labels(config: ObjectiveConfig, task: TaskConfig, teacher: np.nda
         )
 
 
-def gold_loss(student: torch.Tensor, gold: torch.Tensor, task: TaskConfig) -> torch.Tensor:
+def gold_loss(student: torch.Tensor, gold: torch.Tensor, task: TaskConfig, highest_grade: float = 1.0) -> torch.Tensor:
     """The supervised loss over rows that have a gold label: cross-entropy for classes, else binary cross-entropy.
 
     Args:
         student: (p, c) logits.
-        gold: (p,) class index, value in the task's label range, or graded relevance (in a batch scaled by its
-            highest grade); NaN where there is none.
+        gold: (p,) class index, value in the task's label range, or graded relevance; NaN where there is none.
+        highest_grade: of the whole table, above 0: a relevance is divided by it, so that a row's target is the same in
+            every batch; a grade above it counts as it.
 
     Returns:
         The mean over labelled rows; 0 (with a gradient of 0) when there is none.
@@ -80,7 +81,7 @@ def gold_loss(student: torch.Tensor, gold: torch.Tensor, task: TaskConfig) -> to
     if task.kind == "classification":
         return cross_entropy(logits, gold.long())
     if task.kind == "ranking":
-        gold = gold / gold.max().clamp_min(1.0)
+        gold = (gold / highest_grade).clamp(max=1.0)
     elif task.kind == "regression":
         low, high = task.label_range
         gold = (gold - low) / (high - low)
@@ -94,6 +95,9 @@ def distillation_loss(
     config: ObjectiveConfig,
     gold: torch.Tensor | None = None,
     queries: torch.Tensor | None = None,
+    *,
+    highest_grade: float = 1.0,
+    shares: tuple[float | torch.Tensor, float | torch.Tensor] = (1.0, 1.0),
 ) -> torch.Tensor:
     """`(1 - gold_weight) * soft + gold_weight * gold_loss`, a scalar in fp32.
 
@@ -101,6 +105,9 @@ def distillation_loss(
         student, teacher: (p, c) raw logits.
         gold: (p,), NaN where a row has none; needed when `gold_weight` is above 0.
         queries: (p,) numbers of the queries, for margin_mse and listwise; None makes the batch one query.
+        highest_grade: of a ranking table, see `gold_loss`.
+        shares: what the soft and the gold mean are multiplied by: the batch's share of the `loss_items` of a step, where
+            a step is made of several batches. The sum over its batches is then the loss of the whole step.
     """
     kind = objective_kind(config, task)
     if queries is None:
@@ -119,6 +126,31 @@ def distillation_loss(
         soft = margin_mse(student, teacher, queries)
     else:
         soft = listwise_kl(student, teacher, queries, config.temperature)
+    soft = shares[0] * soft
     if config.gold_weight == 0 or gold is None:
         return soft
-    return (1 - config.gold_weight) * soft + config.gold_weight * gold_loss(student, gold, task)
+    labelled = shares[1] * gold_loss(student, gold, task, highest_grade)
+    return (1 - config.gold_weight) * soft + config.gold_weight * labelled
+
+
+def loss_items(
+    config: ObjectiveConfig,
+    task: TaskConfig,
+    rows: int,
+    gold: torch.Tensor | None = None,
+    queries: torch.Tensor | None = None,
+) -> tuple[int, int]:
+    """Over how many items `distillation_loss` takes its soft and its gold mean.
+
+    The soft ones are rows; for listwise queries of two rows or more; for margin_mse ordered pairs of rows of one query.
+
+    Args:
+        rows: p.
+        gold, queries: (p,) as of `distillation_loss`.
+    """
+    kind = objective_kind(config, task)
+    soft = rows
+    if kind in ("margin_mse", "listwise"):
+        counts = torch.tensor([rows]) if queries is None else torch.unique(queries, return_counts=True)[1]
+        soft = int((counts >= 2).sum() if kind == "listwise" else (counts * (counts - 1)).sum())
+    return soft, 0 if gold is None else int((~torch.isnan(gold)).sum())

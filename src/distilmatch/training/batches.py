@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from distilmatch.data.tokenising import TokenIds, length_chunks, length_order, pad_batch, token_ids
+from distilmatch.data.tokenising import TokenIds, length_chunks, length_order, pad_batch, pad_id, token_ids
 from distilmatch.errors import DataError
 from distilmatch.models import DiPair
 from distilmatch.training.frozen import KeptOutputs
@@ -44,6 +44,7 @@ class BlockDataset(Dataset[np.ndarray]):
 class _Collator:
     def __init__(self, table: TupleTable) -> None:
         self.table = table
+        self.span = 0 if table.queries is None else int(table.queries.max()) + 1
 
     def __call__(self, blocks: Sequence[np.ndarray]) -> Batch:
         chosen = np.concatenate(blocks)
@@ -52,9 +53,16 @@ class _Collator:
         batch: Batch = {"teacher": torch.from_numpy(table.teacher[chosen])}
         if table.gold is not None:
             batch["gold"] = torch.from_numpy(table.gold[chosen])
-        if table.queries is not None:
-            batch["queries"] = torch.from_numpy(table.queries[chosen])
+        batch["queries"] = torch.from_numpy(self._lists(blocks, chosen))
         return batch | self.inputs(table.rows[chosen])
+
+    def _lists(self, blocks: Sequence[np.ndarray], chosen: np.ndarray) -> np.ndarray:
+        # A list ends with its block: what a row is compared with must not depend on which blocks a batch, an accumulated
+        # step or a process happens to hold beside it.
+        number = np.repeat(np.arange(len(blocks)), [len(rows) for rows in blocks])
+        if self.table.queries is None:
+            return number
+        return number * self.span + self.table.queries[chosen]
 
     def inputs(self, rows: np.ndarray) -> Batch:
         """The model's part of a batch from (p, s) text numbers."""
@@ -71,7 +79,7 @@ class TextCollator(_Collator):
         self.token_ids: list[TokenIds] = []
         for encoder, max_length in model.streams:
             tokenizer = model.tokenizers[encoder]
-            self.pad_ids.append(tokenizer.pad_token_id)
+            self.pad_ids.append(pad_id(tokenizer))
             self.token_ids.append(token_ids(tokenizer, table.texts, max_length))
 
     def inputs(self, rows: np.ndarray) -> Batch:

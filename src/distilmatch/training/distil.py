@@ -25,7 +25,7 @@ from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_kind
 from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
-from distilmatch.teachers import SoftLabelCache, load_teacher
+from distilmatch.teachers import SoftLabelCache, in_task_order, load_teacher
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
 from distilmatch.training.stages import better_stage, finished_stage, run_stage
@@ -138,7 +138,7 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
     if mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
         return read_saved_table(run.transfer)
     table = plan_transfer_set(recipe)
-    if table.teacher is None or np.isnan(table.teacher).any():
+    if len(unlabelled_rows(table)):
         table = with_soft_labels(recipe, run, table)
     assert table.teacher is not None
     check_soft_labels(recipe.objective, recipe.task, table.teacher)
@@ -162,23 +162,30 @@ def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
 def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> TupleTable:
     """The table with the teacher's logits, from the label cache where they are there already.
 
+    Rows that have teacher labels keep them; the teacher is asked for the others alone.
+
     Raises:
         ConfigError: there is no teacher to ask, or its labels do not fit the task.
     """
     if recipe.teacher is None:
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
     keep_freed_memory()
-    teacher = load_teacher(recipe.teacher, device=recipe.device)
-    if teacher.num_labels != recipe.task.num_labels:
-        raise ConfigError(
-            f"the teacher gives {teacher.num_labels} logit(s), the task {recipe.task.kind} needs "
-            f"{recipe.task.num_labels}: change `task`, or the teacher"
-        )
-    pairs = [(left, right) for left, right in table.tuples()]
-    logits = SoftLabelCache(run.labels).label(teacher, pairs)
-    if table.teacher is not None:
-        logits = np.where(np.isnan(table.teacher), logits, table.teacher)
+    teacher = in_task_order(load_teacher(recipe.teacher, device=recipe.device), recipe.task)
+    missing = unlabelled_rows(table)
+    pairs = [(left, right) for left, right in table.take(missing).tuples()]
+    asked = SoftLabelCache(run.labels).label(teacher, pairs)
+    if table.teacher is None:
+        return table.with_teacher(asked)
+    logits = table.teacher.copy()
+    logits[missing] = asked
     return table.with_teacher(logits)
+
+
+def unlabelled_rows(table: TupleTable) -> np.ndarray:
+    """The numbers of the rows that lack a teacher label, or one of its c logits."""
+    if table.teacher is None:
+        return np.arange(len(table))
+    return np.flatnonzero(np.isnan(table.teacher).any(axis=1))
 
 
 def new_student(recipe: PairRecipe, texts: Sequence[str] = (), start: str | None = None) -> DiPair:
@@ -291,7 +298,7 @@ def _load(recipe: PairRecipe, source: str) -> TupleTable:
 
 
 def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: Processes) -> DevSet:
-    if table.teacher is None and recipe.teacher is not None:
+    if recipe.teacher is not None and len(unlabelled_rows(table)):
         if processes.is_main:  # the others find every label in the cache
             with_soft_labels(recipe, run, table)
         processes.wait()

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from distilmatch.concurrency import evaluation_view
 from distilmatch.embedding_config import ContrastiveConfig, EmbeddingObjectiveConfig
 from distilmatch.errors import DataError
 from distilmatch.metrics import cosine_spearman
@@ -29,6 +30,7 @@ from distilmatch.models.gathering import gather
 from distilmatch.models.sentence_student import ProjectedStudent
 from distilmatch.objectives import MemoryBank, embedding_distillation_loss, gather_rows, info_nce
 from distilmatch.runtime import Precision, autocast
+from distilmatch.training.accumulation import step_shares
 from distilmatch.training.embedding_batches import LabelledTables, TableSampler
 from distilmatch.types import TupleTable
 
@@ -49,11 +51,11 @@ class DevPairs:
     @torch.no_grad()
     def measure(self, model: SentenceTransformer, precision: Precision = "fp32") -> float:
         """Spearman's correlation of the cosines with the scores, the mean over the tables; each text is embedded once."""
-        was_training = model.training
         place = {text: number for number, text in enumerate(dict.fromkeys(t for one in self.tables for t in one.texts))}
         with autocast(precision, model.device):
-            found = model.eval().encode(list(place), batch_size=128, convert_to_tensor=True, show_progress_bar=False)
-        model.train(was_training)
+            found = evaluation_view(model).encode(
+                list(place), batch_size=128, convert_to_tensor=True, show_progress_bar=False
+            )
         embeddings = found.float().cpu().numpy()
         correlations = []
         for table in self.tables:
@@ -83,7 +85,6 @@ class EmbeddingTrainer(Trainer):
             f"{metric_key_prefix}_{METRIC}": self.dev.measure(student.assembled(), self.dev_precision),
             f"{metric_key_prefix}_runtime": time.perf_counter() - started,
         }
-        student.train()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -101,6 +102,15 @@ class DistilTrainer(EmbeddingTrainer):
         self.objective: EmbeddingObjectiveConfig = objective
         self.bank = bank
         super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True  # else Trainer averages the batches of a step as equals
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of one step; each gets its share of the step's texts, as `share`: the last one may be shorter."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        shares, totals = step_shares([[len(one["ids"])] for one in batches], self.accelerator)
+        for batch, share in zip(batches, shares, strict=True):
+            batch["share"] = share[0]
+        return batches, totals
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
         """One forward and backward pass, whose gradient is taken through the bank as it stands; then the batch goes in."""
@@ -113,13 +123,14 @@ class DistilTrainer(EmbeddingTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss of one batch; see `transformers.Trainer.compute_loss`."""
+        """The distillation loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
         embeddings, projected, temperature = model(chunks=inputs["chunks"], restore=inputs["restore"])
         teacher, ids = inputs["teacher"], inputs["ids"]
         with self.accelerator.autocast():  # the model's own ends with its forward pass
             loss = embedding_distillation_loss(
                 projected, teacher, self.objective, temperature=temperature, ids=ids, bank=self.bank
             )
+        loss = inputs.get("share", 1.0) * loss
         return (loss, {"embeddings": embeddings}) if return_outputs else loss
 
 

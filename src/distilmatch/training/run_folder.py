@@ -110,6 +110,8 @@ class RunFolder(RecordedRun):
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
         parts = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
+        if self.recipe.teacher is not None and self.recipe.table.teacher_columns and self.recipe.transfer.rounds != 0:
+            parts["given labels"] = "kept"  # once they were asked for again
         longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
         unlabelled = [table_fingerprint(source) for source in self.recipe.unlabelled]
         return fingerprint(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
@@ -108,6 +109,7 @@ def run_stage(
         encoder_learning_rate=None if frozen_encoders else stage.encoder_learning_rate,
         dev_set=dev_set,
         dev_precision=precision,
+        highest_grade=highest_grade(table),
     )
     show_shortly(trainer, () if dev_set is None else dev_set.shown)
     started = time.perf_counter()
@@ -132,6 +134,12 @@ def run_stage(
         shutil.rmtree(kept_folder, ignore_errors=True)
     processes.wait()
     return summary
+
+
+def highest_grade(table: TupleTable) -> float:
+    """The largest gold label of a table, by which those of a ranking are divided; 1 where there is none above 0."""
+    highest = 0.0 if table.gold is None or np.isnan(table.gold).all() else float(np.nanmax(table.gold))
+    return highest if highest > 0 else 1.0
 
 
 def _keep_average(trainer: BlockTrainer, average: WeightAverage, dev_set: DevSet | None) -> bool:

@@ -1,4 +1,7 @@
-"""`BlockTrainer`: `transformers.Trainer` over batches of blocks, with its own loss, optimiser groups and dev metric."""
+"""`BlockTrainer`: `transformers.Trainer` over batches of blocks, with its own loss, optimiser groups and dev metric.
+
+Shape legend: n rows of the dev set; c labels.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ from transformers import PreTrainedModel, Trainer
 from distilmatch.config import ObjectiveConfig, TaskConfig
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
 from distilmatch.models import DiPair
-from distilmatch.objectives import distillation_loss, objective_kind
+from distilmatch.objectives import distillation_loss, loss_items, objective_kind
 from distilmatch.runtime import Precision
+from distilmatch.training.accumulation import step_shares
 from distilmatch.types import TupleTable
 
 
@@ -41,9 +45,9 @@ class DevSet:
         return (self.metric,) if self.table.teacher is None else tuple(dict.fromkeys((self.metric, agreement)))
 
     def teacher_quality(self) -> float | None:
-        """`metric` of the teacher itself; None where the rows have no teacher labels."""
+        """`metric` of the teacher itself; None where a row has no teacher label."""
         table = self.table
-        if table.teacher is None:
+        if table.teacher is None or np.isnan(table.teacher).any():
             return None
         return 1.0 if table.gold is None else self._task_metrics(table.teacher)[self.metric]
 
@@ -62,7 +66,8 @@ class DevSet:
         if table.gold is not None:
             metrics |= self._task_metrics(logits)
         if table.teacher is not None:
-            agreement = agreement_metrics(self.task, logits, table.teacher)
+            known = ~np.isnan(table.teacher).any(axis=1)
+            agreement = agreement_metrics(self.task, logits[known], table.teacher[known])
             metrics |= {f"teacher_{name}": value for name, value in agreement.items()}
         return metrics
 
@@ -73,6 +78,7 @@ class BlockTrainer(Trainer):
     Args:
         task, objective: what the loss is (`distilmatch.objectives.distillation_loss`).
         encoder_learning_rate: of the encoders; None freezes them.
+        highest_grade: of the labels of a ranking table.
         dev_set: scored at every evaluation; None for none.
         dev_precision: of the encoder in evaluations.
     """
@@ -85,27 +91,51 @@ class BlockTrainer(Trainer):
         encoder_learning_rate: float | None,
         dev_set: DevSet | None,
         dev_precision: Precision,
+        highest_grade: float = 1.0,
         **kwargs: Any,
     ) -> None:
         objective_kind(objective, task)  # a mismatch must show before the first step
         self.task = task
         self.objective: ObjectiveConfig = objective
         self.encoder_learning_rate = encoder_learning_rate
+        self.highest_grade = highest_grade
         self.dev_set = dev_set
         self.dev_precision = dev_precision
         self.pairs_supervised = 0
         # Trainer insists on an evaluation dataset wherever evaluations are asked for; `evaluate` never reads it.
         super().__init__(eval_dataset=[] if dev_set else None, **kwargs)
+        self.model_accepts_loss_kwargs = True  # else Trainer averages the batches of a step as equals
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of one step; each gets its share in the step's means, as `shares`."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        items = [
+            loss_items(self.objective, self.task, len(one["teacher"]), one.get("gold"), one.get("queries"))
+            for one in batches
+        ]
+        shares, totals = step_shares(items, self.accelerator)
+        for batch, share in zip(batches, shares, strict=True):
+            batch["shares"] = share
+        return batches, totals
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss of one batch; see `transformers.Trainer.compute_loss`."""
+        """The distillation loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
         teacher = inputs.pop("teacher")
-        gold, queries = inputs.pop("gold", None), inputs.pop("queries", None)
+        gold, queries, shares = (inputs.pop(name, None) for name in ("gold", "queries", "shares"))
         outputs = model(**inputs)
         self.pairs_supervised += len(teacher)
-        loss = distillation_loss(outputs.logits, teacher, self.task, self.objective, gold, queries)
+        loss = distillation_loss(
+            outputs.logits,
+            teacher,
+            self.task,
+            self.objective,
+            gold,
+            queries,
+            highest_grade=self.highest_grade,
+            shares=(1.0, 1.0) if shares is None else (shares[0], shares[1]),
+        )
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
