@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from distilmatch.config import StageConfig
 from distilmatch.embedding_config import EmbeddingStageConfig
+from distilmatch.errors import ConfigError
 from distilmatch.runtime import pick_device, use_bf16
 from distilmatch.training.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+
+def one_device(args: TrainingArguments) -> TrainingArguments:
+    """`args` for one device a process, told once where there are more.
+
+    Where a process sees several GPUs, `transformers.Trainer` cuts each batch in as many parts with `DataParallel`, which
+    knows nothing of what a batch here is made of: the texts would be parted from the rows that name them.
+    """
+    if args.n_gpu > 1:
+        _say_that_one_is_used(args.n_gpu, str(args.device))
+        args._n_gpu = 1
+    return args
+
+
+@functools.cache
+def _say_that_one_is_used(count: int, device: str) -> None:
+    logger.warning(
+        "%d GPUs are visible and one is used, %s: to train on all of them start the command with torchrun "
+        "--nproc_per_node=%d -m distilmatch.cli",
+        count,
+        device,
+        count,
+    )
+
+
+def training_device(name: str | None) -> torch.device:
+    """The device that training takes place on, as `pick_device` says.
+
+    Raises:
+        ConfigError: a GPU by number that is not the first one a process sees, which is the one that `transformers` takes.
+    """
+    chosen = pick_device(name)
+    if chosen.type == "cuda" and chosen.index and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise ConfigError(
+            f"training takes the first GPU that it sees, not {chosen}: set CUDA_VISIBLE_DEVICES={chosen.index} and "
+            "device: cuda"
+        )
+    return chosen
 
 
 def steps_an_epoch(
@@ -44,11 +89,11 @@ def training_arguments(
         metric: on dev; None evaluates nothing and keeps the last.
         more: what only this job has.
     """
-    chosen = pick_device(device)
+    chosen = training_device(device)
     steps = max(1, math.ceil(steps_an_epoch(stage, items, batch_size, processes) * stage.epochs))
     every = math.ceil(steps / stage.evaluations)
     assert stage.learning_rate is not None
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=stage.epochs,
         per_device_train_batch_size=batch_size,
@@ -80,3 +125,4 @@ def training_arguments(
         run_name=run_name,
         **more,
     )
+    return one_device(made)
