@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi
 from torch import nn
@@ -22,10 +23,12 @@ from distilmatch.errors import ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
+from distilmatch.models.fp32 import Fp32Module, Logits
 from distilmatch.models.head_start import sampled_outputs, start_head
 from distilmatch.models.heads import CosineHead, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.pretrained import PretrainedEncoder, fitted, without_pooler
+from distilmatch.models.stamps import KnownFingerprints
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.types import TokenRepresentations
 
@@ -35,7 +38,7 @@ _COSINE_SCALE = 4.0
 _QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
 
 
-class HeadInput(nn.Module):
+class HeadInput(Fp32Module):
     """Projection, position and segment embeddings: from kept encoder outputs to what is cached.
 
     `x_i = LayerNorm(project(token_i) + position_i + segment_side)` depends on one text and its side alone. A cosine
@@ -53,7 +56,7 @@ class HeadInput(nn.Module):
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
         """(n, k, d) representations from (n, k, h) kept outputs and their (n, k) mask."""
-        tokens = self.projection(states)
+        tokens = self.projection(states.to(self.projection.weight.dtype))
         if self.embedded:
             tokens = self.norm(tokens + self.position.weight[: states.shape[1]] + self.segment.weight[side])
         return TokenRepresentations(tokens * mask[:, :, None].to(tokens.dtype), mask)
@@ -83,9 +86,10 @@ class DiPair(DiPairInference, PreTrainedModel):
         self.encoders = nn.ModuleList(without_pooler(AutoModel.from_config(encoder)) for encoder in encoder_configs)
         self.head_inputs = nn.ModuleList(HeadInput(encoder.hidden_size, self.student) for encoder in encoder_configs)
         self.head = make_head(self.student)
-        self.classifier = nn.Linear(self.head.features, self.task.num_labels)
+        self.classifier = Logits(self.head.features, self.task.num_labels)
         self.tokenizers: list[Any] = []
         self.training_summary: dict[str, Any] = {}
+        self.known_fingerprints = KnownFingerprints()
         keys = [(0 if self.student.shared_encoder else j, n) for j, n in enumerate(self.student.max_lengths)]
         self.streams: tuple[tuple[int, int], ...] = tuple(dict.fromkeys(keys))
         self.side_streams: tuple[int, ...] = tuple(self.streams.index(key) for key in keys)
@@ -318,8 +322,8 @@ class DiPair(DiPairInference, PreTrainedModel):
                 return names.index(side)
             if len(names) == 2 and side in _QUERY_SIDE_NAMES:
                 return _QUERY_SIDE_NAMES[side]
-        elif 0 <= side < len(names):
-            return side
+        elif isinstance(side, int | np.integer) and not isinstance(side, bool) and 0 <= side < len(names):
+            return int(side)
         raise ModelError(f"no side {side!r}: this model's sides are {', '.join(names)} (0 to {len(names) - 1})")
 
     def representation_fingerprint(self, side: int | str) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from distilmatch.concurrency import evaluation_view
 from distilmatch.config import StudentConfig
+from distilmatch.data.tokenising import pad_batch, pad_id, token_ids
 from distilmatch.models.heads import HeadLayer, TransformerHead
 
 _SAMPLED_WORDS = 32
@@ -108,14 +110,9 @@ def sampled_outputs(encoder: nn.Module, tokenizer: Any, max_length: int, texts: 
         random = torch.Generator().manual_seed(0)
         chosen = torch.randint(len(tokenizer), (_SAMPLED_TEXTS, _SAMPLED_WORDS), generator=random).tolist()
         texts = [tokenizer.decode(row, skip_special_tokens=True) for row in chosen]
-    batch = tokenizer(
-        list(texts[:_SAMPLED_TEXTS]), padding=True, truncation=True, max_length=min(64, max_length), return_tensors="pt"
-    )
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    was_training = own.training
-    own.eval()
-    states = own(input_ids=ids.to(own.device), attention_mask=mask.to(own.device)).last_hidden_state
-    own.train(was_training)
+    ids = token_ids(tokenizer, texts[:_SAMPLED_TEXTS], min(_SAMPLED_LENGTH, max_length))
+    batch = {name: values.to(own.device) for name, values in pad_batch(ids, pad_id(tokenizer)).items()}
+    states, mask = evaluation_view(own)(**batch).last_hidden_state, batch["attention_mask"]
     return states[mask.bool().to(states.device)].float()
 
 

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from distilmatch.config import StudentConfig
 from distilmatch.models.attention import attend
+from distilmatch.models.fp32 import Fp32Module
 from distilmatch.models.gathering import gather
 from distilmatch.types import TokenRepresentations
 
@@ -107,7 +108,8 @@ class Similarities(nn.Module):
         vectors = [
             gather(self.vectors(side), rows[:, j]).unflatten(-1, (self.slices, -1)) for j, side in enumerate(sides)
         ]
-        return torch.cat([(left * right).sum(-1) for left, right in combinations(vectors, 2)], -1)
+        # In fp32, as the largest ones below: a cosine rounded to eight bits ties with its neighbours.
+        return torch.cat([(left.float() * right.float()).sum(-1) for left, right in combinations(vectors, 2)], -1)
 
     def start_weights(self) -> torch.Tensor:
         """(features,) weights that make them one similarity: the mean of every two sides' cosines."""
@@ -171,7 +173,7 @@ def mean_token(side: TokenRepresentations) -> torch.Tensor:
     return (side.tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
-class TransformerHead(nn.Module):
+class TransformerHead(Fp32Module):
     """Transformer layers over the merged sequence; the first position is read out, and beside it what a layer cannot
     compute: the similarities of the texts and the largest ones of their tokens.
 
@@ -216,7 +218,9 @@ class TransformerHead(nn.Module):
                 tokens, seen_tokens = tokens[:, :1], seen_tokens[:, :1]
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
         read = self.final_norm(tokens[:, 0])
-        return torch.cat([read, *(part(sides, rows).to(read.dtype) for part in self.compared)], -1)
+        if self.compared:
+            read = torch.cat([read.float(), *(part(sides, rows) for part in self.compared)], -1)
+        return read
 
     @property
     def compared(self) -> list[Similarities | MaxSimilarities]:
@@ -242,7 +246,7 @@ def _hidden_layers(student: StudentConfig, width: int, count: int) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
-class FeedForwardHead(nn.Module):
+class FeedForwardHead(Fp32Module):
     """A feed-forward network over the concatenated kept tokens; W [a; b] is computed as W_a a + W_b b."""
 
     def __init__(self, student: StudentConfig) -> None:
@@ -263,7 +267,7 @@ class FeedForwardHead(nn.Module):
         return self.hidden(merged)
 
 
-class LiteHead(nn.Module):
+class LiteHead(Fp32Module):
     """A feed-forward network over the similarities of the two texts' kept tokens, and over their first tokens.
 
     After LITE (arXiv 2406.17968), which reads one matrix of dot products; here each of `head_heads` slices of the width
@@ -295,7 +299,7 @@ class LiteHead(nn.Module):
         return (texts.tokens * self.scale).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class CosineHead(nn.Module):
+class CosineHead(Fp32Module):
     """The dual encoder's head: cosine of the texts' mean kept token; for more sides the mean over their pairs.
 
     The cosine goes to the classifier beside a constant, both times `scale`: the few numbers that make logits of one
@@ -313,7 +317,7 @@ class CosineHead(nn.Module):
         vectors = []
         for j, side in enumerate(sides):
             vectors.append(gather(normalize(mean_token(side), dim=-1), rows[:, j]))
-        cosines = [(left * right).sum(-1) for left, right in combinations(vectors, 2)]
+        cosines = [(left.float() * right.float()).sum(-1) for left, right in combinations(vectors, 2)]
         cosine = torch.stack(cosines).mean(0)
         return self.scale * torch.stack([cosine, torch.ones_like(cosine)], dim=1)
 

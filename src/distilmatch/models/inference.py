@@ -6,24 +6,32 @@ Shape legend: n texts or tuples; s sides; k kept tokens; d width; c labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from distilmatch.data.tokenising import length_order, pad_batch, token_ids
+from distilmatch.concurrency import evaluation_view
+from distilmatch.data.tokenising import length_order, pad_batch, pad_id, token_ids
 from distilmatch.errors import ModelError
+from distilmatch.models.stamps import KnownFingerprints, check_numbers, check_shape, check_stamp
 from distilmatch.runtime import Precision, autocast
+from distilmatch.text_arguments import is_one_tuple, one_text, text_list, text_tuples
 from distilmatch.types import TokenRepresentations
 
 _WINDOW = 131_072  # tuples whose texts are encoded together; bounds memory, changes no result
 
 Pairs = Sequence[Sequence[str]]
+Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 class DiPairInference:
-    """What a user calls on a trained student; mixed into `DiPair`, which owns the modules."""
+    """What a user calls on a trained student; mixed into `DiPair`, which owns the modules.
+
+    No call changes the model: several threads may use one.
+    """
 
     if TYPE_CHECKING:  # what the mixin needs of the model
         from distilmatch.config import StudentConfig, TaskConfig
@@ -32,15 +40,16 @@ class DiPairInference:
         task: TaskConfig
         streams: tuple[tuple[int, int], ...]
         side_streams: tuple[int, ...]
-        training: bool
+        encoders: torch.nn.ModuleList
+        head_inputs: torch.nn.ModuleList
+        known_fingerprints: KnownFingerprints
         device: torch.device
 
         def side_index(self, side: int | str) -> int: ...
         def kept_side(self, batch: dict[str, torch.Tensor], side: int) -> tuple[torch.Tensor, torch.Tensor]: ...
         def represent(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations: ...
         def score_rows(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor: ...
-        def eval(self) -> Any: ...
-        def train(self, mode: bool = True) -> Any: ...
+        def representation_fingerprint(self, side: int | str) -> str: ...
         def _tokenizer(self, encoder: int) -> Any: ...
 
     @torch.inference_mode()
@@ -53,29 +62,41 @@ class DiPairInference:
         precision: Precision = "fp32",
         show_progress_bar: bool | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The kept encoder outputs of each text, before projection: (n, k, h) fp32 and (n, k) bool, on the CPU."""
+        """The kept encoder outputs of each text, before projection: (n, k, h) fp32 and (n, k) bool, on the CPU.
+
+        Raises:
+            ModelError: as `encode`.
+        """
         index = self.side_index(side)
+        found = text_list(texts, "texts", ModelError)
+        if not found:
+            raise ModelError("there is no text to encode: the list is empty")
+        _check_batch_size(batch_size)
         encoder, max_length = self.streams[self.side_streams[index]]
         tokenizer = self._tokenizer(encoder)
-        ids = token_ids(tokenizer, texts, max_length)
+        ids = token_ids(tokenizer, found, max_length)
+        self._check_known(ids.flat, ids.bounds, encoder, found)
         order, restore = length_order(ids.lengths)
         states, masks = [], []
         starts = range(0, len(ids), batch_size)
-        was_training = self.training
-        self.eval()
+        view = evaluation_view(self)  # type: ignore[type-var]
         for start in tqdm(starts, desc="Encode", unit="batch", disable=_quiet(show_progress_bar, len(starts))):
-            batch = pad_batch([ids[i] for i in order[start : start + batch_size]], tokenizer.pad_token_id)
+            chosen = order[start : start + batch_size]
+            batch = pad_batch([ids[i] for i in chosen], pad_id(tokenizer))
             with autocast(precision, self.device):
-                kept, mask = self.kept_side({name: value.to(self.device) for name, value in batch.items()}, index)
+                kept, mask = view.kept_side({name: value.to(self.device) for name, value in batch.items()}, index)
+            finite = torch.isfinite(kept).flatten(1).all(1)
+            if not finite.all():
+                bad = int(chosen[int((~finite).nonzero()[0, 0])])
+                raise ModelError(
+                    f"text {bad} is encoded to numbers that are not finite: {found[bad][:80]!r}; the weights are damaged, or "
+                    "too large for half precision: load the student in fp32"
+                )
             states.append(kept.float().cpu())
             masks.append(mask.cpu())
-        self.train(was_training)
-        if not states:
-            raise ModelError("there is no text to encode: the list is empty")
         restored = torch.from_numpy(restore)
         return torch.cat(states)[restored], torch.cat(masks)[restored]
 
-    @torch.inference_mode()
     def encode(
         self,
         texts: Sequence[str],
@@ -88,24 +109,34 @@ class DiPairInference:
         """What is cached of each text on `side`.
 
         Args:
-            texts: n texts; sorted by length inside, the order restored.
+            texts: n texts, read by position (a list, an array, a Series, ...), or one; sorted by length inside, the order
+                restored.
             side: number or name of the side.
             batch_size: texts a forward pass; changes a value by rounding alone (about 1e-6).
             precision: of the encoder; the representation is computed in fp32.
             show_progress_bar: None shows one on long jobs.
 
         Returns:
-            (n, k, d) fp32 and (n, k) bool, on the CPU.
+            (n, k, d) fp32 and (n, k) bool, on the CPU; they carry the side and this model's fingerprint, which `score`
+            compares.
 
         Raises:
-            ModelError: no such side, no tokenizer, or no text.
+            ModelError: no such side, no tokenizer, no text, or something that is no text; its position is named.
         """
         index = self.side_index(side)
+        found = self._represented(texts, index, batch_size, precision, show_progress_bar)
+        return replace(found, side=index, model=self.known_fingerprint(index))
+
+    @torch.inference_mode()
+    def _represented(
+        self, texts: Sequence[str], side: int, batch_size: int, precision: Precision, show_progress_bar: bool | None
+    ) -> TokenRepresentations:
         states, mask = self.encode_kept(
-            texts, index, batch_size=batch_size, precision=precision, show_progress_bar=show_progress_bar
+            texts, side, batch_size=batch_size, precision=precision, show_progress_bar=show_progress_bar
         )
+        view = evaluation_view(self)  # type: ignore[type-var]
         parts = [
-            self.represent(part.to(self.device), part_mask.to(self.device), index).to("cpu")
+            view.represent(part.to(self.device), part_mask.to(self.device), side).to("cpu")
             for part, part_mask in zip(states.split(4096), mask.split(4096), strict=True)
         ]
         return TokenRepresentations(torch.cat([part.tokens for part in parts]), mask)
@@ -122,41 +153,38 @@ class DiPairInference:
         """Logits of tuples of cached representations.
 
         Args:
-            sides: s representations, (n_j, k_j, d) each.
+            sides: s representations, (n_j, k_j, d) each, in the order of the model's sides.
             rows: (n, s) int64, `rows[:, j]` indexes side j; None pairs row i of every side.
             batch_size: tuples a forward pass.
+            precision: of the head; its last layer computes in fp32 always.
 
         Returns:
             (n, c) float32 raw logits (no sigmoid, no softmax).
 
         Raises:
-            ModelError: the number of sides, their shapes or a row number does not fit.
+            ModelError: representations of another model or side; the number of sides, their shapes or a row number does
+                not fit; a text without a real token, or numbers that are not finite.
         """
         self._check_sides(sides)
-        if rows is None:
-            if len({len(side) for side in sides}) > 1:
-                raise ModelError(f"sides of {[len(side) for side in sides]} texts need `rows` that say what meets what")
-            rows = np.repeat(np.arange(len(sides[0]))[:, None], len(sides), axis=1)
-        index = torch.as_tensor(rows, dtype=torch.int64)
-        if index.ndim != 2 or index.shape[1] != len(sides):
-            raise ModelError(f"`rows` must be (n, {len(sides)}), it is {tuple(index.shape)}")
-        for j, side in enumerate(sides):
-            if len(index) and not 0 <= int(index[:, j].min()) <= int(index[:, j].max()) < len(side):
-                raise ModelError(f"`rows` of side {j} leave 0 to {len(side) - 1}")
-        was_training = self.training
-        self.eval()
+        _check_batch_size(batch_size)
+        index = _row_numbers(rows, sides)
+        view = evaluation_view(self)  # type: ignore[type-var]
         logits = np.empty((len(index), self.task.num_labels), dtype=np.float32)
         starts = range(0, len(index), batch_size)
         for start in tqdm(starts, desc="Score", unit="batch", disable=_quiet(show_progress_bar, len(starts), 1000)):
             part = index[start : start + batch_size]
             # A text that stands in many tuples of the batch does its own share of the head's work once.
             distinct = [torch.unique(part[:, j], return_inverse=True) for j in range(len(sides))]
-            gathered = [side[texts].to(self.device) for side, (texts, _) in zip(sides, distinct, strict=True)]
+            gathered = [
+                side[texts].to(self.device, torch.float32) for side, (texts, _) in zip(sides, distinct, strict=True)
+            ]
+            for j, (texts, _) in enumerate(distinct):
+                check_numbers(gathered[j], j, texts)
             local = torch.stack([inverse for _, inverse in distinct], 1).to(self.device)
             with autocast(precision, self.device):
-                scored = self.score_rows(gathered, local)
-            logits[start : start + len(part)] = scored.float().cpu().numpy()
-        self.train(was_training)
+                scored = view.score_rows(gathered, local).float()
+            logits[start : start + len(part)] = scored.cpu().numpy()
+        _check_finite(logits)
         return logits
 
     def logits(
@@ -172,23 +200,15 @@ class DiPairInference:
         Raises:
             ModelError: a tuple has another number of texts than the model has sides, or a text is not a string.
         """
-        self._check_tuples(tuples)
+        found = text_tuples(tuples, self.student.sides, "pairs", ModelError)
         parts = []
-        for start in range(0, len(tuples), _WINDOW):
-            window = tuples[start : start + _WINDOW]
+        for start in range(0, len(found), _WINDOW):
+            window = found[start : start + _WINDOW]
             sides, rows = [], np.empty((len(window), self.student.sides), dtype=np.int64)
             for j in range(self.student.sides):
                 distinct: dict[str, int] = {}
                 rows[:, j] = [distinct.setdefault(texts[j], len(distinct)) for texts in window]
-                sides.append(
-                    self.encode(
-                        list(distinct),
-                        j,
-                        batch_size=batch_size,
-                        precision=precision,
-                        show_progress_bar=show_progress_bar,
-                    )
-                )
+                sides.append(self._represented(list(distinct), j, batch_size, precision, show_progress_bar))
             parts.append(self.score(*sides, rows=rows, precision=precision, show_progress_bar=show_progress_bar))
         if not parts:
             return np.empty((0, self.task.num_labels), dtype=np.float32)
@@ -199,7 +219,7 @@ class DiPairInference:
         pairs: Pairs | Sequence[str],
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        activation_fn: Activation | None = None,
         apply_softmax: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
@@ -209,13 +229,14 @@ class DiPairInference:
         One label: the sigmoid of the logit, shape (n,). Several: raw logits, (n, c), or probabilities with
         `apply_softmax`. `activation_fn` takes the place of the sigmoid (`torch.nn.Identity()` for raw logits). A
         single pair gives a single score. The activation runs in fp32.
+
+        Raises:
+            ModelError: as `logits`.
         """
-        single = len(pairs) > 0 and isinstance(pairs[0], str)
-        tuples: Pairs = [pairs] if single else pairs  # type: ignore[list-item,assignment]
-        logits = torch.from_numpy(self.logits(tuples, batch_size=batch_size, show_progress_bar=show_progress_bar))
+        single = is_one_tuple(pairs)
+        logits = torch.from_numpy(self.logits(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar))
         one_label = self.task.num_labels == 1
-        activation = activation_fn or (torch.nn.Sigmoid() if one_label else torch.nn.Identity())
-        scores = activation(logits)
+        scores = self._activated(logits, activation_fn)
         if apply_softmax and not one_label:
             scores = torch.softmax(scores, dim=-1)
         if one_label:
@@ -225,6 +246,11 @@ class DiPairInference:
             return scores
         return scores.numpy() if convert_to_numpy else list(scores)
 
+    def _activated(self, logits: torch.Tensor, activation: Activation | None) -> torch.Tensor:
+        if activation is not None:
+            return activation(logits)
+        return torch.sigmoid(logits) if self.task.num_labels == 1 else logits
+
     def rank(
         self,
         query: str,
@@ -233,41 +259,124 @@ class DiPairInference:
         return_documents: bool = False,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        activation_fn: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        activation_fn: Activation | None = None,
     ) -> list[dict[str, Any]]:
         """Documents by falling score, as `CrossEncoder.rank` gives them: `corpus_id`, `score` and, if asked, `text`.
 
+        The order is that of the logits, which still differ where their sigmoids are all 1; with an `activation_fn` that of
+        its values, and of the logits where these tie. What ties still stays in the order given.
+
+        Args:
+            query: one text.
+            documents: n texts, read by position; `corpus_id` counts them from 0.
+            top_k: how many come back; None for all.
+
         Raises:
-            ModelError: the model has not one label and two sides, so that there is nothing to rank by.
+            ModelError: as `logits`; `query` is not one string; or the model has not one label and two sides, so that there
+                is nothing to rank by.
         """
         if self.task.num_labels != 1 or self.student.sides != 2:
             raise ModelError("rank needs a model of two sides and one label; use predict and rank the logit you mean")
-        pairs = [(query, document) for document in documents]
-        scores = np.asarray(self.predict(pairs, batch_size, show_progress_bar, activation_fn))
-        best = np.argsort(-scores, kind="stable")[:top_k]
+        if top_k is not None and top_k < 0:
+            raise ModelError(f"`top_k` {top_k}: give 0 or more, or None for all")
+        query = one_text(query, "query", ModelError)
+        texts = text_list(documents, "documents", ModelError)
+        logits = self.logits(
+            [(query, text) for text in texts], batch_size=batch_size, show_progress_bar=show_progress_bar
+        )
+        scores = np.asarray(self._activated(torch.from_numpy(logits), activation_fn))[:, 0]
+        falling = [-logits[:, 0]] if activation_fn is None else [-logits[:, 0], -scores]
+        best = np.lexsort(falling)[:top_k]
         ranking: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in best]
         if return_documents:
             for entry in ranking:
-                entry["text"] = documents[entry["corpus_id"]]
+                entry["text"] = texts[entry["corpus_id"]]
         return ranking
+
+    def known_fingerprint(self, side: int) -> str:
+        """`representation_fingerprint`, remembered for as long as the weights stay as they are; for stamps in memory."""
+        encoder = self.streams[self.side_streams[side]][0]
+        tensors = [
+            tensor
+            for part in (self.encoders[encoder], self.head_inputs[encoder])
+            for tensor in (*part.parameters(), *part.buffers())
+        ]
+        tokenizer = self._tokenizer(encoder)
+        return self.known_fingerprints.get(
+            side, tensors, lambda: self.representation_fingerprint(side), id(tokenizer), len(tokenizer)
+        )
+
+    def check_representations(
+        self, texts: TokenRepresentations, side: int, rows: np.ndarray | torch.Tensor | None = None
+    ) -> None:
+        """Refuses representations that this model cannot score as its side `side`.
+
+        Args:
+            texts: (n, k, d); what carries no side and no model is taken for what it is said to be.
+            rows: (n,) what messages call the rows; None for 0 to n - 1.
+
+        Raises:
+            ModelError: another side or model, another shape or dtype, a text without a real token, numbers that are not
+                finite or above 1e15; the row is named.
+        """
+        self._check_side(texts, side)
+        check_numbers(texts, side, rows)
+
+    def _check_side(self, texts: TokenRepresentations, side: int) -> None:
+        check_stamp(texts, side, self.student.side_names, lambda: self.known_fingerprint(side))
+        check_shape(texts, side, self.student.kept_tokens[side], self.student.vector_width)
 
     def _check_sides(self, sides: Sequence[TokenRepresentations]) -> None:
         if len(sides) != self.student.sides:
             raise ModelError(f"{len(sides)} sides given, the model has {self.student.sides}")
         for j, side in enumerate(sides):
-            expected = (self.student.kept_tokens[j], self.student.vector_width)
-            if tuple(side.tokens.shape[1:]) != expected:
-                raise ModelError(
-                    f"side {j} holds {tuple(side.tokens.shape[1:])} (tokens, width) a text, this model needs {expected}: "
-                    "encode it with this model and this side"
-                )
+            if not isinstance(side, TokenRepresentations):
+                raise ModelError(f"side {j} is a {type(side).__name__}: give what encode(texts, side) returns")
+            self._check_side(side, j)
 
-    def _check_tuples(self, tuples: Pairs) -> None:
-        for row, texts in enumerate(tuples):
-            if isinstance(texts, str) or len(texts) != self.student.sides:
-                raise ModelError(f"tuple {row} must hold {self.student.sides} texts: {texts!r}")
-            if not all(isinstance(text, str) for text in texts):
-                raise ModelError(f"tuple {row} holds something that is not a text: {texts!r}")
+    def _check_known(self, flat: np.ndarray, bounds: np.ndarray, encoder: int, texts: Sequence[str]) -> None:
+        # A token that was added to the tokenizer alone would be read from beyond the table of embeddings.
+        table: Any = getattr(self.encoders[encoder], "get_input_embeddings", lambda: None)()
+        size = getattr(table, "num_embeddings", None)
+        if size is None or not len(flat) or int(flat.max()) < size:
+            return
+        place = int(np.argmax(flat >= size))
+        bad = int(np.searchsorted(bounds, place, side="right")) - 1
+        raise ModelError(
+            f"text {bad} has token {int(flat[place])}, the model has embeddings for {size}: {texts[bad][:80]!r}; the tokenizer "
+            "was given tokens that the model was not: build the student from a model whose embeddings were resized"
+        )
+
+
+def _row_numbers(rows: Any, sides: Sequence[TokenRepresentations]) -> torch.Tensor:
+    """(n, s) int64 on the CPU, checked."""
+    if rows is None:
+        if len({len(side) for side in sides}) > 1:
+            raise ModelError(f"sides of {[len(side) for side in sides]} texts need `rows` that say what meets what")
+        return torch.arange(len(sides[0]))[:, None].repeat(1, len(sides))
+    numbers = np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
+    if numbers.size and numbers.dtype.kind not in "iu":
+        raise ModelError(f"`rows` must be whole numbers, they are {numbers.dtype}")
+    if numbers.ndim != 2 or numbers.shape[1] != len(sides):
+        raise ModelError(f"`rows` must be (n, {len(sides)}), it is {tuple(numbers.shape)}")
+    for j, side in enumerate(sides):
+        if len(numbers) and not 0 <= int(numbers[:, j].min()) <= int(numbers[:, j].max()) < len(side):
+            raise ModelError(f"`rows` of side {j} leave 0 to {len(side) - 1}")
+    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ModelError(f"`batch_size` {batch_size}: give 1 or more")
+
+
+def _check_finite(logits: np.ndarray) -> None:
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        raise ModelError(
+            f"the score of row {int(np.argmin(finite))} is not a finite number: the weights of the head are damaged, or its "
+            "training diverged; load the student again, or train it with a lower learning rate"
+        )
 
 
 def _quiet(show_progress_bar: bool | None, steps: int, long: int = 50) -> bool | None:
