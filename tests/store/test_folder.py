@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -51,6 +52,15 @@ def as_read(representations: TokenRepresentations, dtype: StoredDtype) -> TokenR
     return decode_tokens(encode_tokens(representations, dtype))
 
 
+def as_format_1(folder: Path) -> None:
+    """Makes a folder what the code before there were checksums would have written."""
+    path = folder / "manifest.json"
+    settings = json.loads(path.read_text())
+    del settings["checksum"], settings["checksums"]
+    path.write_text(json.dumps({**settings, "format_version": 1}))
+    (folder / "items.parquet").unlink(missing_ok=True)
+
+
 def same(left: TokenRepresentations, right: TokenRepresentations) -> bool:
     return torch.equal(left.tokens, right.tokens) and torch.equal(left.mask, right.mask)
 
@@ -81,7 +91,10 @@ def test_round_trip(
                 )
                 start = stop
         read = RepresentationFolder.open(folder)
-        assert read.manifest == settings.replaced(rows=total)
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".parquet", ".safetensors"))
+        checksums = {path.name: xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in files}
+        assert len(checksums) == 2 * -(-total // shard_rows)
+        assert read.manifest == settings.replaced(rows=total, checksums=checksums)
         assert len(read) == total
         assert read.keys == keys(0, total)
         assert read.ids == (ids(0, total) if with_ids else [None] * total)
@@ -345,8 +358,8 @@ def test_damaged_folders(tmp_path: Path, dtype: StoredDtype) -> None:
     with pytest.raises(CacheError, match="ids-00002"):
         RepresentationFolder.open(tmp_path)
     write()
-    (tmp_path / "manifest.json").write_text('{"format_version": 2}')
-    with pytest.raises(CacheError, match="format version 2"):
+    (tmp_path / "manifest.json").write_text('{"format_version": 3}')
+    with pytest.raises(CacheError, match="format version 3"):
         RepresentationFolder.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CacheError, match="cannot read"):
@@ -357,6 +370,7 @@ def test_damaged_folders(tmp_path: Path, dtype: StoredDtype) -> None:
 def test_shards_that_do_not_hold_what_the_manifest_says(tmp_path: Path, dtype: StoredDtype) -> None:
     with RepresentationWriter(tmp_path, manifest(dtype=dtype)) as writer:
         writer.append(None, keys(0, 6), representations(6))
+    as_format_1(tmp_path)  # without checksums, which would see it first
     shard = tmp_path / "shard-00001.safetensors"
     arrays = load_file(shard)
     assert set(arrays) == ({"tokens", "mask", "scales"} if dtype == "int8" else {"tokens", "mask"})

@@ -1,12 +1,18 @@
 """What lies in a representation folder, and the small parts that its writer and its reader share.
 
-    manifest.json           settings and the number of rows; written last, so a folder with one is whole
+    manifest.json           settings, the number of rows, a checksum of every other file and one of itself; written last,
+                            so a folder with one is whole
     progress.json           the same settings while the folder is being written
     shard-00000.safetensors tokens (rows, k, d) in the stored dtype, mask (rows, k) uint8; of int8 also scales (rows, k)
                             fp32, one a token
     ids-00000.parquet       row (int64), key (16 bytes), id (string or null) of the shard; written after the shard,
-                            so a shard counts once its ids are there
+                            so a shard counts once its ids are there; holds checksums of the shard and of its own rows,
+                            by which both are known again after a kill
     aliases.parquet         row, id: further ids of texts that already have one; absent when there are none
+    items.parquet           row, text, id: what the texts stand for: the row's number in the table from 0, its text's row
+                            in the folder, its id; absent where nobody said
+
+Format 1 has neither checksums nor items; it still opens.
 
 Shape legend: n rows; k kept tokens; d width.
 """
@@ -14,35 +20,53 @@ Shape legend: n rows; k kept tokens; d width.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+import xxhash
+from pydantic import Field, StrictInt
 
 from distilmatch.config import FrozenConfig
 from distilmatch.errors import CacheError, ConfigError
+from distilmatch.files import read_json, writing
 from distilmatch.fingerprint import DIGEST_BYTES
 from distilmatch.runtime import write_json
 from distilmatch.store.codec import StoredDtype, bytes_per_item
 
-FORMAT_VERSION = 1
+FormatVersion = Literal[1, 2]
+FORMAT_VERSION: FormatVersion = 2
+MOST_KEPT_TOKENS = 1024
+MOST_WIDTH = 65_536
+MOST_ROWS = 2**40
+MOST_SHARD_ROWS = 2**31 - 1
 MANIFEST_NAME = "manifest.json"
 PROGRESS_NAME = "progress.json"
 ALIASES_NAME = "aliases.parquet"
+ITEMS_NAME = "items.parquet"
 LOCK_NAME = ".lock"
 TEMPORARY_PREFIX = ".writing-"
 SHARD_PATTERNS = ("shard-*.safetensors", "ids-*.parquet")
 # What a kill in the middle of a write leaves behind: our temporary files and those of `runtime.write_atomically`.
 LEFTOVER_PATTERNS = (f"{TEMPORARY_PREFIX}*", f".{MANIFEST_NAME}.*", f".{PROGRESS_NAME}.*")
-OWN_PATTERNS = (MANIFEST_NAME, PROGRESS_NAME, ALIASES_NAME, LOCK_NAME, *SHARD_PATTERNS, *LEFTOVER_PATTERNS)
+OWN_PATTERNS = (
+    MANIFEST_NAME,
+    PROGRESS_NAME,
+    ALIASES_NAME,
+    ITEMS_NAME,
+    LOCK_NAME,
+    *SHARD_PATTERNS,
+    *LEFTOVER_PATTERNS,
+)
 
 IDS_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.binary(DIGEST_BYTES)), ("id", pa.string())])
 ALIASES_SCHEMA = pa.schema([("row", pa.int64()), ("id", pa.string())])
+ITEMS_SCHEMA = pa.schema([("row", pa.int64()), ("text", pa.int64()), ("id", pa.string())])
 
 _KEY_DTYPE = np.dtype(f"S{DIGEST_BYTES}")
 
@@ -51,6 +75,7 @@ class RepresentationManifest(FrozenConfig):
     """What a representation folder holds and what made it.
 
     Attributes:
+        format_version: 1 for folders that were written before there were checksums.
         model_fingerprint: of all that a representation depends on besides its text.
         side, side_name: which side of the model the texts were encoded for.
         kept_tokens, width: k and d of every representation.
@@ -58,26 +83,38 @@ class RepresentationManifest(FrozenConfig):
         rows: how many; 0 while the folder is being written.
         shard_rows: rows a shard file, the last one excepted.
         texts_source: what the texts came from, as a fingerprint or a note; None where nobody said.
+        checksums: XXH3 (128 bits, hex) of every other file by name, see `files.checksum`; None while the folder is being
+            written, and in format 1.
     """
 
-    format_version: Literal[1] = 1
+    format_version: FormatVersion = FORMAT_VERSION
     model_fingerprint: str = Field(min_length=1)
-    side: int = Field(ge=0)
+    side: StrictInt = Field(ge=0, lt=2**16)
     side_name: str
-    kept_tokens: int = Field(ge=1)
-    width: int = Field(ge=1)
+    kept_tokens: StrictInt = Field(ge=1, le=MOST_KEPT_TOKENS)
+    width: StrictInt = Field(ge=1, le=MOST_WIDTH)
     dtype: StoredDtype = "float32"
-    rows: int = Field(default=0, ge=0)
-    shard_rows: int = Field(default=65536, ge=1)
+    rows: StrictInt = Field(default=0, ge=0, le=MOST_ROWS)
+    shard_rows: StrictInt = Field(default=65536, ge=1, le=MOST_SHARD_ROWS)
     texts_source: str | None = None
+    checksums: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{32}$")]] | None = None
+
+    @property
+    def shards(self) -> int:
+        """How many shards so many rows take."""
+        return math.ceil(self.rows / self.shard_rows)
+
+    def rows_of_shard(self, index: int) -> int:
+        """Rows of shard number `index`."""
+        return min(self.shard_rows, self.rows - index * self.shard_rows)
 
     def bytes_per_item(self) -> int:
         """Bytes that one text takes on disk, its key and id not counted."""
         return bytes_per_item(self.kept_tokens, self.width, self.dtype)
 
     def differences(self, other: RepresentationManifest) -> list[str]:
-        """The settings that differ (the number of rows aside), each as "name: this one, that one"."""
-        names = (name for name in type(self).model_fields if name != "rows")
+        """The settings that differ, each as "name: this one, that one"; what only a finished folder has is no setting."""
+        names = (name for name in type(self).model_fields if name not in ("rows", "checksums", "format_version"))
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
         return [f"{name}: {mine!r}, {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
 
@@ -107,23 +144,38 @@ def read_manifest(path: Path) -> RepresentationManifest:
         CacheError: it is damaged, or of a format that this version does not read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise CacheError(f"cannot read {path}: {error}; write the folder again (overwrite)") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in get_args(FormatVersion):
+        known = " and ".join(map(str, get_args(FormatVersion)))
         raise CacheError(
-            f"{path} has format version {version!r}, this distilmatch reads {FORMAT_VERSION}; encode the texts again"
+            f"{path} has format version {str(version)[:40]}, this distilmatch reads {known}; encode the texts again"
         )
+    told = content.pop("checksum", None) if version > 1 else None
     try:
-        return RepresentationManifest.from_dict(content, str(path))
-    except ConfigError as error:
+        manifest = RepresentationManifest.from_dict(content, str(path))
+    except (ConfigError, RecursionError) as error:
         raise CacheError(f"{error}; write the folder again (overwrite)") from error
+    if version > 1 and told != _json_checksum(content):
+        raise CacheError(
+            f"{path} is damaged: its content does not have the checksum that it names; write the folder again (overwrite)"
+        )
+    return manifest
 
 
 def write_manifest(path: Path, manifest: RepresentationManifest) -> None:
     """Writes a manifest or progress file, atomically."""
-    write_json(path, manifest.to_dict())
+    content = manifest.to_dict()
+    with writing(path):
+        write_json(path, {**content, "checksum": _json_checksum(content)})
+
+
+def _json_checksum(content: dict[str, Any]) -> str:
+    # Of the content, not of the file's bytes: white space between them means nothing.
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return xxhash.xxh3_128_hexdigest(canonical.encode("ascii"))
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
@@ -137,10 +189,15 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Writes a small Parquet file, atomically."""
+    """Writes a small Parquet file, atomically.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
     temporary = path.with_name(TEMPORARY_PREFIX + path.name)
-    pq.write_table(table, temporary)
-    move_into_place(temporary, path)
+    with writing(path):
+        pq.write_table(table, temporary)
+        move_into_place(temporary, path)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -150,8 +207,10 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         CacheError: it is damaged, or its columns are others.
     """
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        table.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise CacheError(f"cannot read {path}: {error}; write the folder again (overwrite)") from error
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise CacheError(f"{path} has the columns {table.schema.names}, not {schema.names}; write the folder again")
