@@ -5,14 +5,14 @@ A recipe in YAML maps one to one onto `PairRecipe`; a key that no config has is 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from distilmatch.config_base import FrozenConfig as FrozenConfig
+from distilmatch.config_base import Place
 from distilmatch.errors import ConfigError
-from distilmatch.runtime import Precision, write_atomically
+from distilmatch.runtime import Precision
 
 TaskKind = Literal["classification", "binary", "regression", "ranking"]
 HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
@@ -22,97 +22,6 @@ OnBadRows = Literal["stop", "quarantine"]
 
 _LABELLED_PAIRS = 300_000
 _MOST_ROUNDS = 8
-
-
-def _problems(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        message = "no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(": ".join(part for part in (where, message.removeprefix("Value error, ")) if part))
-    return lines
-
-
-def _explain(error: ValidationError, name: str) -> ConfigError:
-    return ConfigError("\n".join(f"{name}: {line}" for line in _problems(error)))
-
-
-class FrozenConfig(BaseModel):
-    """Base of every config: immutable, unknown keys refused, round-trips to a dict and to YAML."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    def __init__(self, **settings: Any) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise _explain(error, type(self).__name__) from error
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_nested_defaults(cls, settings: Any) -> Any:
-        # What a recipe leaves out of a nested config keeps this config's default for it, not the nested class's own.
-        if not isinstance(settings, dict):
-            return settings
-        defaults = {key: field.default for key, field in cls.model_fields.items()}
-        return {
-            key: {**defaults[key].model_dump(exclude_unset=True), **value}
-            if isinstance(value, dict) and isinstance(defaults.get(key), FrozenConfig)
-            else value
-            for key, value in settings.items()
-        }
-
-    # Pydantic's own mark of an initialiser that nested validation need not call: places stay exact in messages.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
-
-    @classmethod
-    def from_dict(cls, settings: Any, source: str | None = None) -> Self:
-        """The config that `settings` (nested dicts) describe.
-
-        Raises:
-            ConfigError: an unknown key or a value out of range; the message names it and `source`.
-        """
-        if not isinstance(settings, dict):
-            raise ConfigError(
-                f"{source or cls.__name__}: expected a mapping of settings, not {type(settings).__name__}"
-            )
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            raise _explain(error, source or cls.__name__) from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON-like values; `from_dict` gives the same config back."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> Self:
-        """Reads a YAML file.
-
-        Raises:
-            ConfigError: no file there, no YAML in it, or settings that do not fit.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the recipe {path}: {error}") from error
-        try:
-            settings = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from error
-        return cls.from_dict(settings, str(path))
-
-    def to_yaml(self, path: str | Path) -> None:
-        """Writes the config as YAML, atomically."""
-        write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
-
-    def replaced(self, **changes: Any) -> Self:
-        """A validated copy with `changes`; fields are named as in the config, nested ones given whole."""
-        return type(self).from_dict({**self.to_dict(), **_plain(changes)})
-
-
-def _plain(changes: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.to_dict() if isinstance(value, FrozenConfig) else value for key, value in changes.items()}
 
 
 class TaskConfig(FrozenConfig):
@@ -147,15 +56,20 @@ class TableConfig(FrozenConfig):
     """How a pair or tuple table is read.
 
     Attributes:
-        text_columns: the columns of the texts, in the order of the sides; by default the first `sides` columns that
-            are not named otherwise below.
+        text_columns: the columns of the texts, in the order of the sides; by default those whose names say it (such as
+            query and title), else the first that hold texts and are not named otherwise below.
         label_column: gold labels, or None.
         teacher_columns: the teacher's logits, one column a label, or one column with lists; empty for none.
+        teacher_scale: what these are: "logit", "probability", or "auto": probabilities where all of a table's are within
+            [0, 1] and, of several labels, add up to 1. Rows that are streamed are not seen as a whole: there it is "logit".
         id_columns: an id for each side; empty for none. For ranking, rows with the same first id are one query
             (without ids: rows with the same first text).
         layout: "tuples", a row a tuple; or "triplets", columns anchor, positive, negative, ...: a row becomes a
             ranking of one relevant and the other irrelevant texts.
         file_format: by default from the file's ending.
+        delimiter: of CSV and TSV, one character; by default the comma or tab, or what the header is seen to have.
+        quoting: of CSV and TSV: "rfc4180" takes quotes around a field off, "none" leaves every quote a part of its text,
+            "auto" looks at the file and refuses one that could be read both ways.
         split: which split of a Hugging Face dataset.
         on_bad_rows: "stop" before any work, or "quarantine" them to a side file and go on.
         quarantine_file: where to; by default beside the source (or in the working folder) as NAME.bad_rows.jsonl.
@@ -165,9 +79,12 @@ class TableConfig(FrozenConfig):
     text_columns: tuple[str, ...] | None = None
     label_column: str | None = None
     teacher_columns: tuple[str, ...] = ()
+    teacher_scale: Literal["auto", "logit", "probability"] = "auto"
     id_columns: tuple[str, ...] = ()
     layout: Literal["tuples", "triplets"] = "tuples"
     file_format: Literal["jsonl", "csv", "tsv", "parquet"] | None = None
+    delimiter: str | None = None
+    quoting: Literal["auto", "rfc4180", "none"] = "auto"
     split: str = "train"
     on_bad_rows: OnBadRows = "stop"
     quarantine_file: str | None = None
@@ -180,6 +97,8 @@ class TableConfig(FrozenConfig):
             raise ValueError(f"`text_columns` names {len(self.text_columns)} columns for {self.sides} sides")
         if self.id_columns and self.layout == "tuples" and len(self.id_columns) != self.sides:
             raise ValueError(f"`id_columns` names {len(self.id_columns)} columns for {self.sides} sides")
+        if self.delimiter not in (None, "\\t") and (len(self.delimiter or "") != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"`delimiter` is one character, such as ';' or '\\t', not {self.delimiter!r}")
         return self
 
 
@@ -195,11 +114,11 @@ class TeacherConfig(FrozenConfig):
             beside the output.
     """
 
-    models: tuple[str, ...] = Field(min_length=1)
+    models: tuple[Place, ...] = Field(min_length=1)
     batch_size: int = Field(default=64, ge=1)
     max_length: int | None = Field(default=None, ge=4)
     precision: Precision = "auto"
-    cache_folder: str | None = None
+    cache_folder: Place | None = None
 
 
 class FineTuneConfig(FrozenConfig):
@@ -211,7 +130,7 @@ class FineTuneConfig(FrozenConfig):
         dropout: in training; None keeps the base model's own. 0 helps where labels are clean and matches are fine.
     """
 
-    base_model: str = "all-MiniLM-L6-v2"
+    base_model: Place = "all-MiniLM-L6-v2"
     epochs: float = Field(default=4.0, gt=0)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -444,15 +363,15 @@ class PairRecipe(FrozenConfig):
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
     """
 
-    train: str
-    dev: str | None = None
-    test: str | None = None
-    unlabelled: tuple[str, ...] = ()
-    output: str
+    train: Place
+    dev: Place | None = None
+    test: Place | None = None
+    unlabelled: tuple[Place, ...] = ()
+    output: Place
     task: TaskConfig
     table: TableConfig = TableConfig()
     teacher: TeacherConfig | None = None
-    encoder: tuple[str, ...] = ("all-MiniLM-L6-v2",)
+    encoder: tuple[Place, ...] = ("all-MiniLM-L6-v2",)
     start: Literal["auto", "encoder", "teacher"] = "auto"
     transfer: TransferConfig = TransferConfig()
     student: StudentConfig = StudentConfig()

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distilmatch.config import FrozenConfig, OnBadRows, TableConfig, TaskConfig
+from distilmatch.config import OnBadRows, TableConfig, TaskConfig
+from distilmatch.config_base import FrozenConfig, Place
 from distilmatch.runtime import Precision
 
 Pooling = Literal["auto", "mean", "cls", "max", "lasttoken"]
@@ -34,7 +35,7 @@ class CorpusConfig(FrozenConfig):
         quarantine_file: where to; by default beside each source as NAME.bad_rows.jsonl.
     """
 
-    sources: tuple[str, ...] = Field(min_length=1)
+    sources: tuple[Place, ...] = Field(min_length=1)
     text_columns: tuple[str, ...] | None = None
     file_format: Literal["text", "jsonl", "csv", "tsv", "parquet"] | None = None
     split: str = "train"
@@ -60,8 +61,8 @@ class EmbeddingTeacherConfig(FrozenConfig):
         cache_folder: where; None is beside the output. They are keyed by weights, tokenizer, settings and texts.
     """
 
-    models: tuple[str, ...] = ()
-    embeddings: tuple[str, ...] = ()
+    models: tuple[Place, ...] = ()
+    embeddings: tuple[Place, ...] = ()
     embedding_column: str = "embedding"
     combine: Combination = "concatenate"
     pooling: Pooling = "auto"
@@ -69,7 +70,7 @@ class EmbeddingTeacherConfig(FrozenConfig):
     max_length: int | None = Field(default=None, ge=4)
     precision: Precision = "auto"
     dtype: StoredPrecision = "fp16"
-    cache_folder: str | None = None
+    cache_folder: Place | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -99,7 +100,7 @@ class EmbeddingStudentConfig(FrozenConfig):
     """
 
     start: StudentStart = "teacher"
-    encoder: str | None = None
+    encoder: Place | None = None
     layers: int | tuple[int, ...] | None = 3
     layer_choice: LayerChoice = "spaced"
     width: int | None = Field(default=None, ge=1)
@@ -221,7 +222,7 @@ class LabelledConfig(FrozenConfig):
         file_format, split, on_bad_rows, quarantine_file: as of a table.
     """
 
-    source: str
+    source: Place
     kind: LabelledKind = "scored"
     text_columns: tuple[str, ...] | None = None
     score_column: str | None = None
@@ -287,7 +288,7 @@ class EmbeddingRecipe(FrozenConfig):
     contrastive: ContrastiveConfig = ContrastiveConfig()
     stage2: EmbeddingStageConfig = EmbeddingStageConfig(batch_size=64, learning_rate=5e-5, beta2=0.999)
     dev: tuple[LabelledConfig, ...] = ()
-    output: str
+    output: Place
     device: str | None = None
     seed: int = 0
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilmatch.config import FrozenConfig, PairRecipe
+from distilmatch.config import PairRecipe
+from distilmatch.config_base import FrozenConfig, Place
 from distilmatch.embedding_config import EmbeddingRecipe
 
 
@@ -24,7 +25,7 @@ class MatchSideConfig(FrozenConfig):
         split: which split of a Hugging Face dataset.
     """
 
-    source: str
+    source: Place
     text_column: str | None = None
     id_column: str | None = None
     split: str = "train"
@@ -78,7 +79,7 @@ class LadderRecipe(FrozenConfig):
     embedding: EmbeddingRecipe
     pair: PairRecipe
     match: MatchConfig | None = None
-    output: str
+    output: Place
     device: str | None = None
     seed: int = 0
 

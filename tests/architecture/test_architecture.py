@@ -23,6 +23,8 @@ FLOORS = {
     "files": 0,
     "concurrency": 0,
     "config": 0,
+    "config_base": 0,
+    "yaml_files": 0,
     "embedding_config": 0,
     "ladder_config": 0,
     "encoders": 0,

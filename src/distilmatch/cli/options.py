@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -62,10 +63,10 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     Raises:
         ConfigError: it is none of them.
     """
-    from distilmatch.errors import ConfigError
+    from distilmatch.errors import ConfigError, did_you_mean
 
     if value not in allowed:
-        raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
+        raise ConfigError(f"{option} must be one of {', '.join(allowed)}, not {value!r}{did_you_mean(value, allowed)}")
 
 
 def student_of(model: str, device: str | None = "cpu") -> DiPair:
@@ -115,36 +116,50 @@ def load_recipe(path: Path, changes: list[str] | None, extra: dict[str, Any]) ->
 
 def load_recipe_of(kind: type[Recipe], path: Path, changes: list[str] | None, extra: dict[str, Any]) -> Recipe:
     """As `load_recipe`, for a recipe of any kind."""
-    import yaml
-
     from distilmatch.errors import ConfigError
+    from distilmatch.yaml_files import yaml_value
 
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            f"{path} holds no settings: a recipe is a YAML mapping with {', '.join(list(kind.model_fields)[:4])}, ..."
-        )
-    given = dict(extra)
+    settings = kind.read_settings(path)
+    given = {key: (key, value) for key, value in extra.items() if value is not None}
     for change in changes or []:
         key, equals, value = change.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise ConfigError(f"--set {change!r} must be KEY=VALUE, such as stage2.epochs=1")
-        given[key] = yaml.safe_load(value)
-    for key, value in given.items():
-        if value is not None:
-            _put(settings, key.split("."), value)
+        given[key.strip()] = (f"--set {change!r}", yaml_value(value, f"--set {change!r}"))
+    for key, (said, value) in given.items():
+        unknown = kind.unknown_setting(key)
+        if unknown is not None:
+            raise ConfigError(f"{said}: {key}: {unknown}")
+        _put(settings, key.split("."), value, said)
     return kind.from_dict(settings, str(path))
 
 
-def _put(settings: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = settings.get(key)
-        settings[key] = inner = inner if isinstance(inner, dict) else {}
-        settings = inner
-    settings[keys[-1]] = value
+def _put(settings: dict[str, Any], keys: list[str], value: Any, said: str) -> None:
+    """Puts `value` in its place among nested settings, whose groups are made where there are none yet."""
+    from distilmatch.errors import ConfigError
+
+    here: Any = settings
+    for number, key in enumerate(keys):
+        last = number == len(keys) - 1
+        if isinstance(here, list | tuple):
+            if not key.isdigit() or int(key) >= len(here):
+                before = ".".join(keys[:number])
+                numbers = ", ".join(f"{before}.{i}" for i in range(min(3, len(here))))
+                raise ConfigError(
+                    f"{said}: `{before}` is a list of {len(here)}: name one of it ({numbers or 'it is empty'})"
+                )
+            place: Any = int(key)
+        else:
+            place = key
+        if last:
+            here[place] = value
+            return
+        inner = here[place] if isinstance(here, list) else here.get(place)
+        if inner is not None and not isinstance(inner, dict | list):
+            raise ConfigError(f"{said}: `{'.'.join(keys[: number + 1])}` is {inner!r} here, which has no settings")
+        inner = copy.copy(inner) or {}  # an alias may have the same group elsewhere
+        here[place] = inner
+        here = inner
 
 
 def say(**facts: Any) -> None:
