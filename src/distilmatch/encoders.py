@@ -1,14 +1,16 @@
-"""Sentence encoders by name: sentence-transformers folders and hub names, and transformers with a pooling put on."""
+"""Encoders by name: what a model folder must hold, and sentence-transformers models with a pooling put on."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from distilmatch.errors import ModelError
+from distilmatch.errors import ModelError, did_you_mean
+from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.runtime import pick_device, resolve_model
 
@@ -22,6 +24,122 @@ _NOT_A_SETTING = frozenset(
     ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id")
     + ("sentence_transformers", "use_cache", "problem_type", "_attn_implementation", "_commit_hash")
 )
+
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Refuses a local folder from which no model can be loaded, before anything of it is.
+
+    Args:
+        folder: that of a transformer, of a cross-encoder, of a student, or a sentence-transformers folder.
+
+    Raises:
+        ModelError: it is missing, empty or a file; its config.json is missing, unreadable or of an unknown kind; its
+            weights are missing, cut short or a pickle, which could run code.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise ModelError(f"no model folder at {str(folder)!r}: it is {'a file' if place.exists() else 'missing'}")
+    try:
+        if not any(place.iterdir()):
+            raise ModelError(f"{str(folder)!r} is empty: give the folder that the model was saved to")
+        modules = _modules(place)
+        for own in [place] if modules is None else modules:
+            _check_transformer(own)
+    except OSError as error:
+        raise ModelError(f"{str(folder)!r} cannot be read: {error.strerror or error}") from error
+
+
+def _modules(folder: Path) -> list[Path] | None:
+    """The folders of the transformers of a sentence-transformers folder; None where it is none."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    try:
+        modules = read_json(path)
+        return [folder / module["path"] for module in modules if str(module["type"]).endswith(".Transformer")]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path} is not what sentence-transformers writes ({error}): save the model again") from error
+
+
+def _check_transformer(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        inside = sorted(own.parent.name for own in folder.glob("*/config.json"))
+        hint = f" (its folder {inside[0]!r} does)" if inside else ""
+        raise ModelError(
+            f"{folder} holds no config.json{hint}: give the folder that a training run or save_pretrained wrote"
+        )
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be read ({error}): copy it again from where the model came from") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}, not a model's settings: copy it again")
+    _check_kind(path, config)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        _refuse_weights(folder)
+    for file in files:
+        safetensors_shapes(file)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+
+
+def _check_kind(path: Path, config: dict[str, Any]) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if isinstance(kind, str) and (kind == "dipair" or kind in CONFIG_MAPPING):
+        return
+    if "auto_map" in config:
+        raise ModelError(
+            f"{path}: a {kind!r} model needs code from its own folder, which is never run here: name another"
+        )
+    known = did_you_mean(kind, CONFIG_MAPPING.keys()) if isinstance(kind, str) else ""
+    raise ModelError(
+        f"{path}: `model_type` {kind!r} is not known to the installed transformers{known}: give a folder that save_pretrained "
+        "wrote, or install a newer transformers"
+    )
+
+
+def _refuse_weights(folder: Path) -> None:
+    pickles = sorted(
+        path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"
+    )
+    if pickles:
+        raise ModelError(
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read: convert it once, where "
+            "you trust it, with transformers (AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)), which writes "
+            "model.safetensors"
+        )
+    raise ModelError(f"{folder} holds no weights (no *.safetensors): save or copy the model again")
+
+
+def _check_index(path: Path) -> None:
+    try:
+        named = set(read_json(path)["weight_map"].values())
+        missing = sorted(str(name) for name in named if not (path.parent / str(name)).is_file())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): copy it again") from None
+    if missing:
+        raise ModelError(f"{path.parent} lacks {missing[0]}, a part of its weights: copy it again")
+
+
+def safetensors_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file; no tensor is read.
+
+    Raises:
+        ModelError: the file is cut short or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} is cut short or damaged ({error}): copy it again from where it came from") from error
 
 
 def load_sentence_encoder(
@@ -44,15 +162,22 @@ def load_sentence_encoder(
 
     path = resolve_model(name)
     target = device if isinstance(device, torch.device) else pick_device(device)
+    if Path(path).is_dir():
+        check_model_folder(path)
     try:
-        model = SentenceTransformer(path, device=str(target), model_kwargs={"dtype": torch.float32})
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        model = SentenceTransformer(
+            path,
+            device=str(target),
+            trust_remote_code=False,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
+    except Exception as error:  # whatever a stranger's folder makes of it
         raise ModelError(
-            f"cannot load {str(name)!r} as a sentence encoder: {first_line} Give a sentence-transformers folder, that of "
-            "a transformer, or the name of one on the Hugging Face hub"
+            f"cannot load {str(name)!r} as a sentence encoder: {first_line(error)} Give a sentence-transformers folder, that "
+            "of a transformer, or the name of one on the Hugging Face hub"
         ) from error
-    _check_vocabulary(name, model)
+    if isinstance(model[0], Transformer):
+        check_vocabulary(name, model[0].tokenizer, cast(Any, model[0].model).get_input_embeddings())
     if pooling != "auto":
         first = model[0]
         if not isinstance(first, Transformer):
@@ -64,19 +189,36 @@ def load_sentence_encoder(
     return model.eval()
 
 
-def _check_vocabulary(name: str | Path, model: SentenceTransformer) -> None:
-    table = getattr(getattr(model[0], "model", None), "get_input_embeddings", lambda: None)()
-    tokenizer: Any = getattr(model[0], "tokenizer", None)
-    if not isinstance(table, torch.nn.Embedding) or not hasattr(tokenizer, "get_vocab"):
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_vocabulary(name: str | Path, tokenizer: Any, embeddings: Any) -> None:
+    """Refuses a tokenizer that gives tokens for which its model has no embedding.
+
+    Args:
+        name: what messages call the model.
+        tokenizer: Hugging Face's.
+        embeddings: the model's table of input embeddings; a module of another kind is passed over.
+
+    Raises:
+        ModelError: it says how many there are of each.
+    """
+    if not isinstance(embeddings, nn.Embedding) or not hasattr(tokenizer, "get_vocab"):
         return
-    # Some tokenizers add special tokens that their model has no embeddings for and no text leads to.
-    added = tokenizer.get_added_vocab()
-    highest = max((number for token, number in tokenizer.get_vocab().items() if token not in added), default=0)
-    if highest >= table.num_embeddings:
-        raise ModelError(
-            f"the tokenizer of {str(name)!r} is another model's: its tokens go up to {highest}, the model has embeddings for "
-            f"{table.num_embeddings}. Save the model again with the tokenizer that it was trained with"
-        )
+    # Some tokenizers have special tokens that their model has no embeddings for and that stand around no text.
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    own = (number for token, number in tokenizer.get_vocab().items() if token not in special)
+    highest = max([*own, *tokenizer("a")["input_ids"], tokenizer.pad_token_id or 0], default=0)
+    if highest < embeddings.num_embeddings:
+        return
+    raise ModelError(
+        f"the tokenizer of {str(name)!r} is another model's: its tokens go up to {highest}, the model has embeddings for "
+        f"{embeddings.num_embeddings}. Save the model again with the tokenizer that it was trained with; where tokens were "
+        "added on purpose, after model.resize_token_embeddings(len(tokenizer))"
+    )
 
 
 def position_limit(model: nn.Module) -> int:
