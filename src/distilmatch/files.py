@@ -69,6 +69,25 @@ def writing(path: str | Path) -> Iterator[None]:
         raise write_error(path, error) from error
 
 
+def reserve(path: str | Path) -> None:
+    """Has the disk set the space of a file aside, before it is written through a memory map.
+
+    A new mapped file has holes: on a full disk the first write to one kills the process (SIGBUS). Where the file system
+    cannot set space aside nothing happens.
+
+    Raises:
+        OSError: there is not that much space.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
 def write_error(path: str | Path, error: BaseException) -> CacheError:
     """The error that a failed write of `path` is told as."""
     reason = getattr(error, "strerror", None) or str(error)

@@ -115,6 +115,11 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
         write_corpus(_config(tmp_path / "b.txt"), tmp_path / "corpus")
     write_corpus(_config(path), tmp_path / "corpus")
     np.save(tmp_path / "corpus" / "rows.npy", np.zeros(1, dtype=np.int64))
+    with pytest.raises(CacheError, match=r"rows\.npy has 136 bytes, not 144"):
+        TextCorpus(tmp_path / "corpus")
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    del manifest["checksum"], manifest["checksums"]  # of an earlier version
+    (tmp_path / "corpus" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CacheError, match="differ in length"):
         TextCorpus(tmp_path / "corpus")
     (tmp_path / "corpus" / "texts.arrow").write_bytes(b"x")

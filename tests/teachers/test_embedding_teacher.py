@@ -103,7 +103,7 @@ def test_teachers_that_cannot_be_had(tmp_path: Path, tiny_encoder: Path, tiny_se
     with pytest.raises(ConfigError, match="no model folder"):
         SentenceTeacher(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="as a sentence encoder"):
+    with pytest.raises(ModelError, match="is empty"):
         SentenceTeacher(tmp_path / "empty")
     with pytest.raises(ConfigError, match="between 4 and 64"):
         SentenceTeacher(tiny_encoder, max_length=65)
@@ -253,6 +253,11 @@ def test_damaged_caches_are_refused_and_half_ones_begun_anew(tmp_path: Path, cor
     cached_embeddings(_Counting(), corpus, tmp_path / "cache")
     (place,) = (tmp_path / "cache").iterdir()
     np.save(place / "embeddings.npy", np.zeros((2, 3), dtype=np.float16))
+    with pytest.raises(CacheError, match=r"embeddings\.npy has 140 bytes"):
+        cached_embeddings(_Counting(), corpus, tmp_path / "cache")
+    manifest = json.loads((place / "manifest.json").read_text())
+    del manifest["checksum"], manifest["checksums"]  # of an earlier version
+    (place / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CacheError, match=r"shape \(2, 3\)"):
         cached_embeddings(_Counting(), corpus, tmp_path / "cache")
     (place / "embeddings.npy").write_bytes(b"x")

@@ -24,7 +24,7 @@ from distilmatch.data.tables import KEPT_BAD_ROWS, table_fingerprint
 from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import BadRow, BadRowsError, CacheError, DataError
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
-from distilmatch.manifest import MANIFEST, read_manifest, write_manifest
+from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ _PLAIN = (".txt", ".txt.gz")
 class TextCorpus(MappedTexts):
     """The n distinct texts of a folder that `write_corpus` made; on disk, memory-mapped, cheap to pickle.
 
+    Args:
+        checked: leaves out the look through the whole files, for those that have been looked through.
+
     Attributes:
         rows: (n,) int64, which row of the sources each text first stood in, from 0; blank lines count.
         source_rows: r, how many rows the sources have.
@@ -47,26 +50,28 @@ class TextCorpus(MappedTexts):
         CacheError: no finished corpus in the folder, or one that is damaged.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, checked: bool = False) -> None:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder, FORMAT, FORMAT_VERSION, "corpus")
+        if not checked:
+            check_files(self.folder, manifest, "corpus")
         try:
-            super().__init__(self.folder / _TEXTS)
+            super().__init__(self.folder / _TEXTS, checked)
             self.rows: np.ndarray = np.load(self.folder / _ROWS, mmap_mode="r")
             self.source_rows = int(manifest["source_rows"])
             self.fingerprint = str(manifest["fingerprint"])
             self.empty, self.duplicates = int(manifest["empty"]), int(manifest["duplicates"])
             self.bad = int(manifest["bad"])
             expected = int(manifest["texts"])
-        except (KeyError, ValueError, TypeError, OSError, pa.ArrowException) as error:
+        except (KeyError, ValueError, TypeError, OverflowError, OSError, pa.ArrowException) as error:
             raise CacheError(
                 f"the corpus {self.folder} is damaged ({type(error).__name__}: {error}); delete the folder"
             ) from error
         if not expected == len(self) == len(self.rows):
             raise CacheError(f"the corpus {self.folder} is damaged: its parts differ in length; delete the folder")
 
-    def __reduce__(self) -> tuple[type[TextCorpus], tuple[str]]:
-        return type(self), (str(self.folder),)
+    def __reduce__(self) -> tuple[type[TextCorpus], tuple[str, bool]]:
+        return type(self), (str(self.folder), True)
 
     def lengths(self) -> np.ndarray:
         """(n,) int64, characters of each text."""
@@ -109,6 +114,7 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
         folder,
         FORMAT,
         FORMAT_VERSION,
+        checked=[_TEXTS, _ROWS],
         key=key,
         fingerprint=digest,
         texts=int(keep.sum()),

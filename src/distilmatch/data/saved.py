@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError, DataError
+from distilmatch.files import writing
 from distilmatch.fingerprint import fingerprint_file
 from distilmatch.manifest import MANIFEST, owned_manifest, read_manifest, write_manifest
 from distilmatch.types import TupleTable
@@ -30,11 +31,18 @@ TEXT_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
 
 
 class MappedTexts(Sequence[str]):
-    """The texts of an Arrow IPC file, read from the memory map as they are asked for; cheap to pickle."""
+    """The texts of an Arrow IPC file, read from the memory map as they are asked for; cheap to pickle.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        checked: leaves out the look through the whole file, for one that has been looked through.
+
+    Raises:
+        CacheError: a file of something else, or texts that point outside it.
+    """
+
+    def __init__(self, path: str | Path, checked: bool = False) -> None:
         self._path = str(path)
-        self._texts: pa.ChunkedArray = pa.ipc.open_file(pa.memory_map(self._path)).read_all().column("text")
+        self._texts: pa.ChunkedArray = mapped_column(path, TEXT_SCHEMA, checked)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -59,8 +67,33 @@ class MappedTexts(Sequence[str]):
             for start in range(0, len(chunk), _CHUNK):
                 yield from chunk.slice(start, _CHUNK).to_pylist()
 
-    def __reduce__(self) -> tuple[type[MappedTexts], tuple[str]]:
-        return type(self), (self._path,)
+    def __reduce__(self) -> tuple[type[MappedTexts], tuple[str, bool]]:
+        return type(self), (self._path, True)
+
+
+def mapped_column(path: str | Path, schema: pa.Schema, checked: bool = False) -> pa.ChunkedArray:
+    """The only column of an Arrow IPC file, memory-mapped.
+
+    Arrow believes the offsets of a file: one that is damaged or crafted would have it read outside the file and crash, so
+    they are looked through once.
+
+    Raises:
+        CacheError: a file of another schema, or values that point outside it.
+        OSError, ArrowException: it cannot be read.
+    """
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if table.schema != schema:
+        raise CacheError(
+            f"{path} is damaged: it holds {table.schema.to_string()!r}, not {schema.to_string()!r}; make it anew"
+        )
+    if not checked:
+        try:
+            table.validate(full=True)
+        except pa.ArrowException as error:
+            raise CacheError(f"{path} is damaged: {error}; make it anew") from error
+        if table.column(0).null_count:
+            raise CacheError(f"{path} is damaged: {table.column(0).null_count} of its values are missing; make it anew")
+    return table.column(0)
 
 
 def save_table(table: TupleTable, path: str | Path) -> None:
@@ -70,14 +103,13 @@ def save_table(table: TupleTable, path: str | Path) -> None:
 
     Raises:
         DataError: a text that is no valid Unicode.
-        CacheError: `path` is no folder, or holds other things than a table.
+        CacheError: `path` is no folder, holds other things than a table, or cannot be written.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise CacheError(f"{folder} is a file; a table is kept in a folder: give another path")
     if (folder / MANIFEST).exists():
         owned_manifest(folder, FORMAT, "table")
-    folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Any] = {}
     written: dict[str, Callable[[str], None]] = {
         _TEXTS: partial(write_texts, texts=table.texts),
@@ -85,16 +117,18 @@ def save_table(table: TupleTable, path: str | Path) -> None:
     }
     temporaries = {}
     try:
-        for name, write in written.items():
-            handle, temporaries[name] = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            os.close(handle)
-            write(temporaries[name])
-            files[name] = {"bytes": os.path.getsize(temporaries[name]), "hash": fingerprint_file(temporaries[name])}
-        # From here to the new manifest the folder reads as unfinished.
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for name, temporary in temporaries.items():
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, folder / name)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, write in written.items():
+                handle, temporaries[name] = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+                os.close(handle)
+                write(temporaries[name])
+                files[name] = {"bytes": os.path.getsize(temporaries[name]), "hash": fingerprint_file(temporaries[name])}
+            # From here to the new manifest the folder reads as unfinished.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for name, temporary in temporaries.items():
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, folder / name)
     finally:
         for temporary in temporaries.values():
             Path(temporary).unlink(missing_ok=True)
@@ -165,8 +199,12 @@ def read_saved_table(path: str | Path) -> TupleTable:
                 raise CacheError(f"{file} is damaged: not what its manifest describes; write the table anew")
         texts = MappedTexts(folder / _TEXTS)
         stored = pq.read_table(folder / _ROWS)
+        if _columns(manifest, stored.num_columns) != stored.column_names:
+            raise CacheError(
+                f"{folder} is damaged: {_ROWS} has other columns than its manifest says; write the table anew"
+            )
         table = _table(manifest, texts, stored)
-    except (KeyError, TypeError, AttributeError, OSError, pa.ArrowException) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError, pa.ArrowException) as error:
         raise CacheError(f"{folder} is damaged ({type(error).__name__}: {error}); write the table anew") from error
     outside = len(table) and not 0 <= int(table.rows.min()) <= int(table.rows.max()) < len(texts)
     if outside or len(texts) != manifest["texts"] or len(table) != manifest["rows"]:
@@ -174,9 +212,23 @@ def read_saved_table(path: str | Path) -> TupleTable:
     return table
 
 
+def _columns(manifest: dict[str, Any], most: int) -> list[str]:
+    """The columns of the rows that a manifest describes, in the order of `_write_rows`."""
+    sides, present, labels = manifest["side_names"], manifest["columns"], manifest["teacher_labels"]
+    if not (isinstance(sides, list) and sides and all(isinstance(name, str) for name in sides)):
+        raise TypeError(f"side_names are {sides!r}")
+    found = [f"side_{side}" for side in range(len(sides))]
+    if "gold" in present:
+        found.append("gold")
+    found += [f"teacher_{label}" for label in range(min(labels, most) if "teacher" in present else 0)]
+    found += [name for name in ("queries", "blocks") if name in present]
+    return found + [f"id_{side}" for side in range(len(sides)) if "ids" in present]
+
+
 def _table(manifest: dict[str, Any], texts: Sequence[str], stored: pa.Table) -> TupleTable:
     names = tuple(manifest["side_names"])
     present = manifest["columns"]
+    stored_labels = sum(name.startswith("teacher_") for name in stored.column_names)
 
     def numbers(prefix: str, count: int, dtype: type) -> np.ndarray:
         columns = [stored.column(f"{prefix}_{i}").to_numpy() for i in range(count)]
@@ -195,7 +247,7 @@ def _table(manifest: dict[str, Any], texts: Sequence[str], stored: pa.Table) -> 
         rows=numbers("side", len(names), np.int64),
         side_names=names,
         gold=column("gold") if "gold" in present else None,
-        teacher=numbers("teacher", manifest["teacher_labels"], np.float32) if "teacher" in present else None,
+        teacher=numbers("teacher", stored_labels, np.float32) if "teacher" in present else None,
         queries=column("queries") if "queries" in present else None,
         blocks=column("blocks") if "blocks" in present else None,
         ids=ids,

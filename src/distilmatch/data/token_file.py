@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from distilmatch.data.saved import mapped_column
 from distilmatch.errors import CacheError
-from distilmatch.manifest import MANIFEST, read_manifest, write_manifest
+from distilmatch.files import writing
+from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
 
 FORMAT = "distilmatch-tokens"
 FORMAT_VERSION = 1
@@ -25,23 +27,29 @@ Tokenise = Callable[[list[str]], Sequence[Sequence[int]]]
 class MappedTokenIds(Sequence[np.ndarray]):
     """The token ids of each text of a folder that `write_token_ids` made: item i is (tokens,) int32; cheap to pickle.
 
+    Args:
+        checked: leaves out the look through the whole file, for one that has been looked through.
+
     Raises:
         CacheError: no finished token ids in the folder, or damaged ones.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, checked: bool = False) -> None:
         self._folder = str(folder)
         manifest = read_manifest(Path(folder), FORMAT, FORMAT_VERSION, _WHAT)
+        if not checked:
+            check_files(Path(folder), manifest, _WHAT)
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(Path(folder) / _FILE))).read_all()
+            chunks = mapped_column(Path(folder) / _FILE, _SCHEMA, checked).chunks
             expected = int(manifest["texts"])
             self._chunk = int(manifest["chunk"])
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            self._parts = [(part.values.to_numpy(), part.offsets.to_numpy()) for part in chunks]
+        except (OSError, KeyError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
             raise CacheError(f"the token ids in {folder} are damaged ({error}); delete the folder") from error
-        chunks = table.column("tokens").chunks
-        self._parts = [(part.values.to_numpy(), part.offsets.to_numpy()) for part in chunks]
         self._count = sum(len(part) for part in chunks)
-        even = all(len(part) == self._chunk for part in chunks[:-1])
+        even = all(len(part) == self._chunk for part in chunks[:-1]) and all(
+            len(part) <= self._chunk for part in chunks
+        )
         if self._count != expected or not even:
             raise CacheError(f"the token ids in {folder} are damaged: {self._count} texts, not {expected}; delete it")
 
@@ -57,8 +65,8 @@ class MappedTokenIds(Sequence[np.ndarray]):
         place = position % self._chunk
         return values[offsets[place] : offsets[place + 1]]
 
-    def __reduce__(self) -> tuple[type[MappedTokenIds], tuple[str]]:
-        return type(self), (self._folder,)
+    def __reduce__(self) -> tuple[type[MappedTokenIds], tuple[str, bool]]:
+        return type(self), (self._folder, True)
 
 
 def write_token_ids(tokenise: Tokenise, texts: Sequence[str], folder: str | Path, key: str) -> MappedTokenIds:
@@ -67,16 +75,20 @@ def write_token_ids(tokenise: Tokenise, texts: Sequence[str], folder: str | Path
     Args:
         tokenise: the token ids of each of some texts.
         key: what they depend on: tokenizer, greatest length and texts.
+
+    Raises:
+        CacheError: what is there is damaged, or the folder cannot be written.
     """
     folder = Path(folder)
     if (folder / MANIFEST).exists() and read_manifest(folder, FORMAT, FORMAT_VERSION, _WHAT).get("key") == key:
         return MappedTokenIds(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    with pa.OSFile(str(folder / _FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for start in range(0, len(texts), _CHUNK):
-            ids = tokenise([texts[i] for i in range(start, min(start + _CHUNK, len(texts)))])
-            column = pa.array([np.asarray(one, dtype=np.int32) for one in ids], pa.large_list(pa.int32()))
-            writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
-    write_manifest(folder, FORMAT, FORMAT_VERSION, key=key, texts=len(texts), chunk=_CHUNK)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        with pa.OSFile(str(folder / _FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            for start in range(0, len(texts), _CHUNK):
+                ids = tokenise([texts[i] for i in range(start, min(start + _CHUNK, len(texts)))])
+                column = pa.array([np.asarray(one, dtype=np.int32) for one in ids], pa.large_list(pa.int32()))
+                writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
+    write_manifest(folder, FORMAT, FORMAT_VERSION, checked=[_FILE], key=key, texts=len(texts), chunk=_CHUNK)
     return MappedTokenIds(folder)

@@ -5,7 +5,6 @@ Shape legend: n texts of the corpus; d width of the embeddings.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from distilmatch.data.corpus import TextCorpus
 from distilmatch.data.tokenising import length_order
 from distilmatch.embedding_config import StoredPrecision
 from distilmatch.errors import CacheError, ModelError
+from distilmatch.files import read_json, reserve, writing
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
-from distilmatch.manifest import MANIFEST, read_manifest, write_manifest
+from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from distilmatch.runtime import write_json
 from distilmatch.teachers.embedding import EmbeddingTeacher
 
@@ -65,8 +65,10 @@ def cached_embeddings(
     place = Path(folder) / key
     if (place / MANIFEST).exists():
         return read_embeddings(place)
-    place.mkdir(parents=True, exist_ok=True)
-    array, done = _begun(place, (len(corpus), teacher.width), dtype)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        array, done = _begun(place, (len(corpus), teacher.width), dtype)
+        reserve(place / _ARRAY)
     order, _ = length_order(corpus.lengths())
     quiet = None if show_progress_bar is None else not show_progress_bar
     with tqdm(total=len(corpus), initial=done, desc="Teacher", unit="text", disable=quiet) as bar:
@@ -75,14 +77,16 @@ def cached_embeddings(
             rows = np.asarray(corpus.rows[chosen])
             found = teacher.embed([corpus[int(i)] for i in chosen], rows, show_progress_bar=False)
             array[chosen] = _stored(found, dtype)
-            array.flush()
-            write_json(place / _PROGRESS, {"done": start + len(chosen)})
+            with writing(place):
+                array.flush()
+                write_json(place / _PROGRESS, {"done": start + len(chosen)})
             bar.update(len(chosen))
     del array
     write_manifest(
         place,
         FORMAT,
         FORMAT_VERSION,
+        checked=[_ARRAY],
         texts=len(corpus),
         width=teacher.width,
         dtype=dtype,
@@ -101,10 +105,11 @@ def read_embeddings(place: str | Path) -> np.ndarray:
     """
     place = Path(place)
     manifest = read_manifest(place, FORMAT, FORMAT_VERSION, "embeddings")
+    check_files(place, manifest, "embeddings")
     try:
         array = np.load(place / _ARRAY, mmap_mode="r", allow_pickle=False)
         expected = (manifest["texts"], manifest["width"]), np.dtype(_DTYPES[manifest["dtype"]])
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, EOFError, OSError) as error:
         raise CacheError(f"{place} is damaged ({type(error).__name__}: {error}); delete the folder") from error
     if (array.shape, array.dtype) != expected:
         raise CacheError(f"{place / _ARRAY} is {array.dtype} of shape {array.shape}, not {expected}; delete the folder")
@@ -115,11 +120,11 @@ def _begun(place: Path, shape: tuple[int, int], dtype: StoredPrecision) -> tuple
     """The array that is written to, and how many texts (longest first) are in it already."""
     path, kind = place / _ARRAY, _DTYPES[dtype]
     try:
-        done = int(json.loads((place / _PROGRESS).read_text(encoding="utf-8"))["done"])
+        done = int(read_json(place / _PROGRESS)["done"])
         array = np.lib.format.open_memmap(path, mode="r+")
         if array.shape == shape and array.dtype == kind and 0 <= done <= shape[0]:
             return array, done
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass  # nothing there that can be gone on with
     (place / _PROGRESS).unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape), 0

@@ -34,6 +34,9 @@ _LABELS = np.dtype("<f4")
 _TABLE, _OLD_TABLE = "checked_labels", "labels"  # the old one's rows have no checksum
 _DAMAGED = "it is damaged; delete it and label again"
 
+# A message that quotes a damaged schema is no valid UTF-8.
+_FAULTS = (sqlite3.Error, UnicodeError, OverflowError, MemoryError)
+
 _checked: set[tuple[str, int, int]] = set()  # databases that this process has looked through
 _said: set[str] = set()
 
@@ -64,7 +67,7 @@ class SoftLabelCache:
                 )
                 self._check_once(connection)
                 self._has_old = bool(self._count(connection, _OLD_TABLE))
-        except (sqlite3.Error, OSError) as error:
+        except (*_FAULTS, OSError) as error:
             raise self._unusable(error) from error
         if self._has_old and str(self.path) not in _said:
             _said.add(str(self.path))
@@ -78,7 +81,7 @@ class SoftLabelCache:
         with closing(self._connect()) as connection:
             try:
                 return sum(self._count(connection, table) for table in (_TABLE, _OLD_TABLE))
-            except sqlite3.Error as error:
+            except _FAULTS as error:
                 raise self._unusable(error) from error
 
     def label(
@@ -196,13 +199,13 @@ class SoftLabelCache:
                 raise self._unusable(error) from error
             with writing(self.path):
                 raise
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self._unusable(error) from error
 
     def _all(self, connection: sqlite3.Connection, query: str, values: Sequence[bytes]) -> list[tuple[Any, ...]]:
         try:
             return connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self._unusable(error) from error
 
     def _count(self, connection: sqlite3.Connection, table: str) -> int:
@@ -223,11 +226,11 @@ class SoftLabelCache:
     def _connect(self) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS)
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise self._unusable(error) from error
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             connection.close()
             raise self._unusable(error) from error
         return connection
@@ -256,7 +259,7 @@ def verify_label_cache(folder: str | Path) -> list[str]:
             found = [f"{path}: {problem}" for problem in _structure(connection)]
             rows = connection.execute(f"SELECT key, logits, checksum FROM {_TABLE}")
             broken = sum(_intact(*row, old=False) is None for row in rows)
-    except sqlite3.Error as error:
+    except _FAULTS as error:
         return [f"{path}: {error}; delete it and label again"]
     return found + (
         [f"{path}: {broken} label(s) whose checksum does not fit; they will be asked again"] if broken else []

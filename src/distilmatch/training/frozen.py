@@ -5,17 +5,25 @@ Shape legend: n texts; k kept tokens; h width of the encoder.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from distilmatch.errors import CacheError, ModelError
+from distilmatch.files import read_json, reserve, writing
+from distilmatch.fingerprint import fingerprint_tensors, text_key
+from distilmatch.manifest import check_checksums, file_checksums
 from distilmatch.models import DiPair
 from distilmatch.runtime import Precision, write_json
 from distilmatch.types import TupleTable
 
+logger = logging.getLogger(__name__)
+
 _CHUNK = 4096
+_STATES, _MASK, _COMPLETE = "states.npy", "mask.npy", "complete.json"
 
 
 class KeptOutputs:
@@ -27,8 +35,8 @@ class KeptOutputs:
     """
 
     def __init__(self, folder: Path, row_of_text: np.ndarray) -> None:
-        self.states = np.load(folder / "states.npy", mmap_mode="r")
-        self.mask = np.load(folder / "mask.npy", mmap_mode="r")
+        self.states = np.load(folder / _STATES, mmap_mode="r")
+        self.mask = np.load(folder / _MASK, mmap_mode="r")
         self.row_of_text = row_of_text
 
     def take(self, texts: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,16 +51,26 @@ def cache_kept_outputs(
 ) -> list[KeptOutputs]:
     """Encodes every distinct text of each side once and opens the cache; a finished side is not encoded again.
 
-    Sides that read the same stream and keep the same tokens share one cache.
+    Sides that read the same stream and keep the same tokens share one cache. One that is damaged, or of other texts or
+    another encoder, is made anew.
 
     Args:
         folder: where the arrays go.
         precision: of the encoder.
         write: False only opens what another process has written.
+
+    Raises:
+        CacheError: the arrays cannot be written; or, with `write` False, what is there is damaged or of something else.
+        ModelError: an encoder output that is not finite, or too large for fp16.
     """
     student = model.student
     keys = [(model.side_streams[side], student.kept_tokens[side]) for side in range(student.sides)]
     outputs: list[KeptOutputs] = []
+    encoders = fingerprint_tensors(
+        (f"{number}.{name}", tensor)
+        for number, encoder in enumerate(model.encoders)
+        for name, tensor in encoder.state_dict().items()
+    )
     for side, key in enumerate(keys):
         if key in keys[:side]:
             outputs.append(outputs[keys.index(key)])
@@ -60,25 +78,59 @@ def cache_kept_outputs(
         used = np.unique(np.concatenate([table.rows[:, j] for j, other in enumerate(keys) if other == key]))
         row_of_text = np.full(len(table.texts), -1, dtype=np.int64)
         row_of_text[used] = np.arange(len(used))
+        texts = [table.texts[i] for i in used]
+        mark = text_key(f"{encoders} {key} {student.max_lengths} {precision}", texts).hex()
         own = folder / f"side_{side}"
-        if write and not (own / "complete.json").is_file():
-            _write(model, [table.texts[i] for i in used], side, own, precision)
+        problem = _problem(own, mark)
+        if problem is not None and write:
+            if (own / _COMPLETE).is_file():
+                logger.warning("%s: %s; the texts are encoded again", own, problem)
+            _write(model, texts, side, own, precision, mark)
+        elif problem is not None:
+            raise CacheError(
+                f"the encoder outputs in {own} cannot be used: {problem}; delete {folder} and run it again"
+            )
         outputs.append(KeptOutputs(own, row_of_text))
     return outputs
 
 
-def _write(model: DiPair, texts: Sequence[str], side: int, folder: Path, precision: Precision) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _problem(folder: Path, mark: str) -> str | None:
+    """Why the arrays of a folder cannot be used; None where they can."""
+    try:
+        said = read_json(folder / _COMPLETE)
+        if not isinstance(said, dict) or said.get("of") != mark:
+            return "they are of other texts, another encoder or an earlier version"
+        check_checksums(folder, said.get("checksums"), "encoder outputs")
+    except (OSError, ValueError, CacheError) as error:
+        return str(error)
+    return None
+
+
+def _write(model: DiPair, texts: Sequence[str], side: int, folder: Path, precision: Precision, mark: str) -> None:
     kept = model.student.kept_tokens[side]
     width = model.encoder_width(side)
-    states = np.lib.format.open_memmap(
-        folder / "states.npy", mode="w+", dtype=np.float16, shape=(len(texts), kept, width)
-    )
-    mask = np.lib.format.open_memmap(folder / "mask.npy", mode="w+", dtype=np.bool_, shape=(len(texts), kept))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _COMPLETE).unlink(missing_ok=True)
+        states = np.lib.format.open_memmap(
+            folder / _STATES, mode="w+", dtype=np.float16, shape=(len(texts), kept, width)
+        )
+        mask = np.lib.format.open_memmap(folder / _MASK, mode="w+", dtype=np.bool_, shape=(len(texts), kept))
+        for name in (_STATES, _MASK):
+            reserve(folder / name)
     for start in range(0, len(texts), _CHUNK):
         part, part_mask = model.encode_kept(texts[start : start + _CHUNK], side, precision=precision)
-        states[start : start + _CHUNK] = part.numpy().astype(np.float16)
+        half = part.to(torch.float16)
+        if not torch.isfinite(half).all():
+            row = int((~torch.isfinite(half)).flatten(1).any(1).nonzero()[0])
+            raise ModelError(
+                f"what the encoder gives of the text {texts[start + row][:200]!r} is not finite, or too large for fp16 "
+                f"({part[row].abs().max():.3g}); check its weights, or leave stage 1 out (`stage1.epochs: 0`)"
+            )
+        states[start : start + _CHUNK] = half.numpy()
         mask[start : start + _CHUNK] = part_mask.numpy()
-    states.flush()
-    mask.flush()
-    write_json(folder / "complete.json", {"texts": len(texts)})
+    with writing(folder):
+        states.flush()
+        mask.flush()
+        sums = file_checksums(folder, (_STATES, _MASK))
+        write_json(folder / _COMPLETE, {"texts": len(texts), "of": mark, "checksums": sums})
