@@ -54,8 +54,11 @@ COMMANDS = {
         "--values",
         "--kernel",
         "--threads",
+        "--distinct-texts",
+        "--texts",
         "--dry-run",
     },
+    "verify": set(),
     "plan": {
         "--left",
         "--right",

@@ -24,6 +24,7 @@ from distilmatch.cli import (
     score,
     train,
     tune,
+    verify,
 )
 
 _INTERRUPTED = 130
@@ -48,6 +49,7 @@ app.command("encode")(encode.run)
 app.command("score")(score.run)
 app.command("match")(match.run)
 app.command("plan")(plan.run)
+app.command("verify")(verify.run)
 app.command("evaluate")(evaluate.run)
 app.command("evaluate-sts")(evaluate_sts.run)
 app.command("info")(info.run)

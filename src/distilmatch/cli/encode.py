@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, one_of, say, student_of
@@ -12,7 +10,7 @@ from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split,
 def run(
     model: ModelPath,
     table: TablePath,
-    output: Path = typer.Option(..., "--output", help="Folder for the representations."),
+    output: str = typer.Option(..., "--output", help="Folder for the representations."),
     side: str = typer.Option(..., "--side", help="Name or number of the side."),
     text_column: str | None = typer.Option(None, "--text-column", help="Column of the texts; by default the first."),
     id_column: str | None = typer.Option(None, "--id-column", help="Column of ids."),
@@ -37,15 +35,16 @@ def run(
     one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
     if batch_size < 1:
         raise ConfigError("--batch-size must be 1 or more")
-    from distilmatch.jobs.encode import count_texts, encode_table
+    from distilmatch.jobs.encode import check_encode, count_texts, encode_table
 
+    check_encode(table, output, model, dtype=dtype, batch_size=batch_size, precision=precision)
     student = student_of(model)
     chosen = int(side) if side.isdigit() else side
     index = student.side_index(chosen)
     if dry_run:
         texts = count_texts(table, text_column=text_column, id_column=id_column, split=split)
         item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, dtype)  # type: ignore[arg-type]
-        say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=str(output))
+        say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=output)
         typer.echo("Nothing was encoded or written (--dry-run).")
         return
     student.to(pick_device(device))  # type: ignore[arg-type]
@@ -62,4 +61,4 @@ def run(
         on_bad_rows=on_bad_rows or "stop",  # type: ignore[arg-type]
         split=split,
     )
-    say(texts=len(folder), side=student.student.side_names[index], folder=str(output))
+    say(texts=len(folder), side=student.student.side_names[index], folder=output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,6 +21,8 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from distilmatch.store.folder import RepresentationFolder
@@ -31,11 +32,17 @@ def run(
     model: ModelPath,
     left: str = typer.Option(..., "--left", help="Representations of the first side."),
     right: str = typer.Option(..., "--right", help="Representations of the second side."),
-    output: Path = typer.Option(..., "--output", help="Parquet file for the matches."),
-    top_k: int | None = typer.Option(None, "--top-k", help="So many of the right side for each of the left."),
+    output: str = typer.Option(..., "--output", help="File for the matches: .parquet, .csv, .tsv or .jsonl."),
+    top_k: int | None = typer.Option(None, "--top-k", help="Keep the K best right items for each left item."),
     threshold: float | None = typer.Option(None, "--threshold", help="Or: all pairs with a score above this."),
-    reverse_output: Path | None = typer.Option(
-        None, "--reverse-output", help="Also the best of the left side for each of the right, in this Parquet file."
+    reverse_output: str | None = typer.Option(
+        None, "--reverse-output", help="Also the best left items for each right item, in this file."
+    ),
+    distinct_texts: bool = typer.Option(
+        False, "--distinct-texts", help="Match and count distinct texts, not ids or rows of the table."
+    ),
+    texts: bool = typer.Option(
+        False, "--texts", help="Write the texts beside ids and rows; needs the tables of both sides."
     ),
     candidates: int | None = typer.Option(
         None, "--candidates", help="Score only so many nearest texts by pooled vectors; without it all."
@@ -64,7 +71,8 @@ def run(
 ) -> None:
     """Match two folders of cached representations, all against all or by candidates; no encoder runs.
 
-    Writes Parquet. A stopped run goes on where it was.
+    What is matched are items: each distinct id, or without ids each row of the encoded table. A stopped run goes on where it
+    was.
     """
     from distilmatch.errors import ConfigError
 
@@ -72,21 +80,28 @@ def run(
     if rank_by is not None:
         one_of("--rank-by", rank_by, ("logit", "probability", "expectation"))
     from distilmatch.engine.scorer import Scorer
-    from distilmatch.jobs.match import match_folders
+    from distilmatch.jobs.match import check_match, match_folders
+    from distilmatch.jobs.outputs import output_file
     from distilmatch.store.folder import RepresentationFolder
 
     try:
         worth = [float(value) for value in names(values) or ()] or None
     except ValueError as error:
         raise ConfigError(f"--values must be numbers, one a label, such as 0,0.5,1; not {values!r}") from error
-    student = student_of(model, device)
     folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
-    tables = _tables(candidate_encoder, candidates, left_table, right_table)
+    tables = _tables(candidate_encoder, candidates, texts, left_table, right_table)
+    columns = _columns(text_columns, tables)
+    place = output_file(output)
+    vectors_place = place.with_name(f"{place.name}.vectors")
+    read = {"the model": model, "the left table": left_table, "the right table": right_table}
+    written = {"the folder of vectors": None if candidate_encoder is None else vectors_place}
+    check_match(output, reverse_output, folders, {**read, "the sentence encoder": candidate_encoder}, written)
+    student = student_of(model, device)
     scorer = Scorer(student, kernel=kernel, threads=threads)  # type: ignore[arg-type]
     say(kernel=scorer.why)
     vectors = None
     if candidate_encoder is not None and not dry_run:
-        vectors = _vectors(candidate_encoder, tables, folders, output, names(text_columns), device)
+        vectors = _vectors(candidate_encoder, tables, folders, vectors_place, columns, device)
     report = match_folders(
         scorer,
         *folders,
@@ -100,48 +115,73 @@ def run(
         by=rank_by,  # type: ignore[arg-type]
         label=int(label) if label is not None and label.isdigit() else label,
         values=worth,
+        distinct_texts=distinct_texts,
+        texts=_texts(tables, folders, columns) if texts else None,
         overwrite=overwrite,
         dry_run=dry_run,
     )
     if dry_run:
-        say(texts=[len(folder) for folder in folders], pairs=report.pairs, output=str(output))
+        say(texts=[len(folder) for folder in folders], pairs=report.pairs, output=output)
         typer.echo("Nothing was scored or written (--dry-run).")
         return
-    facts = {"rows": report.rows, "pairs": report.pairs, "matches": str(output)}
+    facts = {"rows": report.rows, "pairs": report.pairs, "matches": output}
     if reverse_output is not None:
-        facts["reverse"] = str(reverse_output)
+        facts["reverse"] = reverse_output
     if report.recall is not None:
         facts["recall"] = f"{report.recall:.3f} of the exact top {top_k}, on {report.sampled:,} texts"
     say(**facts)
 
 
-def _tables(encoder: str | None, candidates: int | None, *tables: str | None) -> list[str]:
+def _tables(encoder: str | None, candidates: int | None, texts: bool, *tables: str | None) -> list[str]:
     from distilmatch.errors import ConfigError
 
     given = [table for table in tables if table is not None]
-    if encoder is None and given:
-        raise ConfigError("--left-table and --right-table go with --candidate-encoder")
+    if encoder is None and not texts and given:
+        raise ConfigError("--left-table and --right-table go with --candidate-encoder or --texts")
     if encoder is not None and (candidates is None or len(given) < len(tables)):
         raise ConfigError("--candidate-encoder needs --candidates N, --left-table and --right-table")
+    if texts and len(given) < len(tables):
+        raise ConfigError("--texts needs --left-table and --right-table, from which the folders were encoded")
     return given
+
+
+def _columns(text_columns: str | None, tables: Sequence[str]) -> Sequence[str | None]:
+    from distilmatch.errors import ConfigError
+
+    columns = names(text_columns)
+    if columns is None:
+        return None, None
+    if len(columns) != 2:
+        raise ConfigError("--text-columns names two columns, that of the left table and that of the right one")
+    if not tables:
+        raise ConfigError("--text-columns are those of --left-table and --right-table: give these too")
+    return columns
+
+
+def _texts(
+    tables: Sequence[str], folders: Sequence[RepresentationFolder], columns: Sequence[str | None]
+) -> tuple[list[str], list[str]]:
+    from distilmatch.jobs.folder_texts import folder_texts
+
+    left, right = (
+        folder_texts(table, folder, text_column=column)
+        for table, folder, column in zip(tables, folders, columns, strict=True)
+    )
+    return left, right
 
 
 def _vectors(
     encoder: str,
     tables: Sequence[str],
     folders: Sequence[RepresentationFolder],
-    output: Path,
-    columns: Sequence[str] | None,
+    place: Path,
+    columns: Sequence[str | None],
     device: str | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    from distilmatch.errors import ConfigError
     from distilmatch.jobs.vectors import folder_vectors
 
-    if columns is not None and len(columns) != len(tables):
-        raise ConfigError("--text-columns names two columns, that of the left table and that of the right one")
-    place = output.with_name(f"{output.name}.vectors")
     left, right = (
         folder_vectors(encoder, table, folder, place / side, text_column=column, device=device)
-        for side, table, folder, column in zip(("left", "right"), tables, folders, columns or (None, None), strict=True)
+        for side, table, folder, column in zip(("left", "right"), tables, folders, columns, strict=True)
     )
     return left, right

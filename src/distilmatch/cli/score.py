@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from distilmatch.cli.options import (
@@ -27,7 +25,7 @@ from distilmatch.cli.options import (
 def run(
     model: ModelPath,
     table: TablePath,
-    output: Path = typer.Option(..., "--output", help="Parquet file for the scores."),
+    output: str = typer.Option(..., "--output", help="File for the scores: .parquet, .csv, .tsv or .jsonl."),
     left: str | None = typer.Option(None, "--left", help="Representations of the first side."),
     right: str | None = typer.Option(None, "--right", help="Representations of the second side."),
     folders: list[str] | None = typer.Option(None, "--folder", help="For other than two sides: one a side, in order."),
@@ -44,7 +42,7 @@ def run(
 ) -> None:
     """Score every row of a pair table from cached representations; no encoder runs.
 
-    Writes Parquet in the table's order. A stopped run goes on where it was.
+    Writes rows in the table's order. A stopped run goes on where it was.
     """
     from distilmatch.errors import ConfigError
     from distilmatch.runtime import pick_device
@@ -55,11 +53,11 @@ def run(
     if len(places) < 2:
         raise ConfigError("give a folder for each side: --left and --right, or --folder once a side")
     from distilmatch.engine.scorer import Scorer
-    from distilmatch.jobs.score import score_table
-    from distilmatch.store.folder import RepresentationFolder
+    from distilmatch.jobs.score import check_score, opened_folders, score_table
 
+    opened = opened_folders(places)
+    check_score(table, output, opened, model)
     student = student_of(model)
-    opened = [RepresentationFolder.open(place) for place in places]
     read = table_config(
         text_columns=text_columns,
         id_columns=id_columns,
@@ -70,10 +68,10 @@ def run(
     if dry_run:
         from distilmatch.data.tables import check_table
 
-        say(rows=check_table(table, read), texts=[len(folder) for folder in opened], output=str(output))
+        say(rows=check_table(table, read), texts=[len(folder) for folder in opened], output=output)
         typer.echo("Nothing was scored or written (--dry-run).")
         return
     scorer = Scorer(student.to(pick_device(device)), kernel=kernel, threads=threads)  # type: ignore[arg-type]
     say(kernel=scorer.why)
     rows = score_table(scorer, table, output, opened, table=read, by=by, overwrite=overwrite)  # type: ignore[arg-type]
-    say(rows=rows, scores=str(output))
+    say(rows=rows, scores=output)

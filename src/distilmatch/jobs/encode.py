@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
 from distilmatch.config import OnBadRows, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import table_fingerprint
-from distilmatch.errors import DataError
+from distilmatch.errors import ConfigError, DataError
+from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
+from distilmatch.jobs.outputs import one_of, output_place, whole_number
 from distilmatch.jobs.rows import iter_columns, rereadable, shown, text_column_of
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, use_bf16
-from distilmatch.store.codec import StoredDtype
+from distilmatch.store.codec import STORED_DTYPES, StoredDtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
+from distilmatch.store.layout import MOST_SHARD_ROWS
 from distilmatch.types import TableRow
 
 _CHUNK_BATCHES = 32
@@ -48,7 +51,8 @@ def encode_table(
     """Encodes the texts of one column for one side of the model; each distinct text once.
 
     The table is read twice: the first pass checks every row, so that nothing is started on a table with bad rows.
-    Killed and called again in the same way, it goes on after the last whole shard; a finished folder costs nothing.
+    Killed and called again in the same way, it goes on after the last whole shard and writes the same bytes; a finished folder
+    costs nothing. Memory grows with the table, by about 440 bytes a distinct text with an id.
 
     Args:
         source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them; also a pair table, of which
@@ -69,13 +73,17 @@ def encode_table(
         show_progress_bar: None shows one in a terminal.
 
     Returns:
-        the finished folder, opened; rows in the order of the texts' first appearance.
+        the finished folder, opened; rows in the order of the texts' first appearance. Its `items` are the distinct ids, or
+        without ids the rows of the table.
 
     Raises:
+        ConfigError: a setting that cannot be used, or an output that is the table or the model; nothing was started.
         BadRowsError, DataError: the table cannot be used, or gives one id to two texts; nothing was started.
         ModelError: no such side.
-        CacheError: the folder was written with another model, side, dtype or table, or a value does not fit `dtype`.
+        CacheError: the folder was written with another model, side, dtype or table, is damaged, cannot be written, or a value
+            does not fit `dtype`.
     """
+    check_encode(source, output, dtype=dtype, shard_rows=shard_rows, batch_size=batch_size, precision=precision)
     index = model.side_index(side)
     config = TableConfig(on_bad_rows=on_bad_rows, split=split)
     source = rereadable(source)
@@ -101,10 +109,39 @@ def encode_table(
             with tqdm(total=total, desc=f"Encode {manifest.side_name}", unit="row", disable=quiet) as bar:
                 encoder = _Encoder(model, writer, index, batch_size, precision)
                 for row in iter_columns(source, columns, config):
-                    encoder.add(row.texts[0], row.ids[0])
+                    encoder.add(row.texts[0], row.ids[0], row.row - 1)
                     bar.update()
                 encoder.flush()
     return RepresentationFolder.open(output)
+
+
+def check_encode(
+    source: Any,
+    output: str | Path,
+    model: str | Path | None = None,
+    *,
+    dtype: str = "float32",
+    shard_rows: int = 65536,
+    batch_size: int = 64,
+    precision: str = "fp32",
+) -> Path:
+    """Checks what can be checked before a model or a table is read; the output's path.
+
+    Args:
+        model: its folder, where it has one, which the output must not be.
+
+    Raises:
+        ConfigError: a setting that cannot be used, or an output that is the table or the model.
+    """
+    place = output_place(output)
+    if place.is_file():
+        raise ConfigError(f"the output is {place}, a file: name a folder for the representations")
+    check_outputs({"the output": place}, {"the table": source, "the model": model})
+    one_of("dtype", dtype, STORED_DTYPES)
+    one_of("precision", precision, get_args(Precision))
+    whole_number("batch_size", batch_size)
+    whole_number("shard_rows", shard_rows, most=MOST_SHARD_ROWS)
+    return place
 
 
 def count_texts(
@@ -140,35 +177,65 @@ def _check(rows: Iterator[TableRow]) -> int:
 
 
 class _Encoder:
-    """Collects texts that the folder does not hold yet and encodes them in chunks, sorted by length inside."""
+    """Collects texts that the folder does not hold yet and encodes them in chunks, sorted by length inside.
+
+    A chunk ends where a shard does: a run that goes on after a shard then makes the chunks, and so the batches and the bytes,
+    that an undisturbed one makes.
+    """
 
     def __init__(
         self, model: DiPair, writer: RepresentationWriter, side: int, batch_size: int, precision: Precision
     ) -> None:
         self._model, self._writer, self._side = model, writer, side
         self._batch_size, self._precision = batch_size, precision
-        self._chunk = min(max(_CHUNK_TEXTS, _CHUNK_BATCHES * batch_size), max(writer.manifest.shard_rows, batch_size))
+        self._chunk = max(_CHUNK_TEXTS, _CHUNK_BATCHES * batch_size)
         self._texts: list[str] = []
         self._ids: list[str | None] = []
         self._pending: dict[bytes, int] = {}
         self._aliases: dict[str, int] = {}
+        self._pending_items: set[str] = set()
 
-    def add(self, text: str, id: str | None) -> None:
+    def add(self, text: str, id: str | None, number: int) -> None:
+        """Takes a row of the table, `number` from 0."""
         key = text_key("", (text,))
         row = self._writer.row_of_key(key)
-        if row < 0 and key not in self._pending:
-            self._pending[key] = len(self._texts)
+        if row < 0:
+            place = self._pending.setdefault(key, len(self._texts))
+            self._add_item(number, self._writer.rows + place, id)
+            if place < len(self._texts):
+                self._add_alias(id, place)
+                return
             self._texts.append(text)
             self._ids.append(id)
-            if len(self._texts) >= self._chunk:
+            if len(self._texts) >= min(self._chunk, self._room()):
                 self.flush()
-        elif id is not None and self._writer.row_of_id(id) < 0:
-            if row >= 0:
-                self._writer.add_alias(id, row)
-            elif self._ids[self._pending[key]] != id:
-                self._aliases[id] = self._pending[key]
+            return
+        if id is not None and self._writer.row_of_id(id) < 0:
+            self._writer.add_alias(id, row)
+        self._add_item(number, row, id)
+
+    def _room(self) -> int:
+        shard_rows = self._writer.manifest.shard_rows
+        return shard_rows - self._writer.rows % shard_rows
+
+    def _add_alias(self, id: str | None, place: int) -> None:
+        if id is not None and self._ids[place] != id:
+            self._aliases[id] = place
+
+    def _add_item(self, number: int, row: int, id: str | None) -> None:
+        # An id is an item once; the writer knows of those it has, this of those that wait.
+        if id is not None:
+            if self._writer.row_of_id(id) >= 0:
+                new = self._writer.claim_item(id)
+            else:
+                new = id not in self._pending_items
+                self._pending_items.add(id)
+            if not new:
+                return
+        self._writer.add_item(number, row, id)
 
     def flush(self) -> None:
+        """Encodes the texts that wait."""
         if not self._texts:
             return
         representations = self._model.encode(
@@ -182,4 +249,7 @@ class _Encoder:
         self._writer.append(self._ids, list(self._pending), representations)
         for id, place in self._aliases.items():
             self._writer.add_alias(id, first + place)
+        for id in self._pending_items:
+            self._writer.claim_item(id)
         self._texts, self._ids, self._pending, self._aliases = [], [], {}, {}
+        self._pending_items = set()

@@ -1,26 +1,43 @@
-"""A Parquet file written in parts that survive a kill: OUTPUT.parts/part-00000.parquet, ..., joined at the end.
+"""A file of rows written in parts that survive a kill: OUTPUT.parts/part-00000.parquet, ..., joined at the end.
 
-A part is written under another name and renamed; it carries the fingerprint of the job in its schema, so that parts of
-another job are never joined. So does the output, by which a finished job is known again.
+A part is written under another name and renamed; it carries the fingerprint of the job and its number in its schema, so that
+parts of another job are never joined. The output carries it too, by which a finished job is known again; its form is that of
+its ending.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import filelock
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError
+from distilmatch.files import writing
+from distilmatch.jobs.outputs import JOB, job_of, output_file, rows_of, write_rows
 
-JOB = b"distilmatch.job"
+__all__ = ["JOB", "PartWriter", "job_of", "parts_folder"]
+
+_NUMBER = b"distilmatch.part"
 _LOCK = ".lock"
 _WRITING = ".writing-"
+_OWN_PATTERNS = ("part-*.parquet", "reverse-*.safetensors", "reverse-*.writing", f"{_WRITING}*", _LOCK)
+_ROWS_SORTED = 4_000_000
+
+
+def parts_folder(output: str | Path) -> Path:
+    """Where the parts of an output stand."""
+    place = output_file(output)
+    return place.with_name(f"{place.name}.parts")
 
 
 class PartWriter:
@@ -37,41 +54,63 @@ class PartWriter:
         """Looks at what is there already.
 
         Args:
+            output: .parquet (or no ending), .csv, .tsv or .jsonl.
             job: fingerprint of all that the output depends on.
             resume: go on with parts of this job; False deletes them.
             overwrite: replace an output, and delete parts, of other jobs.
 
         Raises:
-            CacheError: output or parts of something else, or another process at work on them.
+            ConfigError: an output that is a folder, or of another form.
+            CacheError: output or parts of something else, parts that are damaged, or another process at work on them.
         """
-        self.output = Path(output)
-        self.folder = self.output.with_name(f"{self.output.name}.parts")
-        self.schema = schema.with_metadata({JOB: job.encode()})
+        self.output = output_file(output)
+        self.folder = parts_folder(self.output)
+        self.schema = schema
         self.parts = 0
         self.finished_rows: int | None = None
         self._job = job.encode()
-        if self.output.is_dir():
-            raise CacheError(f"{self.output} is a folder; name a Parquet file for the output")
-        if self.output.exists():
-            owner = job_of(self.output)
-            if owner == self._job and resume:
-                self.finished_rows = pq.read_metadata(self.output).num_rows
-            elif owner != self._job and not overwrite:
+        with writing(self.output):
+            self._look_at_output(resume, overwrite)
+            self._check_foreign()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.folder / _LOCK, timeout=0)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout as error:
                 raise CacheError(
-                    f"{self.output} exists and holds something else than this job's scores (another model, table or "
-                    "setting); name another output, or overwrite it"
-                )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(self.folder / _LOCK, timeout=0)
+                    f"{self.output} is being written by another process; wait for it, or stop it"
+                ) from error
         try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise CacheError(f"{self.output} is being written by another process; wait for it, or stop it") from error
-        try:
-            self._take_up(resume, overwrite)
+            with writing(self.folder):
+                self._take_up(resume, overwrite)
         except BaseException:
             self._lock.release()
             raise
+
+    def _look_at_output(self, resume: bool, overwrite: bool) -> None:
+        if not self.output.exists():
+            return
+        owner = job_of(self.output)
+        if owner == self._job and resume:
+            self.finished_rows = rows_of(self.output)
+        elif owner != self._job and not overwrite:
+            raise CacheError(
+                f"{self.output} exists and holds something else than this job's scores (another model, table or "
+                "setting); name another output, or overwrite it"
+            )
+
+    def _check_foreign(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CacheError(f"{self.folder}, where the parts of {self.output.name} are to be, is a file; move it away")
+        foreign = sorted(path.name for path in self.folder.glob("*") if path not in self._own())
+        if foreign:
+            raise CacheError(
+                f"{self.folder}, where the parts of {self.output.name} are to be, holds other files "
+                f"({', '.join(foreign[:3])}); move them away, or name another output"
+            )
+
+    def _own(self) -> set[Path]:
+        return {path for pattern in _OWN_PATTERNS for path in self.folder.glob(pattern)}
 
     def _take_up(self, resume: bool, overwrite: bool) -> None:
         for leftover in self.folder.glob(f"{_WRITING}*"):
@@ -87,30 +126,71 @@ class PartWriter:
             for part in found:
                 part.unlink()
         while self._part(self.parts).exists():
+            number = (pq.read_schema(self._part(self.parts)).metadata or {}).get(_NUMBER)
+            if number != str(self.parts).encode():
+                raise CacheError(f"{self._part(self.parts)} is another part than its name says; delete {self.folder}")
             self.parts += 1
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.parquet"
 
-    def append(self, table: pa.Table) -> None:
-        """Writes the next part, atomically."""
+    def append(self, tables: pa.Table | Iterable[pa.Table]) -> None:
+        """Writes the next part, a table or several after one another, atomically.
+
+        Raises:
+            CacheError: it cannot be written.
+        """
         temporary = self.folder / f"{_WRITING}part.parquet"
-        pq.write_table(table.cast(self.schema), temporary)
-        _move(temporary, self._part(self.parts))
+        schema = self.schema.with_metadata({JOB: self._job, _NUMBER: str(self.parts).encode()})
+        with writing(self._part(self.parts)):
+            with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
+                for table in [tables] if isinstance(tables, pa.Table) else tables:
+                    writer.write_table(table.cast(schema))
+            _move(temporary, self._part(self.parts))
         self.parts += 1
 
-    def finish(self) -> int:
-        """Joins the parts to the output, atomically; the number of its rows."""
-        temporary = self.folder / f"{_WRITING}output.parquet"
-        rows = 0
-        with pq.ParquetWriter(temporary, self.schema) as writer:
-            for number in range(self.parts):
-                table = pq.read_table(self._part(number))
-                writer.write_table(table.cast(self.schema))
-                rows += len(table)
-        _move(temporary, self.output)
-        self.finished_rows = rows
-        return rows
+    def finish(self, order: Sequence[str] | None = None) -> int:
+        """Joins the parts to the output, atomically; the number of its rows.
+
+        Args:
+            order: columns by which the rows are sorted, the first of them whole numbers from 0; None leaves them as they are.
+
+        Raises:
+            CacheError: a part is damaged, or the output cannot be written.
+        """
+        temporary = self.folder / f"{_WRITING}output"
+        tables = self._tables() if order is None else self._sorted_tables(order)
+        self.finished_rows = write_rows(self.output, tables, self.schema, self._job, temporary)
+        return self.finished_rows
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for number in range(self.parts):
+            try:
+                yield pq.read_table(self._part(number), page_checksum_verification=True)
+            except (OSError, pa.ArrowException) as error:
+                raise CacheError(
+                    f"{self._part(number)} is damaged: {error}; delete {self.folder}, run it again"
+                ) from error
+
+    def _sorted_tables(self, order: Sequence[str]) -> Iterator[pa.Table]:
+        # Window by window of the first column, so that only so many rows are in memory.
+        form = pds.ParquetFileFormat(
+            default_fragment_scan_options=pds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        )
+        files = [str(self._part(number)) for number in range(self.parts)]
+        parts = pds.dataset(files, schema=self.schema, format=form)
+        by = pc.field(order[0])
+        try:
+            total = parts.count_rows()
+            most = max(
+                (pc.max(pq.read_table(file, columns=[order[0]])[order[0]]).as_py() or 0 for file in files), default=0
+            )
+            step = max(1, (most + 1) // max(1, math.ceil(total / _ROWS_SORTED)))
+            for start in range(0, most + 1, step):
+                some = parts.to_table(filter=(by >= start) & (by < start + step))
+                yield some.sort_by([(name, "ascending") for name in order])
+        except (OSError, pa.ArrowException) as error:
+            raise CacheError(f"a part in {self.folder} is damaged: {error}; delete the folder, run it again") from error
 
     def __enter__(self) -> Self:
         return self
@@ -118,20 +198,18 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self.finished_rows is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        done = kind is None and self.finished_rows is not None
+        nothing = self.parts == 0 and self.finished_rows is None  # nothing was started: leave nothing behind
+        with suppress(OSError):
+            if done or nothing:
+                for path in self._own():
+                    if path.name != _LOCK:
+                        path.unlink()
         self._lock.release()
-        if self.parts == 0 and self.finished_rows is None and self.folder.is_dir():
-            # Nothing was started: leave nothing behind.
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def job_of(path: Path) -> bytes | None:
-    """The fingerprint of the job that wrote a Parquet file; None if it was none of ours, or the file is no Parquet."""
-    try:
-        return (pq.read_schema(path).metadata or {}).get(JOB)
-    except (OSError, pa.ArrowException):
-        return None
+        if done or nothing:
+            with suppress(OSError):
+                (self.folder / _LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
 
 
 def _move(temporary: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bulk score: from a table of pairs and the folders of their representations to a Parquet file, resumable.
+"""Bulk score: from a table of pairs and the folders of their representations to a file of scores, resumable.
 
 Shape legend: n rows of the table; m rows of a batch; s sides; c labels.
 """
@@ -21,11 +21,13 @@ from distilmatch.data.tables import iter_rows, table_fingerprint
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
-from distilmatch.jobs.parts import PartWriter
+from distilmatch.jobs.outputs import one_of, output_file, whole_number
+from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rows import in_batches, iter_columns, rereadable, shown, tuple_columns
 from distilmatch.models.dipair import DiPair
-from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.types import TableRow
 
 _CHECKED_ROWS = 16_384
@@ -36,7 +38,7 @@ def score_table(
     scorer: Scorer | DiPair,
     source: Any,
     output_parquet: str | Path,
-    folders: Sequence[RepresentationFolder],
+    folders: Sequence[RepresentationFolder | str | Path],
     *,
     table: TableConfig | None = None,
     by: Literal["text", "id"] = "text",
@@ -49,16 +51,17 @@ def score_table(
 
     The table is read twice: the first pass checks every row and looks it up, so that nothing is started on a table
     with bad or unknown rows. Killed and called again in the same way, it goes on after the last whole batch; an
-    output that the same call finished before costs nothing.
+    output that the same call finished before costs nothing. Memory grows with the table, by about 700 bytes a row.
 
     Args:
         scorer: the model with its kernel, or the model alone, for which the best kernel here is taken.
         source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them.
-        output_parquet: the scores, a row for each row of the table and in its order: the ids and texts under their
+        output_parquet: the scores, as Parquet or in the form of its ending (.csv, .tsv, .jsonl), a row for each row of the
+            table and in its order: the ids and texts under their
             names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, float32), and `score`.
             With one label `score` is the sigmoid of the logit, as `predict` gives it. A classification has `label`,
             the most probable class, and its probability as `score`.
-        folders: a representation folder for each side, in the order of the model's sides.
+        folders: a representation folder for each side, or its path, in the order of the model's sides.
         table: how the table is read. By id, texts are read (and written) only where `text_columns` names them.
         by: what rows are looked up by.
         batch_rows: rows a part file, the step in which a killed job goes on.
@@ -70,11 +73,17 @@ def score_table(
         the number of rows in the output.
 
     Raises:
+        ConfigError: a setting that cannot be used, or an output that is the table or a folder; nothing was started.
         BadRowsError, DataError: the table cannot be used, or a text or id is in no folder; nothing was started.
         ModelError: a folder was made by another model or for another side.
-        CacheError: the output holds something else, or is being written by another process.
+        CacheError: the output holds something else, is being written by another process or cannot be written; or a folder is
+            damaged.
     """
     table = table or TableConfig()
+    whole_number("batch_rows", batch_rows)
+    one_of("by", by, ("text", "id"))
+    folders = opened_folders(folders)
+    check_score(source, output_parquet, folders)
     source = rereadable(source)
     scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
     model = scorer.model
@@ -103,6 +112,40 @@ def score_table(
                     writer.append(_score_batch(scorer, lookup, sides, rows))
                 bar.update(len(rows))
         return writer.finish()
+
+
+def check_score(
+    source: Any,
+    output: str | Path,
+    folders: Sequence[RepresentationFolder],
+    model: str | Path | None = None,
+) -> Path:
+    """Checks the output before anything is read; its path.
+
+    Args:
+        model: the model's folder, where it has one, which the output must not be in.
+
+    Raises:
+        ConfigError: an output that cannot be written, or is the table, the model or in one of the folders.
+    """
+    place = output_file(output)
+    inputs = {f"the folder of side {j}": folder.path for j, folder in enumerate(folders)}
+    parts = parts_folder(place)
+    check_outputs({"the output": place}, {"the table": source, "the model": model, **inputs})
+    check_outputs({"the folder of its parts": parts}, {"the table": source, "the model": model, **inputs})
+    return place
+
+
+def opened_folders(folders: Any) -> list[RepresentationFolder]:
+    """The folders of a model's sides, opened where their paths are given.
+
+    Raises:
+        ConfigError: one folder instead of one a side, or something else.
+        CacheError: a path where there is no whole folder.
+    """
+    if isinstance(folders, str | Path | RepresentationFolder):
+        raise ConfigError("a folder for each side is wanted, in the order of the model's sides, not a single one")
+    return [opened_folder(folder) for folder in folders]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,218 @@
+"""The files that jobs write: where they may be, the form that their ending asks for, and which job wrote one.
+
+A Parquet file holds the fingerprint of its job in its schema. The other forms have no room for one: `.NAME.job.json` beside the
+output has it, with a checksum of the output, so that a file that was changed by hand is not taken for the job's.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distilmatch.errors import CacheError, ConfigError, did_you_mean
+from distilmatch.files import checksum, read_json, writing
+from distilmatch.runtime import write_json
+
+JOB = b"distilmatch.job"
+ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_ROWS_A_TURN = 16_384
+
+
+def output_place(path: Any, name: str = "the output") -> Path:
+    """A path that something can be written to, as far as can be seen before.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        ConfigError: an empty path, one that no file can have, or one below a file.
+    """
+    text = str(path) if isinstance(path, str | Path) else ""
+    if not text or "\0" in text:
+        raise ConfigError(f"{name} is {path!r}: give the path of what is to be written")
+    place = Path(text).expanduser()
+    with writing(place):
+        for parent in place.parents:
+            if parent.is_dir():
+                break
+            if parent.exists():
+                raise ConfigError(f"{name} is {place}, but {parent} is a file: give a path in a folder")
+    return place
+
+
+def output_file(path: Any, name: str = "the output") -> Path:
+    """As `output_place`, for a file of rows.
+
+    Raises:
+        ConfigError: also a folder, or an ending that is not known.
+    """
+    place = output_place(path, name)
+    with writing(place):
+        if place.is_dir() or place.name in ("", ".", ".."):
+            raise ConfigError(f"{name} is {place}, a folder: name a file, such as {place / 'scores.parquet'}")
+    if place.suffix.lower() not in ("", *ENDINGS):
+        raise ConfigError(
+            f"{name} is {place}: {place.suffix} is no form that can be written; let it end in {', '.join(ENDINGS)}"
+        )
+    return place
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Checks a setting that takes one of a few words.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if value not in allowed:
+        hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
+        raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}, not {value!r}{hint}")
+
+
+def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Checks a setting that counts something.
+
+    Raises:
+        ConfigError: it is no whole number, or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"`{name}` must be a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        limits = f"{least:,} or more" if most is None else f"{least:,} to {most:,}"
+        raise ConfigError(f"`{name}` must be {limits}, not {value:,}")
+
+
+class RowWriter(Protocol):
+    """Writes tables one after another."""
+
+    def write_table(self, table: pa.Table) -> None:
+        """Adds the rows of a table."""
+
+
+@contextmanager
+def row_writer(path: Path, ending: str, schema: pa.Schema) -> Iterator[RowWriter]:
+    """Writes a file in the form of an ending: Parquet where there is none; CSV and TSV quoted where needed; JSON lines.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    with writing(path):
+        if ending in ("", ".parquet"):
+            with pq.ParquetWriter(path, schema) as writer:
+                yield writer
+            return
+        with path.open("w", encoding="utf-8", newline="") as file:
+            if ending == ".jsonl":
+                yield _JsonLines(file)
+            else:
+                yield _Delimited(file, _DELIMITERS[ending], schema)
+
+
+class _Delimited:
+    def __init__(self, file: Any, delimiter: str, schema: pa.Schema) -> None:
+        self._rows = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        self._rows.writerow(schema.names)
+
+    def write_table(self, table: pa.Table) -> None:
+        for columns in _plain_columns(table):
+            self._rows.writerows(zip(*columns, strict=True))
+
+
+class _JsonLines:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write_table(self, table: pa.Table) -> None:
+        for columns in _plain_columns(table):
+            for row in zip(*columns, strict=True):
+                line = dict(zip(table.column_names, row, strict=True))
+                self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _plain_columns(table: pa.Table) -> Iterator[list[list[Any]]]:
+    # float32 by way of its shortest decimal: as a double it would show digits that it does not have.
+    for start in range(0, len(table), _ROWS_A_TURN):
+        some = table.slice(start, _ROWS_A_TURN)
+        yield [
+            [None if number is None else float(number) for number in column.cast(pa.string()).to_pylist()]
+            if pa.types.is_float32(column.type)
+            else column.to_pylist()
+            for column in some.columns
+        ]
+
+
+def write_rows(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, job: bytes, temporary: Path) -> int:
+    """Writes tables to `path` in the form of its ending, atomically, as the output of a job.
+
+    Args:
+        temporary: where the file stands until it is whole, on the same file system.
+
+    Returns:
+        the number of rows.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    rows = 0
+    ending = path.suffix.lower()
+    with row_writer(temporary, ending, schema.with_metadata({JOB: job})) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema).replace_schema_metadata({JOB: job}))
+            rows += len(table)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = _told(path)
+        if ending not in ("", ".parquet"):
+            # Before the output: with an older output beside it, it is of no job.
+            write_json(told, {"job": job.decode(), "rows": rows, "checksum": checksum(temporary)})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        if ending in ("", ".parquet"):
+            told.unlink(missing_ok=True)
+    return rows
+
+
+def job_of(path: Path) -> bytes | None:
+    """The fingerprint of the job that wrote a file; None if it was none of ours, or the file is another since."""
+    found = _owner(path)
+    return None if found is None else found[0]
+
+
+def rows_of(path: Path) -> int:
+    """The number of rows of a file that `job_of` knows the job of.
+
+    Raises:
+        CacheError: it knows none.
+    """
+    found = _owner(path)
+    if found is None:
+        raise CacheError(f"{path} was not written by a job; name another output, or overwrite it")
+    return found[1]
+
+
+def _owner(path: Path) -> tuple[bytes, int] | None:
+    try:
+        if path.suffix.lower() in ("", ".parquet"):
+            metadata = pq.read_metadata(path)
+            job = (metadata.metadata or {}).get(JOB)
+            return None if job is None else (job, metadata.num_rows)
+        told = read_json(_told(path))
+        if told["checksum"] != checksum(path):
+            return None
+        return str(told["job"]).encode(), int(told["rows"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def _told(path: Path) -> Path:
+    return path.with_name(f".{path.name}.job.json")
