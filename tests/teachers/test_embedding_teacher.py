@@ -103,7 +103,7 @@ def test_teachers_that_cannot_be_had(tmp_path: Path, tiny_encoder: Path, tiny_se
     with pytest.raises(ConfigError, match="no model folder"):
         SentenceTeacher(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="is empty"):
+    with pytest.raises(ModelError, match="is empty and holds"):
         SentenceTeacher(tmp_path / "empty")
     with pytest.raises(ConfigError, match="between 4 and 64"):
         SentenceTeacher(tiny_encoder, max_length=65)

@@ -115,9 +115,13 @@ def test_only_rows_with_gold_labels_are_used(tiny_encoder: Path, tmp_path: Path)
     assert json.loads((output / "fine_tuning.json").read_text())["rows"] == 20
 
 
-def test_a_length_beyond_the_positions_is_cut(tiny_encoder: Path, tmp_path: Path) -> None:
+def test_a_length_beyond_the_positions_is_cut(
+    tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = settings(tiny_encoder, epochs=1, max_length=256)
-    output = fine_tune_teacher(toy(_CLASSES, 16), _CLASSES, tmp_path / "teacher", config)
+    with caplog.at_level("WARNING"):
+        output = fine_tune_teacher(toy(_CLASSES, 16), _CLASSES, tmp_path / "teacher", config)
+    assert "max_length 256 is cut" in caplog.text
     assert CrossEncoderTeacher(output).max_length == 64
 
 
@@ -184,3 +188,34 @@ def test_batches_of_like_length_cover_every_row(drop_last: bool) -> None:
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert torch.tensor([len(batch) for batch in first]).max() == 16
+
+
+def test_a_base_models_head_goes_on_at_its_own_classes(tiny_cross_encoder_3: Path, tmp_path: Path) -> None:
+    base = CrossEncoder(str(tiny_cross_encoder_3), device="cpu")
+    names = ("yes", "no", "Maybe")
+    base.config.id2label = dict(enumerate(names))
+    base.config.label2id = {name: number for number, name in enumerate(names)}
+    base.save_pretrained(str(tmp_path / "base"))
+    config = settings(tmp_path / "base", epochs=1, learning_rate=1e-9)
+    output = fine_tune_teacher(toy(_CLASSES, 8), _CLASSES, tmp_path / "teacher", config)
+    pairs = toy(_CLASSES, 8).tuples()
+    before, after = (CrossEncoderTeacher(path, precision="fp32").logits(pairs) for path in (tmp_path / "base", output))
+    np.testing.assert_allclose(after, before[:, [1, 2, 0]], atol=1e-4)
+    other = TaskConfig(kind="classification", classes=("a", "b", "c"))  # classes of its own: it learns them
+    output = fine_tune_teacher(toy(_CLASSES, 8), other, tmp_path / "other", config)
+    np.testing.assert_allclose(CrossEncoderTeacher(output, precision="fp32").logits(pairs), before, atol=1e-4)
+
+
+def test_two_visible_gpus_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainingArguments
+
+    made = TrainingArguments.__post_init__
+
+    def with_two(args: TrainingArguments) -> None:
+        made(args)
+        args._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two)
+    config = FineTuneConfig(batch_size=8, precision="fp32")
+    args = teacher_module._training_arguments(tmp_path, config, False, torch.device("cpu"))
+    assert args.n_gpu == 1 and args.train_batch_size == 8

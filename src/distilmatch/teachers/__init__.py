@@ -11,7 +11,7 @@ from distilmatch.teachers.embedding import (
     load_embedding_teacher,
 )
 from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
-from distilmatch.teachers.ensemble import TeacherEnsemble, load_teacher
+from distilmatch.teachers.ensemble import TeacherEnsemble, check_teacher, load_teacher
 from distilmatch.teachers.label_cache import SoftLabelCache, verify_label_cache
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "TeacherCombination",
     "TeacherEnsemble",
     "cached_embeddings",
+    "check_teacher",
     "in_task_order",
     "label_order",
     "load_embedding_teacher",

@@ -85,12 +85,19 @@ def label_order(teacher: Any, task: TaskConfig, what: str = "the teacher") -> np
     Raises:
         ConfigError: another number of labels, or other names; both lists are shown.
     """
-    count, names = getattr(teacher, "num_labels", None), getattr(teacher, "class_names", None)
-    if count is not None and count != task.num_labels:
+    count = getattr(teacher, "num_labels", None)
+    return None if count is None else fit_classes(count, getattr(teacher, "class_names", None), task, what)
+
+
+def fit_classes(count: int, names: Sequence[str] | None, task: TaskConfig, what: str) -> np.ndarray | None:
+    """`label_order` of a teacher that is not loaded: of how many labels it has, and their names.
+
+    Raises:
+        ConfigError: as `label_order`.
+    """
+    if count != task.num_labels:
         raise ConfigError(_other_number(count, names, task, what))
-    if task.kind != "classification" or count is None:
-        return None
-    return name_order(names, task.classes, what)
+    return name_order(names, task.classes, what) if task.kind == "classification" else None
 
 
 def name_order(names: Sequence[str] | None, classes: Sequence[str], what: str) -> np.ndarray | None:

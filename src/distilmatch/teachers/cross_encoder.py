@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from distilmatch.concurrency import frozen_tokenizer
 from distilmatch.data.tokenising import length_order
-from distilmatch.encoders import UNLIMITED, position_limit
+from distilmatch.encoders import UNLIMITED, check_model_folder, check_vocabulary, first_line, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.runtime import Precision, autocast, pick_device, resolve_model, use_bf16
@@ -82,11 +82,7 @@ class CrossEncoderTeacher:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The c label names of the model's configuration; None where it holds only the default LABEL_0, ..."""
-        names = getattr(self.model.config, "id2label", None)
-        if not names or set(names) != set(range(self.num_labels)):
-            return None
-        ordered = tuple(str(names[label]) for label in range(self.num_labels))
-        return None if all(name == f"LABEL_{label}" for label, name in enumerate(ordered)) else ordered
+        return configured_names(self.model.config, self.num_labels)
 
     @property
     def fingerprint(self) -> str:
@@ -207,6 +203,15 @@ def _padded(
     return {name: torch.from_numpy(array) for name, array in (padded | {"attention_mask": mask}).items()}
 
 
+def configured_names(config: Any, count: int) -> tuple[str, ...] | None:
+    """The names of `count` labels in a Hugging Face configuration; None where it holds only the default LABEL_0, ..."""
+    names = getattr(config, "id2label", None)
+    if not names or set(names) != set(range(count)):
+        return None
+    ordered = tuple(str(names[label]) for label in range(count))
+    return None if all(name == f"LABEL_{label}" for label, name in enumerate(ordered)) else ordered
+
+
 def load_cross_encoder(name: str | Path, device: str | torch.device | None = None, **settings: Any) -> CrossEncoder:
     """A `CrossEncoder` in fp32 from a folder or hub name; `settings` go to its initialiser.
 
@@ -216,14 +221,24 @@ def load_cross_encoder(name: str | Path, device: str | torch.device | None = Non
     """
     path = resolve_model(name)
     target = device if isinstance(device, torch.device) else pick_device(device)
+    if Path(path).is_dir():
+        check_model_folder(path)
     try:
-        return CrossEncoder(path, device=str(target), model_kwargs={"dtype": torch.float32}, **settings)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        model = CrossEncoder(
+            path,
+            device=str(target),
+            trust_remote_code=False,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            **settings,
+        )
+    except Exception as error:  # whatever a stranger's folder makes of it
         raise ModelError(
-            f"cannot load {str(name)!r} as a cross-encoder: {first_line} Give a folder that save_pretrained wrote, or "
+            f"cannot load {str(name)!r} as a cross-encoder: {first_line(error)} Give a folder that save_pretrained wrote, or "
             "the name of a model on the Hugging Face hub"
         ) from error
+    if isinstance(model[0], Transformer):
+        check_vocabulary(name, model[0].tokenizer, model[0].model.get_input_embeddings())
+    return model
 
 
 def _load(name: str, device: str | None) -> CrossEncoder:

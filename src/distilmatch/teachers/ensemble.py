@@ -1,4 +1,4 @@
-"""Several teachers as one: the mean of their logits.
+"""The teachers of a recipe: looked at before any work, loaded, and several as one, the mean of their logits.
 
 Shape legend: n pairs; c labels.
 """
@@ -6,15 +6,22 @@ Shape legend: n pairs; c labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from distilmatch.config import TeacherConfig
+from distilmatch.config import TaskConfig, TeacherConfig
+from distilmatch.encoders import UNLIMITED, check_model_folder, first_line, position_limit
 from distilmatch.errors import ConfigError, ModelError
+from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint
+from distilmatch.runtime import resolve_model
 from distilmatch.teachers.base import Pairs, Teacher, given_teachers, pair_list
-from distilmatch.teachers.classes import InTaskOrder, name_order
-from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
+from distilmatch.teachers.classes import InTaskOrder, fit_classes, name_order
+from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names
 
 
 class TeacherEnsemble:
@@ -96,3 +103,51 @@ def load_teacher(config: TeacherConfig, device: str | None = None) -> CrossEncod
         for name in config.models
     ]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
+
+
+def check_teacher(config: TeacherConfig, task: TaskConfig) -> None:
+    """Refuses, before any work, a teacher that does not exist, cannot be loaded, or does not fit the task.
+
+    Folders and configurations are looked at, no weights are loaded.
+
+    Raises:
+        ConfigError: no such folder, another number of labels or other classes than the task's, or a `max_length` beyond the
+            teacher's positions.
+        ModelError: a folder from which nothing can be loaded, or a model without a classification head.
+    """
+    for name in config.models:
+        path = resolve_model(name)
+        if Path(path).is_dir():
+            check_model_folder(path)
+        if len(_modules(path)) > 1:
+            continue  # what its last module gives is known only when it is loaded
+        try:
+            own: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        except Exception as error:  # whatever a stranger's folder makes of it
+            raise ModelError(f"the configuration of the teacher {name} cannot be read: {first_line(error)}") from error
+        heads = own.architectures or ()
+        if heads and not any(head.endswith("ForSequenceClassification") for head in heads):
+            raise ModelError(
+                f"{name!r} is a {heads[0]} without a trained classification head, so its logits would be random; fine-tune it "
+                "first: distilmatch finetune-teacher (fine_tune_teacher in Python)"
+            )
+        fit_classes(own.num_labels, configured_names(own, own.num_labels), task, f"the teacher {name}")
+        limit = _positions(own)
+        if config.max_length is not None and config.max_length > limit:
+            raise ConfigError(f"`max_length` must be between 4 and {limit} for {name}, not {config.max_length}")
+
+
+def _modules(path: str) -> list[Any]:
+    try:
+        modules = read_json(Path(path) / "modules.json")
+    except (OSError, ValueError):
+        return []
+    return modules if isinstance(modules, list) else []
+
+
+def _positions(config: Any) -> int:
+    try:
+        with torch.device("meta"):
+            return position_limit(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
+    except Exception:  # a model that cannot be made without its weights; its loading will tell
+        return int(getattr(config, "max_position_embeddings", None) or UNLIMITED)

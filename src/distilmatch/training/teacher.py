@@ -23,15 +23,27 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, CrossEntropyLoss
 from sentence_transformers.cross_encoder.trainer import CrossEncoderTrainer
 from sentence_transformers.cross_encoder.training_args import CrossEncoderTrainingArguments
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from distilmatch.config import FineTuneConfig, TaskConfig
 from distilmatch.encoders import position_limit
 from distilmatch.errors import ConfigError, DataError
+from distilmatch.files import writing
 from distilmatch.metrics import main_metric, task_metrics
 from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import Precision, environment, keep_freed_memory, seed_everything, use_bf16, write_json
-from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, load_cross_encoder
+from distilmatch.runtime import (
+    Precision,
+    environment,
+    keep_freed_memory,
+    resolve_model,
+    seed_everything,
+    use_bf16,
+    write_json,
+)
+from distilmatch.teachers.classes import name_order
+from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names, load_cross_encoder
+from distilmatch.teachers.views import score_layers
+from distilmatch.training.arguments import one_device
 from distilmatch.training.progress import show_shortly
 from distilmatch.types import TupleTable
 
@@ -66,6 +78,7 @@ def fine_tune_teacher(
         ConfigError: `output` holds something already, or the base model's name looks like a folder that is not there.
         DataError: no row with a gold label, rows that are not pairs, or labels that do not fit the task.
         ModelError: the base model cannot be loaded.
+        CacheError: the output cannot be written, or the disk is full.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -77,9 +90,10 @@ def fine_tune_teacher(
     dataset = Dataset.from_dict(
         {"left": [pair[0] for pair in rows], "right": [pair[1] for pair in rows], "label": targets.tolist()}
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
-    work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
         trainer = CrossEncoderTrainer(
             model=model,
@@ -95,7 +109,8 @@ def fine_tune_teacher(
         if evaluator is not None:
             evaluator.restore_best(model)
         if trainer.is_world_process_zero():
-            _save(model, work / "model", output, _record(task, config, len(targets), trainer, evaluator))
+            with writing(output):
+                _save(model, work / "model", output, _record(task, config, len(targets), trainer, evaluator))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return output
@@ -222,9 +237,12 @@ def _new_cross_encoder(task: TaskConfig, config: FineTuneConfig) -> CrossEncoder
         max_length=config.max_length,
         config_kwargs=names,
     )
+    _put_head_in_order(model, config.base_model, task)
     limit = position_limit(model)
     if config.max_length > limit:
-        logger.info("%s has positions for %d tokens: max_length is cut to that", config.base_model, limit)
+        logger.warning(
+            "%s has positions for %d tokens: max_length %d is cut to that", config.base_model, limit, config.max_length
+        )
         model.max_seq_length = limit
     if config.dropout is not None:
         for module in model.modules():
@@ -233,10 +251,30 @@ def _new_cross_encoder(task: TaskConfig, config: FineTuneConfig) -> CrossEncoder
     return model
 
 
+def _put_head_in_order(model: CrossEncoder, name: str, task: TaskConfig) -> None:
+    """Where the base model has the task's classes in another order, its head learns on with each row at its own class."""
+    own = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    names = configured_names(own, task.num_labels)
+    if task.kind != "classification" or names is None or own.num_labels != task.num_labels:
+        return
+    try:
+        order = name_order(names, task.classes, name)
+    except ConfigError:
+        return  # other classes: it learns the new ones
+    if order is None:
+        return
+    chosen = torch.from_numpy(order)
+    with torch.no_grad():
+        for layer in score_layers(model):
+            layer.weight.copy_(layer.weight[chosen.to(layer.weight.device)])
+            if layer.bias is not None:
+                layer.bias.copy_(layer.bias[chosen.to(layer.bias.device)])
+
+
 def _training_arguments(
     folder: Path, config: FineTuneConfig, evaluates: bool, device: torch.device
 ) -> CrossEncoderTrainingArguments:
-    return CrossEncoderTrainingArguments(
+    made = CrossEncoderTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -254,6 +292,8 @@ def _training_arguments(
         disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=device.type == "cuda",
     )
+    one_device(made)
+    return made
 
 
 def _record(
