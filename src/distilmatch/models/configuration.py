@@ -19,6 +19,7 @@ class DiPairConfig(PreTrainedConfig):
         task: the settings of a `TaskConfig`.
         encoders: the `transformers` config of each encoder, as a dict: one where the encoder is shared, else one a
             side.
+        unused_weights: names of the encoders' weights that no output depends on; they are kept and not trained.
     """
 
     model_type = "dipair"
@@ -26,6 +27,7 @@ class DiPairConfig(PreTrainedConfig):
     student: dict[str, Any] | None = None
     task: dict[str, Any] | None = None
     encoders: list[Any] | None = None
+    unused_weights: list[Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         student = (
@@ -55,6 +57,7 @@ class DiPairConfig(PreTrainedConfig):
         configs = []
         for settings in self.encoders or []:
             config = AutoConfig.for_model(**settings)
+            config.return_dict = True
             for name in _DROPOUTS:
                 if hasattr(config, name):
                     setattr(config, name, self.student_config().encoder_dropout)

@@ -20,16 +20,22 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distilmatch.config import StudentConfig, TaskConfig
 from distilmatch.errors import ModelError
+from distilmatch.files import writing
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
-from distilmatch.models.fp32 import Fp32Module, Logits
+from distilmatch.models.encoder_probe import as_buffers, unused_weights
+from distilmatch.models.fp32 import FP32_PARTS, Fp32Module, Logits
 from distilmatch.models.head_start import sampled_outputs, start_head
 from distilmatch.models.heads import CosineHead, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
+from distilmatch.models.integrity import write_checksums
+from distilmatch.models.loading import check_loaded, check_student_folder, explained
 from distilmatch.models.pretrained import PretrainedEncoder, fitted, without_pooler
 from distilmatch.models.stamps import KnownFingerprints
 from distilmatch.models.truncation import keep_tokens
+from distilmatch.runtime import resolve_model
+from distilmatch.text_arguments import text_list
 from distilmatch.types import TokenRepresentations
 
 TextBatch = Mapping[str, torch.Tensor]
@@ -72,6 +78,7 @@ class DiPair(DiPairInference, PreTrainedModel):
     config_class = DiPairConfig
     base_model_prefix = "dipair"
     main_input_name = "rows"
+    _keep_in_fp32_modules_strict = FP32_PARTS  # when weights are loaded in half precision; `Fp32Module` does the rest
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -83,7 +90,10 @@ class DiPair(DiPairInference, PreTrainedModel):
         expected = 1 if self.student.shared_encoder else self.student.sides
         if len(encoder_configs) != expected:
             raise ModelError(f"the config holds {len(encoder_configs)} encoder(s), its student needs {expected}")
-        self.encoders = nn.ModuleList(without_pooler(AutoModel.from_config(encoder)) for encoder in encoder_configs)
+        self.encoders = nn.ModuleList(
+            without_pooler(AutoModel.from_config(encoder, trust_remote_code=False)) for encoder in encoder_configs
+        )
+        as_buffers(self, config.unused_weights or [])
         self.head_inputs = nn.ModuleList(HeadInput(encoder.hidden_size, self.student) for encoder in encoder_configs)
         self.head = make_head(self.student)
         self.classifier = Logits(self.head.features, self.task.num_labels)
@@ -139,28 +149,37 @@ class DiPair(DiPairInference, PreTrainedModel):
         """A student whose encoders, and by `student.head_start` its head, start from pre-trained weights.
 
         Args:
-            encoder: folder or hub name of any BERT-like model; one for all sides, or one a side.
+            encoder: folder or hub name of a model of the BERT kind, which reads a text in both directions; one for all
+                sides, or one a side. It is tried on a few tokens before anything is built from it.
             student: the student's shape; what it leaves open is the (first) encoder's own.
             task: what its logits mean; a binary score by default.
             sample_texts: a few hundred texts of the kind to be scored; a head narrower than the encoder starts better
                 from them.
 
         Raises:
-            ModelError: the encoder has fewer layers or positions than asked for, cannot be loaded, or cannot start a
-                head that is to start from it.
+            ConfigError: there is no encoder of that name.
+            ModelError: the encoder cannot be loaded, has fewer layers or positions than asked for, cannot serve a student
+                (a decoder, an encoder with a decoder, a tokenizer of another model), or cannot start a head that is to
+                start from it.
         """
         student = student or StudentConfig()
         task = task or TaskConfig(kind="binary")
-        names = [encoder] if isinstance(encoder, str | Path) else list(encoder)
-        wanted = 1 if student.shared_encoder else student.sides
-        if len(names) not in (1, wanted):
-            raise ModelError(f"{len(names)} encoders given for {wanted}: name one, or one a side")
-        names = names * wanted if len(names) == 1 else names
-        loaded = [PretrainedEncoder.load(name) for name in names]
+        sample_texts = text_list(sample_texts, "sample_texts", ModelError)
+        names = _encoder_names(encoder, 1 if student.shared_encoder else student.sides)
+        known = {name: PretrainedEncoder.load(name) for name in dict.fromkeys(names)}
+        loaded = [known[name] for name in names]
         student, start = fitted(loaded[0], student)
         truncated = [source.truncated(student) for source in loaded]
+        unused = [
+            f"encoders.{index}.{weight}"
+            for index, (source, own) in enumerate(zip(loaded, truncated, strict=True))
+            for weight in unused_weights(own, source.tokenizer)
+        ]
         config = DiPairConfig(
-            student=student.to_dict(), task=task.to_dict(), encoders=[own.config.to_dict() for own in truncated]
+            student=student.to_dict(),
+            task=task.to_dict(),
+            encoders=[own.config.to_dict() for own in truncated],
+            unused_weights=unused,
         )
         model = cls(config)
         for own, pretrained in zip(model.encoders, truncated, strict=True):
@@ -173,7 +192,7 @@ class DiPair(DiPairInference, PreTrainedModel):
             if segments is not None and len(segments.weight) > 1:
                 second = segments.weight[1] - segments.weight[0]
             for name, own, head_input in zip(names, model.encoders, model.head_inputs, strict=True):
-                if str(name) == str(names[0]):  # another encoder's tokens mean something else: its projection is learnt
+                if name == names[0]:  # another encoder's tokens mean something else: its projection is learnt
                     outputs = sampled_outputs(own, model.tokenizers[0], max(student.max_lengths), sample_texts)
                     start_head(model.head, head_input, start, outputs, second_segment=second)
         return model
@@ -184,36 +203,55 @@ class DiPair(DiPairInference, PreTrainedModel):
     ) -> DiPair:
         """Loads a saved student, tokenizers included; arguments as in `transformers`.
 
+        With `dtype`, as with `half()` and its like, the encoders take that dtype; the head stays in fp32.
+
         Raises:
-            ModelError: the folder holds no DiPair model.
+            ConfigError: there is no such folder or hub name.
+            ModelError: the folder holds no DiPair model, its files are not those that were saved (checksums.json), do not
+                fit each other, or hold weights that are no numbers.
         """
-        name = str(pretrained_model_name_or_path)
-        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise ModelError(
-                f"{name} holds no config.json: give the folder that a training run or save_pretrained wrote"
-            )
-        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
-        config = kwargs.get("config") or AutoConfig.from_pretrained(name, **hub)
-        if not isinstance(config, DiPairConfig):
-            raise ModelError(
-                f"{name} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder"
-            )
-        model = super().from_pretrained(name, *args, **kwargs)
-        loaded = model[0] if isinstance(model, tuple) else model
-        for index in range(len(loaded.encoders)):
-            subfolder = "" if index == 0 else f"tokenizer_{index}"
-            loaded.tokenizers.append(AutoTokenizer.from_pretrained(name, subfolder=subfolder, **hub))
-        return model
+        place = resolve_model(pretrained_model_name_or_path, kwargs.get("cache_dir"), kwargs.get("token"))
+        wants_loading = kwargs.pop("output_loading_info", False)
+        kwargs |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+        hub: dict[str, Any] = {
+            key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs
+        }
+        hub["trust_remote_code"] = False
+        with explained(place):
+            if Path(place).is_dir():
+                check_student_folder(cls, Path(place))
+            config = kwargs.get("config") or AutoConfig.from_pretrained(place, **hub)
+            if not isinstance(config, DiPairConfig):
+                raise ModelError(
+                    f"{place} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder"
+                )
+            found: Any = super().from_pretrained(place, *args, **kwargs)
+            model, loading = found
+            for index in range(len(model.encoders)):
+                subfolder = "" if index == 0 else f"tokenizer_{index}"
+                model.tokenizers.append(AutoTokenizer.from_pretrained(place, subfolder=subfolder, **hub))
+            model._apply(lambda tensor: tensor)  # the head is in fp32, whatever dtype was asked for
+            check_loaded(place, model, loading)
+        return (model, loading) if wants_loading else model  # type: ignore[no-any-return]
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *args: Any, **kwargs: Any
     ) -> None:
-        """Writes safetensors weights, config, tokenizers and a model card; arguments as in `transformers`."""
+        """Writes safetensors weights, config, tokenizers, a model card and, last, checksums; arguments as in `transformers`.
+
+        Raises:
+            CacheError: the folder cannot be written; the reason is named.
+        """
         folder = Path(save_directory)
-        super().save_pretrained(str(folder), *args, **kwargs)
-        for index, tokenizer in enumerate(self.tokenizers):
-            tokenizer.save_pretrained(str(folder if index == 0 else folder / f"tokenizer_{index}"))
-        write_model_card(folder, self.student, self.task, self.training_summary)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            super().save_pretrained(str(folder), *args, **kwargs)
+            written: list[str] = []
+            for index, tokenizer in enumerate(self.tokenizers):
+                own = folder if index == 0 else folder / f"tokenizer_{index}"
+                written += tokenizer.save_pretrained(str(own)) or ()
+            write_model_card(folder, self.student, self.task, self.training_summary)
+            write_checksums(folder, written)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -344,6 +382,18 @@ class DiPair(DiPairInference, PreTrainedModel):
         if len(self.tokenizers) <= encoder:
             raise ModelError("this model has no tokenizer: load it with from_pretrained or build it with from_encoder")
         return self.tokenizers[encoder]
+
+
+def _encoder_names(encoder: Any, wanted: int) -> list[str]:
+    """The encoder's name for each of `wanted`."""
+    if isinstance(encoder, Path):
+        encoder = str(encoder)
+    elif not isinstance(encoder, str) and isinstance(encoder, Sequence):
+        encoder = [str(name) if isinstance(name, Path) else name for name in encoder]
+    names = text_list(encoder, "encoder", ModelError)
+    if len(names) not in (1, wanted):
+        raise ModelError(f"{len(names)} encoders given for {wanted}: name one, or one a side")
+    return names * wanted if len(names) == 1 else names
 
 
 AutoConfig.register("dipair", DiPairConfig)

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+# Names of such parts of a `DiPair`; the start of a weight's name tells them from an encoder's own.
+FP32_PARTS = ["^head_inputs.", "^head.", "^classifier."]
+
 
 class Fp32Module(nn.Module):
     """A module whose weights follow a change of device and never one of dtype (`half`, `bfloat16`, `double`, `to`)."""

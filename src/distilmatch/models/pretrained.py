@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from distilmatch.config import StudentConfig
-from distilmatch.encoders import position_limit
+from distilmatch.encoders import check_model_folder, check_vocabulary, first_line, position_limit
 from distilmatch.errors import ModelError
+from distilmatch.models.encoder_probe import check_encoder
 from distilmatch.models.head_start import PretrainedLayer, fits, pretrained_layers
+from distilmatch.models.integrity import check_finite_weights
 from distilmatch.runtime import resolve_model
-
-# RoBERTa and its kin count positions from 2.
 
 
 def without_pooler(encoder: nn.Module) -> nn.Module:
@@ -39,42 +40,116 @@ class PretrainedEncoder:
 
     @classmethod
     def load(cls, name: str | Path) -> PretrainedEncoder:
-        """Loads a folder or hub name, in fp32, with its tokenizer.
+        """Loads a folder or hub name, in fp32, with its tokenizer; no code of its own is run.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ConfigError: there is no such folder or hub name.
+            ModelError: it cannot be loaded, lacks weights, has another model's tokenizer, or is of a kind that encodes no
+                text by itself.
         """
         path = resolve_model(name)
+        if Path(path).is_dir():
+            check_model_folder(path)
         try:
-            config = AutoConfig.from_pretrained(path)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot load an encoder from {path!r}: {error}") from error
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            _check_family(path, config)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model, loading = AutoModel.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a stranger's folder makes of it
+            raise ModelError(f"cannot load an encoder from {path!r}: {first_line(error)}") from error
+        # `pooler` is not read; without it other weights that are missing would be random ones.
+        missing = sorted(name for name in loading["missing_keys"] if "pooler" not in name.split("."))
+        if missing:
+            raise ModelError(
+                f"{path!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}: copy it again, or "
+                "name another encoder"
+            )
+        check_finite_weights(path, model.state_dict())
+        check_vocabulary(path, tokenizer, model.get_input_embeddings())
         tokenizer.padding_side = "right"
-        return cls(path, AutoModel.from_pretrained(path, config=config, dtype=torch.float32), tokenizer)
+        return cls(path, model, tokenizer)
 
     def truncated(self, student: StudentConfig) -> PreTrainedModel:
-        """The encoder with the layers that the student keeps, without pooler."""
+        """The encoder with the layers that the student keeps, without pooler.
+
+        Raises:
+            ModelError: it has not so many layers or positions, or does not work with the layers that are left.
+        """
         config = copy.deepcopy(self.model.config)
         if student.encoder_layers is not None:
-            layers = config.num_hidden_layers
+            layers = self._layers()
             if student.encoder_layers > layers:
                 raise ModelError(f"{self.path} has {layers} layers, encoder_layers asks for {student.encoder_layers}")
-            config.num_hidden_layers = student.encoder_layers
         positions = position_limit(self.model)
         if max(student.max_lengths) > positions:
             raise ModelError(f"{self.path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
-        own = without_pooler(AutoModel.from_config(config))
-        weights = self.model.state_dict()
-        own.load_state_dict({name: weights[name] for name in own.state_dict()})
+        try:
+            if student.encoder_layers is not None:
+                _cut_layers(config, self._layers(), student.encoder_layers)
+            own = without_pooler(AutoModel.from_config(config, trust_remote_code=False))
+            weights = self.model.state_dict()
+            own.load_state_dict({name: weights[name] for name in own.state_dict()})
+        except Exception as error:  # each family fails in its own way
+            raise ModelError(
+                f"{self.path}: a {type(self.model).__name__} cannot be cut to {student.encoder_layers} layer(s) "
+                f"({type(error).__name__}: {first_line(error)}): leave `encoder_layers` out, or name another encoder"
+            ) from error
+        check_encoder(self.path, own, self.tokenizer, max(student.max_lengths))
         return own  # type: ignore[return-value]
+
+    def _layers(self) -> int:
+        layers = getattr(self.model.config, "num_hidden_layers", None)
+        if not isinstance(layers, int):
+            raise ModelError(
+                f"{self.path}: a {type(self.model).__name__} does not say how many layers it has: leave `encoder_layers` out"
+            )
+        return layers
+
+
+def _check_family(path: str, config: Any) -> None:
+    # An encoder that was saved by itself does not say so, and `AutoModel` would put a random decoder beside it.
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    ):
+        raise ModelError(
+            f"{path} is a {config.model_type!r} model, an encoder with a decoder; a student reads the tokens of an encoder "
+            "alone: name one of the BERT kind, such as all-MiniLM-L6-v2"
+        )
+    if config.model_type == "dipair":
+        raise ModelError(
+            f"{path} is a DiPair student already: load it with from_pretrained, or give the folder that its save_encoder writes"
+        )
+
+
+def _cut_layers(config: Any, layers: int, kept: int) -> None:
+    """Makes `config` one of the first `kept` of its `layers`, with what it lists layer by layer."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == layers and "layer" in name:
+            setattr(config, name, value[:kept])
+    config.num_hidden_layers = kept
 
 
 def fitted(source: PretrainedEncoder, student: StudentConfig) -> tuple[StudentConfig, list[PretrainedLayer]]:
     """The student's shape with the encoder's numbers filled in, and the layers that its head starts from, if any."""
     config = source.model.config
-    width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    student = student.for_encoder(width, int(config.num_attention_heads))
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(width, int) or not isinstance(heads, int) or not isinstance(layers, int):
+        raise ModelError(
+            f"{source.path}: a {type(source.model).__name__} does not say its width, its layers and its attention heads: name an "
+            "encoder of the BERT kind"
+        )
+    student = student.for_encoder(width, heads)
     if student.head_start == "random" or student.head != "transformer":
         return student.replaced(head_start="random"), []
     first = min(student.encoder_layers or layers, layers - student.head_layers)

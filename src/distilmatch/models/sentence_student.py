@@ -28,7 +28,6 @@ from distilmatch.errors import ConfigError, ModelError
 logger = logging.getLogger(__name__)
 
 _TOKEN_BATCH = 1024
-# RoBERTa and its kin count positions from 2.
 
 
 def build_student(config: EmbeddingStudentConfig, source: SentenceTransformer) -> SentenceTransformer:
