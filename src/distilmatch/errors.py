@@ -53,6 +53,29 @@ class BadRow:
         return f"{self.file}, row {self.row}: {self.reason}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BadRowGroup:
+    """Bad rows of one file that have the same thing wrong with them.
+
+    Attributes:
+        rows: numbers of the first of them.
+        count: how many there are.
+        reason: of the first row.
+        varied: the reasons of the others differ in the value that they quote.
+    """
+
+    file: str
+    rows: tuple[int, ...]
+    count: int
+    reason: str
+    varied: bool = False
+
+    def __str__(self) -> str:
+        more = f" and {self.count - len(self.rows)} more" if self.count > len(self.rows) else ""
+        named = f"row{'s' if self.count > 1 else ''} {', '.join(map(str, self.rows))}{more}"
+        return f"{self.file}, {named}: {self.reason}{' (the others alike)' if self.varied else ''}"
+
+
 class BadRowsError(DataError):
     """Rows that cannot be used, found before any work was started.
 
@@ -63,12 +86,37 @@ class BadRowsError(DataError):
 
     shown = 10
 
-    def __init__(self, bad_rows: Sequence[BadRow], total: int | None = None) -> None:
+    def __init__(
+        self,
+        bad_rows: Sequence[BadRow],
+        total: int | None = None,
+        groups: Sequence[BadRowGroup] | None = None,
+        advice: Sequence[str] = (),
+    ) -> None:
+        """Collapses rows of one reason into one line.
+
+        Args:
+            groups: the rows by what is wrong; by default `bad_rows` by their reasons.
+            advice: what to do about them, a line each.
+        """
         self.bad_rows = tuple(bad_rows)
         self.total = len(self.bad_rows) if total is None else total
+        groups = _grouped(self.bad_rows, self.shown) if groups is None else groups
         lines = [f"{self.total} bad row(s); nothing was started."]
-        lines += [f"  {bad_row}" for bad_row in self.bad_rows[: self.shown]]
-        if self.total > self.shown:
-            lines.append(f"  ... and {self.total - self.shown} more")
+        lines += [f"  {group}" for group in groups[: self.shown]]
+        rest = self.total - sum(group.count for group in groups[: self.shown])
+        if rest:
+            lines.append(f"  ... and {rest} more row(s) with something else wrong")
+        lines += advice
         lines.append("Mend them, or go on without them: --on-bad-rows=quarantine (on_bad_rows: quarantine).")
         super().__init__("\n".join(lines))
+
+
+def _grouped(rows: Sequence[BadRow], shown: int) -> list[BadRowGroup]:
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        found.setdefault((row.file, row.reason), []).append(row.row)
+    return [
+        BadRowGroup(file=file, rows=tuple(numbers[:shown]), count=len(numbers), reason=reason)
+        for (file, reason), numbers in found.items()
+    ]

@@ -77,7 +77,7 @@ def test_against_a_plain_loop(
 def test_lines_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"good\n\xff\xfebad\nfine\n\xc3\n")
-    with pytest.raises(BadRowsError, match=r"a\.txt, row 2: invalid UTF-8") as raised:
+    with pytest.raises(BadRowsError, match=r"a\.txt, rows 2, 4: invalid UTF-8 at byte 1") as raised:
         write_corpus(_config(path), tmp_path / "corpus")
     assert raised.value.total == 2
     corpus = write_corpus(_config(path, on_bad_rows="quarantine"), tmp_path / "corpus")

@@ -9,20 +9,25 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilmatch.config import TableConfig
-from distilmatch.data.quarantine import Quarantine, quarantine_path
-from distilmatch.data.readers import RawRow, Source, open_lines, open_source
+from distilmatch.data.columns import first_rows, is_missing, only_text_column, shortened
+from distilmatch.data.quarantine import BadRows, Quarantine, quarantine_path
+from distilmatch.data.readers import open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
-from distilmatch.data.tables import KEPT_BAD_ROWS, table_fingerprint
+from distilmatch.data.sources import RawRow, Source, say_once
+from distilmatch.data.tables import table_fingerprint
 from distilmatch.embedding_config import CorpusConfig
-from distilmatch.errors import BadRow, BadRowsError, CacheError, DataError
+from distilmatch.errors import BadRow, CacheError, ConfigError, DataError, did_you_mean
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
 from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
 
@@ -32,6 +37,7 @@ FORMAT = "distilmatch-corpus"
 FORMAT_VERSION = 1
 _TEXTS, _EVERY, _ROWS = "texts.arrow", "every_text.arrow", "rows.npy"
 _PLAIN = (".txt", ".txt.gz")
+_PEEKED_ROWS = 100
 
 
 class TextCorpus(MappedTexts):
@@ -88,7 +94,12 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
         DataError: a source or column that is not there, a damaged file, or no text at all.
         BadRowsError: rows that cannot be read (`on_bad_rows: stop`), all of them.
         CacheError: the folder holds something else.
+        ConfigError: `config` is no CorpusConfig.
     """
+    if not isinstance(config, CorpusConfig):
+        raise ConfigError(
+            f"write_corpus: a CorpusConfig is wanted, such as CorpusConfig(sources=...), not {config!r:.80}"
+        )
     folder = Path(folder)
     key = corpus_key(config)
     if (folder / MANIFEST).exists() and read_manifest(folder, FORMAT, FORMAT_VERSION, "corpus").get("key") == key:
@@ -150,37 +161,41 @@ class _Reading:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         self.hashes, self.rows = array("Q"), array("q")
-        self.count = self.empty = self.bad_count = 0
-        self.bad: list[BadRow] = []
+        self.count = self.empty = 0
+        self._bad = BadRows(None)
+
+    @property
+    def bad_count(self) -> int:
+        """How many rows could not be read."""
+        return self._bad.total
 
     def texts(self) -> Iterator[str]:
         """Every text that is not empty, repeated ones too."""
         for name in self.config.sources:
             source = _open(name, self.config)
-            stops = self.config.on_bad_rows == "stop"
-            quarantine = None if stops else Quarantine(quarantine_path(source, _table(self.config)), source.name)
+            quarantine = None
+            if self.config.on_bad_rows == "quarantine":
+                quarantine = Quarantine(quarantine_path(source, _table(self.config)), source.name)
+            self._bad.quarantine = quarantine
             try:
-                yield from self._of(source, quarantine)
+                yield from self._of(source)
             finally:
-                if quarantine is not None:
-                    quarantine.close()
+                self._bad.close()
 
-    def _of(self, source: Source, quarantine: Quarantine | None) -> Iterator[str]:
-        columns = None if source.columns is None else _columns(source.columns, self.config, source.name)
-        for raw in source.read(columns):
-            if columns is None and raw.values is not None:
-                columns = _columns(tuple(raw.values), self.config, source.name)
-            for column in columns or ("",):
-                problem = raw.problem or _problem(raw, column)
+    def _of(self, source: Source) -> Iterator[str]:
+        columns, rows = _begin(source, self.config)
+        for raw in rows:
+            for column in columns:
+                problem, kind = (raw.problem, raw.kind) if raw.values is None else (_problem(raw, column), "")
                 if problem is not None:
-                    self._bad(BadRow(file=source.name, row=raw.row, reason=problem, raw=raw.text()), quarantine)
+                    self._bad.add(BadRow(file=source.name, row=raw.row, reason=problem, raw=raw.text()), kind)
                 else:
                     assert raw.values is not None
                     yield from self._text(raw.values[column])
                 self.count += 1
 
-    def _text(self, value: str | None) -> Iterator[str]:
-        text = (value or "").strip()
+    def _text(self, value: Any) -> Iterator[str]:
+        text = "" if is_missing(value) else value.strip()
         if not text:
             self.empty += 1
             return
@@ -189,17 +204,9 @@ class _Reading:
         self.rows.append(self.count)
         yield text
 
-    def _bad(self, bad: BadRow, quarantine: Quarantine | None) -> None:
-        self.bad_count += 1
-        if quarantine is not None:
-            quarantine.add(bad)
-        elif len(self.bad) < KEPT_BAD_ROWS:
-            self.bad.append(bad)
-
     def check(self) -> None:
         """Raises what the pass found wrong."""
-        if self.bad:
-            raise BadRowsError(self.bad, self.bad_count)
+        self._bad.check()
         if not self.hashes:
             raise DataError(
                 f"the corpus is empty: {', '.join(self.config.sources)} hold no text ({self.empty} empty rows, "
@@ -224,19 +231,45 @@ def _table(config: CorpusConfig) -> TableConfig:
     )
 
 
-def _columns(available: tuple[str, ...], config: CorpusConfig, where: str) -> tuple[str, ...]:
-    if available == ("text",):
-        return available
-    if config.text_columns is None:
-        if "text" in available or len(available) == 1:
-            return ("text",) if "text" in available else available
-        raise DataError(
-            f"{where} has columns {', '.join(available)}: name those that hold texts in `corpus.text_columns`"
-        )
-    missing = [name for name in config.text_columns if name not in available]
-    if missing:
-        raise DataError(f"{where} has no column {', '.join(map(repr, missing))}, but {', '.join(available)}")
-    return config.text_columns
+def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str, ...], Iterator[RawRow]]:
+    """The columns whose texts count, and the rows from the start."""
+    if source.columns is None:
+        rows, first = source.read(None), []
+        for raw in rows:
+            first.append(raw)
+            if len(first) >= _PEEKED_ROWS and raw.values is not None:
+                break
+        keys = Counter(tuple(row.values) for row in first if row.values is not None)
+        columns = _columns(max(keys, key=lambda names: keys[names], default=()), config, source, first)
+        return columns, chain(first, rows)
+    first = first_rows(source, [name for name in source.columns if name not in source.not_texts])
+    columns = _columns(source.columns, config, source, first)
+    return columns, source.read(columns)
+
+
+def _columns(available: tuple[str, ...], config: CorpusConfig, source: Source, first: list[RawRow]) -> tuple[str, ...]:
+    if source.columns == ("text",):
+        return ("text",)
+    columns = config.text_columns
+    if columns is None:
+        only = only_text_column(available, first, source.not_texts) if available else ""
+        if only is None:
+            raise DataError(
+                f"{source.name} has columns {', '.join(available)}: name those that hold texts in `corpus.text_columns`"
+            )
+        columns = (only,)
+    else:
+        seen = source.columns or tuple({name: None for row in first for name in row.values or {}})
+        for name in columns:
+            if seen and name not in seen:
+                raise DataError(
+                    f"{source.name} has no column {name!r}{did_you_mean(name, seen)}, but {', '.join(seen)}"
+                )
+    shown = next(
+        (shortened(row.values[columns[0]]) for row in first if row.values and columns[0] in row.values), "nothing"
+    )
+    say_once(logger, source, f"texts {', '.join(map(repr, columns))}. Row 1: {shown}")
+    return columns
 
 
 def _problem(raw: RawRow, column: str) -> str | None:
@@ -244,10 +277,10 @@ def _problem(raw: RawRow, column: str) -> str | None:
     if column not in raw.values:
         return f"no column {column!r}"
     value = raw.values[column]
-    if value is not None and not isinstance(value, str):
-        return f"column {column!r} holds a {type(value).__name__}, not a text"
+    if not isinstance(value, str):
+        return None if is_missing(value) else f"column {column!r} holds a {type(value).__name__}, not a text"
     try:
-        (value or "").encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError:
         return f"column {column!r} is no valid Unicode"
     return None

@@ -1,17 +1,23 @@
-"""The side file of rows that cannot be used: JSON lines with file, row, reason and the row itself."""
+"""Rows that cannot be used: counted by what is wrong with them, or set aside in a file of JSON lines with file, row, reason
+and the row itself.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distilmatch.config import TableConfig
-from distilmatch.data.readers import Source
-from distilmatch.errors import BadRow, DataError
+from distilmatch.data.sources import Source
+from distilmatch.errors import BadRow, BadRowGroup, BadRowsError, DataError
 
+KEPT_BAD_ROWS = 10_000
+_MOST_GROUPS = 1_000
+_RAW_SHOWN = 500
 _KEYS = {"file", "row", "reason", "raw"}
 
 
@@ -20,6 +26,81 @@ def quarantine_path(opened: Source, config: TableConfig) -> Path:
     if config.quarantine_file is not None:
         return Path(config.quarantine_file).expanduser()
     return opened.folder / f"{opened.stem}.bad_rows.jsonl"
+
+
+class BadRows:
+    """The bad rows of one pass: set aside in a file, or counted and the first of them kept.
+
+    Attributes:
+        total: how many there were.
+        kept: the first of them, unless they are set aside.
+        quarantine: where they go, or None.
+    """
+
+    def __init__(self, quarantine: Quarantine | None) -> None:
+        self.total = 0
+        self.kept: list[BadRow] = []
+        self.quarantine = quarantine
+        self._groups: dict[tuple[str, str], _Group] = {}
+
+    def add(self, bad: BadRow, kind: str = "") -> None:
+        """Takes a row.
+
+        Args:
+            kind: what its reason is a case of, where the words differ from row to row.
+        """
+        self.total += 1
+        if self.quarantine is not None:
+            self.quarantine.add(bad)
+            return
+        if len(self.kept) < KEPT_BAD_ROWS:
+            self.kept.append(BadRow(file=bad.file, row=bad.row, reason=bad.reason, raw=bad.raw[:_RAW_SHOWN]))
+        group = self._groups.get((bad.file, kind or bad.reason))
+        if group is None and len(self._groups) < _MOST_GROUPS:
+            group = self._groups[bad.file, kind or bad.reason] = _Group(bad.file, bad.reason)
+        if group is not None:
+            group.add(bad)
+
+    def check(self, advice: Sequence[str] = ()) -> None:
+        """Raises what was found, unless it is set aside.
+
+        Raises:
+            BadRowsError: there are bad rows.
+        """
+        if self.kept:
+            groups = [group.summary() for group in self._groups.values()]
+            raise BadRowsError(self.kept, self.total, groups, advice)
+
+    def close(self) -> None:
+        """Puts the file of rows set aside in its place."""
+        if self.quarantine is not None:
+            self.quarantine.close()
+
+
+class _Group:
+    """Bad rows with the same thing wrong."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        self._file, self._reason = file, reason
+        self._rows: list[int] = []
+        self._count = 0
+        self._varied = False
+
+    def add(self, bad: BadRow) -> None:
+        self._count += 1
+        self._varied = self._varied or bad.reason != self._reason
+        if len(self._rows) < BadRowsError.shown:
+            self._rows.append(bad.row)
+
+    def summary(self) -> BadRowGroup:
+        rows = tuple(self._rows)
+        return BadRowGroup(file=self._file, rows=rows, count=self._count, reason=self._reason, varied=self._varied)
+
+
+def bad_rows_of(opened: Source, config: TableConfig) -> BadRows:
+    """Where the bad rows of a source go, as `on_bad_rows` has it."""
+    stops = config.on_bad_rows == "stop"
+    return BadRows(None if stops else Quarantine(quarantine_path(opened, config), opened.name))
 
 
 class Quarantine:

@@ -1,4 +1,5 @@
-"""Sources of rows: files (JSONL, CSV, TSV, Parquet), Hugging Face datasets and mappings, as one stream of raw rows.
+"""Sources of rows: files (JSONL, CSV, TSV, Parquet), Hugging Face datasets, tables and mappings in memory, as one stream of
+raw rows.
 
 Nothing here looks at what a row means. A row that cannot even be read (broken JSON, invalid UTF-8, a wrong number of
 fields) comes out as a raw row that says so, and the rows after it are read on.
@@ -9,23 +10,31 @@ JSONL and CSV alike, and still counted.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import re
 import sys
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, cast
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from distilmatch.config import TableConfig
+from distilmatch.data import sources
+from distilmatch.data.arrow_tables import batch_rows, class_names, not_texts, open_parquet, open_table
+from distilmatch.data.csv_files import read_rows, sniff
+from distilmatch.data.sources import RawRow, Source
+from distilmatch.data.text_files import TextFile, check_regular, open_text_file
 from distilmatch.errors import DataError
+
+__all__ = [
+    "FORMATS",
+    "RawRow",
+    "Source",
+    "load_hub_dataset",
+    "local_file",
+    "open_lines",
+    "open_source",
+]
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -35,54 +44,12 @@ FORMATS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-BATCH_ROWS = 4096
 _FILE_ENDINGS = {*FORMATS, ".gz", ".txt", ".xlsx", ".xls", ".zip", ".arrow", ".feather", ".pq", ".bz2", ".zst"}
-_DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawRow:
-    """A row as it stands in its source.
-
-    Attributes:
-        row: 1-based, a header not counted.
-        values: the row's columns; None where the row cannot be read.
-        problem: why it cannot be read; None where it can.
-        original: the text or bytes of the row, where the source is text.
-    """
-
-    row: int
-    values: Mapping[str, Any] | None = None
-    problem: str | None = None
-    original: str | bytes | None = None
-
-    def text(self) -> str:
-        """The row as text, for a report; bytes that are no UTF-8 are written as escapes."""
-        if isinstance(self.original, bytes):
-            return self.original.decode("utf-8", errors="backslashreplace")
-        if self.original is not None:
-            return self.original.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
-        return json.dumps(self.values, ensure_ascii=False, default=str)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """An opened source: its name, its columns, and a stream of its rows.
-
-    Attributes:
-        name: how messages call it.
-        columns: the header; None where each row has keys of its own (JSONL, mappings).
-        read: the rows, from the start; the argument names the columns that are wanted, None for all of them.
-        class_names: of integer columns whose values stand for names (`datasets.ClassLabel`), those names.
-        folder, stem: where a side file goes and how its name starts.
-    """
-
-    name: str
-    columns: tuple[str, ...] | None
-    read: Callable[[Sequence[str] | None], Iterator[RawRow]]
-    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    folder: Path = Path()
-    stem: str = "rows"
+_SOURCES = (
+    "the path of a file, the name of a Hugging Face dataset, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, "
+    "or a list of dicts with a key a column"
+)
+_PEEKED = 100
 
 
 def local_file(source: Any) -> Path | None:
@@ -99,10 +66,12 @@ def local_file(source: Any) -> Path | None:
 
 
 def open_source(source: Any, config: TableConfig) -> Source:
-    """Opens a path, a Hugging Face dataset (its name, a saved folder, the object) or an iterable of mappings.
+    """Opens a path, a Hugging Face dataset (its name, a saved folder, the object), a table in memory or an iterable of
+    mappings.
 
     Raises:
-        DataError: nothing there, an ending or type that is not known, or a file that is damaged from its start.
+        DataError: nothing there, an ending or type that is not known, two columns of one name, or a file that is damaged
+            from its start or could be read in several ways.
     """
     path = local_file(source)
     if path is not None:
@@ -110,39 +79,45 @@ def open_source(source: Any, config: TableConfig) -> Source:
     if isinstance(source, (str, Path)):
         return _open_dataset(load_hub_dataset(str(source), config.split), str(source))
     datasets = sys.modules.get("datasets")
-    if datasets is not None and isinstance(source, (datasets.DatasetDict, datasets.Dataset)):
-        return _open_dataset(_pick_split(source, config.split, "the dataset"), "dataset")
-    if isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
-        return Source(name="rows", columns=None, read=lambda columns: _read_mappings(source))
-    raise DataError(
-        f"cannot read rows from a {type(source).__name__}: give the path of a file, the name of a Hugging Face "
-        "dataset, a datasets.Dataset or an iterable of mappings"
-    )
+    if datasets is not None and isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+        source = _pick_split(source, config.split, "the dataset")
+    if datasets is not None and isinstance(source, datasets.Dataset):
+        return _open_dataset(source, "dataset")
+    table = open_table(source)
+    if table is not None:
+        return table
+    if isinstance(source, Iterable) and not isinstance(source, bytes | Mapping | Set) and not _is_table(source):
+        named = _class_names(getattr(source, "features", None))
+        return Source(
+            name="rows", columns=None, read=lambda columns: _read_mappings(source), class_names=named, in_memory=True
+        )
+    hint = " (a dict of columns: datasets.Dataset.from_dict makes a table of it)" if isinstance(source, Mapping) else ""
+    raise DataError(f"cannot read rows from a {type(source).__name__}{hint}: give {_SOURCES}")
+
+
+def _is_table(source: Any) -> bool:
+    # A table of a library that is not known here would be iterated by its columns.
+    return any(hasattr(source, name) for name in ("__arrow_c_stream__", "__arrow_c_array__", "__dataframe__"))
 
 
 def open_lines(path: str | Path) -> Source:
-    """A file of a text a line, UTF-8, unpacked where it ends in .gz: rows of one column `text`, blank lines too.
+    """A file of a text a line, UTF-8, plain or gzip: rows of one column `text`, blank lines too.
 
     Raises:
-        DataError: no such file, or one that is UTF-16 or damaged from its start.
+        DataError: no such file, or one that is UTF-16, no text or damaged from its start.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"no file at {file}; check the path")
-    zipped = file.suffix.lower() == ".gz"
-    _refuse_utf16(file, zipped)
+    path = Path(path).expanduser()
+    file = open_text_file(path)
 
     def read(wanted: Sequence[str] | None) -> Iterator[RawRow]:
-        for number, line in enumerate(_lines(file, zipped), start=1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        for number, line in enumerate(file.lines(), start=1):
             try:
                 yield RawRow(row=number, values={"text": line.decode("utf-8")})
             except UnicodeDecodeError as error:
                 problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
-                yield RawRow(row=number, original=line.rstrip(b"\r\n"), problem=problem)
+                yield RawRow(row=number, original=line.rstrip(b"\r\n"), problem=problem, kind="utf-8")
 
-    stem = _without_endings(file.name, zipped) or file.name
-    return Source(name=str(file), columns=("text",), read=read, folder=file.parent, stem=stem)
+    return Source(name=str(path), columns=("text",), read=read, folder=path.parent, stem=_stem(path))
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -150,11 +125,9 @@ def open_lines(path: str | Path) -> Source:
 
 def _open_file(path: Path, config: TableConfig) -> Source:
     name = str(path)
-    if not path.exists():
-        raise DataError(f"no file at {name}; check the path")
+    check_regular(path)
     endings = [ending.lower() for ending in path.suffixes]
-    zipped = bool(endings) and endings[-1] == ".gz"
-    ending = (endings[:-1] if zipped else endings)[-1:] or [""]
+    ending = (endings[:-1] if endings[-1:] == [".gz"] else endings)[-1:] or [""]
     kind = config.file_format or FORMATS.get(ending[0])
     if kind is None:
         raise DataError(
@@ -163,236 +136,78 @@ def _open_file(path: Path, config: TableConfig) -> Source:
         )
     if path.stat().st_size == 0:
         raise DataError(f"{name} is empty; give a file with rows")
-    columns: tuple[str, ...] | None = None
     if kind == "parquet":
-        columns = _parquet_columns(path)
-
-        def read(wanted: Sequence[str] | None) -> Iterator[RawRow]:
-            return _read_parquet(path, wanted)
-
-    elif kind == "jsonl":
-        _refuse_utf16(path, zipped)
-        _refuse_json_array(path, zipped)
-
-        def read(wanted: Sequence[str] | None) -> Iterator[RawRow]:
-            return _read_jsonl(path, zipped)
-
-    else:
-        delimiter = "," if kind == "csv" else "\t"
-        _refuse_utf16(path, zipped)
-        columns = _csv_header(path, zipped, delimiter)
-
-        def read(wanted: Sequence[str] | None) -> Iterator[RawRow]:
-            return _read_csv(path, zipped, delimiter)
-
-    stem = _without_endings(path.name, zipped) or path.name
-    return Source(name=name, columns=columns, read=read, folder=path.parent, stem=stem)
+        return open_parquet(path, _stem(path))
+    file = open_text_file(path)
+    if kind == "jsonl":
+        _refuse_json_array(file)
+        return Source(
+            name=name, columns=None, read=lambda wanted: _read_jsonl(file), folder=path.parent, stem=_stem(path)
+        )
+    dialect = sniff(file, config, "," if kind == "csv" else "\t")
+    return Source(
+        name=name,
+        columns=dialect.header,
+        read=lambda wanted: read_rows(file, dialect),
+        folder=path.parent,
+        stem=_stem(path),
+    )
 
 
-def _without_endings(name: str, zipped: bool) -> str:
-    for _ in range(2 if zipped else 1):
+def _stem(path: Path) -> str:
+    name = path.name
+    for _ in range(2 if path.suffix.lower() == ".gz" else 1):
         name = name.rpartition(".")[0]
-    return name
+    return name or path.name
 
 
-def _open_bytes(path: Path, zipped: bool) -> IO[bytes]:
-    try:
-        return cast(IO[bytes], gzip.open(path, "rb")) if zipped else open(path, "rb")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _damaged(path: Path, error: BaseException) -> DataError:
-    return DataError(f"{path} cannot be unpacked ({error}); the .gz file is damaged or cut short: make it anew")
-
-
-def _lines(path: Path, zipped: bool) -> Iterator[bytes]:
-    with _open_bytes(path, zipped) as file:
-        try:
-            yield from file
-        except _DAMAGED_GZIP as error:
-            raise _damaged(path, error) from error
-
-
-def _head(path: Path, zipped: bool, size: int = 1024) -> bytes:
-    with _open_bytes(path, zipped) as file:
-        try:
-            return file.read(size)
-        except _DAMAGED_GZIP as error:
-            raise _damaged(path, error) from error
-
-
-def _refuse_utf16(path: Path, zipped: bool) -> None:
-    if _head(path, zipped, 2) in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path} is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
-
-
-def _refuse_json_array(path: Path, zipped: bool) -> None:
-    if ".json" not in [ending.lower() for ending in path.suffixes[-2:]]:
+def _refuse_json_array(file: TextFile) -> None:
+    if ".json" not in [ending.lower() for ending in file.path.suffixes[-2:]]:
         return
-    start = b"".join(_head(path, zipped).removeprefix(b"\xef\xbb\xbf").split())
+    start = b"".join(file.head(1024).removeprefix(b"\xef\xbb\xbf").split())
     if start == b"[" or start.startswith((b"[{", b"[]")):
-        raise DataError(f"{path} is one JSON array; write one object a line (jq -c '.[]' {path.name} > rows.jsonl)")
+        raise DataError(
+            f"{file.path} is one JSON array; write one object a line (jq -c '.[]' {file.path.name} > rows.jsonl)"
+        )
 
 
-def _read_jsonl(path: Path, zipped: bool) -> Iterator[RawRow]:
-    for number, line in enumerate(_lines(path, zipped), start=1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+def _read_jsonl(file: TextFile) -> Iterator[RawRow]:
+    for number, line in enumerate(file.lines(), start=1):
         line = line.rstrip(b"\r\n")
         if not line.strip():
             continue
-        try:
-            values = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            yield RawRow(row=number, original=line, problem=f"invalid UTF-8 at byte {error.start + 1} of the line")
-        except (ValueError, RecursionError) as error:
-            yield RawRow(row=number, original=line, problem=f"broken JSON: {error}")
-        else:
-            if isinstance(values, dict):
-                yield RawRow(row=number, original=line, values=values)
-            else:
-                problem = f"the line is a JSON {_json_kind(values)}, not an object"
-                yield RawRow(row=number, original=line, problem=problem)
+        values, problem, kind = _json_object(line)
+        yield RawRow(row=number, original=line, values=values, problem=problem, kind=kind)
+
+
+def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str | None, str]:
+    """The object of a line, or what is wrong with it and of which kind that is."""
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        # Objects inside come first: what the last call leaves here is said of the row itself.
+        twice[:] = (
+            [] if len(found) == len(pairs) else sorted({k for k, _ in pairs if [p[0] for p in pairs].count(k) > 1})
+        )
+        return found
+
+    try:
+        values = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        return None, f"invalid UTF-8 at byte {error.start + 1} of the line", "utf-8"
+    except (ValueError, RecursionError) as error:
+        return None, f"broken JSON: {error}", "json"
+    if not isinstance(values, dict):
+        return None, f"the line is a JSON {_json_kind(values)}, not an object", ""
+    if twice:
+        return None, f"the object has {', '.join(map(repr, twice))} more than once; name each column once", ""
+    return values, None, ""
 
 
 def _json_kind(value: Any) -> str:
     kinds = {list: "array", str: "string", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "number")
-
-
-class _Lines:
-    """Decoded lines that can be taken back: after a broken record, all of its lines but the first are read again."""
-
-    def __init__(self, path: Path, zipped: bool) -> None:
-        self._lines = _lines(path, zipped)
-        self._returned: deque[str] = deque()
-        self._first = True
-        self.taken: list[str] = []
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        if self._returned:
-            line = self._returned.popleft()
-        else:
-            raw = next(self._lines)
-            if self._first:
-                raw, self._first = raw.removeprefix(b"\xef\xbb\xbf"), False
-            line = raw.decode("utf-8", errors="surrogateescape")
-        self.taken.append(line)
-        return line
-
-    def give_back(self) -> None:
-        """Keeps the first of the taken lines and hands out the others once more."""
-        self._returned.extendleft(reversed(self.taken[1:]))
-        del self.taken[1:]
-
-
-def _records(path: Path, zipped: bool, delimiter: str) -> Iterator[tuple[list[str], str, str | None]]:
-    """The fields, the text and the problem (or None) of each record; blank lines have no fields."""
-    lines = _Lines(path, zipped)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        lines.taken.clear()
-        problem = None
-        fields: list[str] = []
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            problem = f"broken quoting or line ending: {error}"
-            lines.give_back()
-            # A reader that has raised is left in the middle of a record.
-            reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        text = "".join(lines.taken)
-        if problem is None and not _is_utf8(text):
-            problem = "invalid UTF-8"
-        yield fields, text.rstrip("\r\n"), problem
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _csv_header(path: Path, zipped: bool, delimiter: str) -> tuple[str, ...]:
-    for fields, _, problem in _records(path, zipped, delimiter):
-        if problem is not None:
-            raise DataError(f"{path}: the header cannot be read: {problem}")
-        if not fields:
-            continue
-        names = tuple(name.strip() for name in fields)
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} more than once; rename them")
-        return names
-    raise DataError(f"{path} has no header and no rows; the first line must name the columns")
-
-
-def _read_csv(path: Path, zipped: bool, delimiter: str) -> Iterator[RawRow]:
-    header: tuple[str, ...] | None = None
-    number = 0
-    for fields, text, problem in _records(path, zipped, delimiter):
-        if header is None:
-            header = tuple(name.strip() for name in fields) or None
-            continue
-        number += 1
-        if problem is None and not fields:
-            continue
-        if problem is None and len(fields) != len(header):
-            few = "few" if len(fields) < len(header) else "many"
-            problem = f"too {few} fields: {len(fields)} where the header has {len(header)}"
-        if problem is not None:
-            yield RawRow(row=number, original=text, problem=problem)
-        else:
-            yield RawRow(row=number, original=text, values=dict(zip(header, fields, strict=True)))
-
-
-def _parquet_columns(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-
-
-def _read_parquet(path: Path, wanted: Sequence[str] | None) -> Iterator[RawRow]:
-    number = 0
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=None if wanted is None else list(wanted)):
-                yield from _batch_rows(batch, number)
-                number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read past row {number}: {error}; the file is damaged") from error
-
-
-def _batch_rows(batch: pa.RecordBatch, before: int) -> Iterator[RawRow]:
-    names = batch.schema.names
-    try:
-        columns = [column.to_pylist() for column in batch.columns]
-    except UnicodeDecodeError:
-        for i in range(batch.num_rows):
-            yield _one_row(batch.slice(i, 1), before + i + 1)
-        return
-    for i, values in enumerate(zip(*columns, strict=True), start=before + 1):
-        yield RawRow(row=i, values=dict(zip(names, values, strict=True)))
-
-
-def _one_row(batch: pa.RecordBatch, row: int) -> RawRow:
-    values = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            values[name] = column[0].as_py()
-        except UnicodeDecodeError as error:
-            original = f"{name}: {error.object!r}"
-            return RawRow(row=row, original=original, problem=f"invalid UTF-8 in column {name!r}")
-    return RawRow(row=row, values=values)
 
 
 # --- datasets and mappings -----------------------------------------------------------------------------------------
@@ -409,6 +224,8 @@ def load_hub_dataset(name: str, split: str) -> Any:
     try:
         if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
             return _pick_split(datasets.load_from_disk(name), split, name)
+        if Path(name).is_dir() and not any(Path(name).iterdir()):
+            raise DataError(f"{name} is an empty folder; give a file, or a folder of a dataset")
         if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", name):
             raise DataError(f"{name!r} is neither a file nor the name of a dataset; check the path")
         repository, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
@@ -430,35 +247,54 @@ def _pick_split(dataset: Any, split: str, name: str) -> Any:
     return dataset[split]
 
 
-def _open_dataset(dataset: Any, name: str) -> Source:
-    plain = dataset.with_format(None)
-    names = {
+def _class_names(features: Any) -> dict[str, tuple[str, ...]]:
+    return {
         column: tuple(feature.names)
-        for column, feature in (dataset.features or {}).items()
+        for column, feature in (features.items() if isinstance(features, Mapping) else ())
         if isinstance(getattr(feature, "names", None), list)
     }
+
+
+def _open_dataset(dataset: Any, name: str) -> Source:
+    # As Arrow: every value as it is stored, no picture or sound decoded.
+    plain = dataset.with_format("arrow")
+    schema = dataset.features.arrow_schema if dataset.features else None
 
     def read(wanted: Sequence[str] | None) -> Iterator[RawRow]:
         chosen = plain if wanted is None else plain.select_columns(list(wanted))
         number = 0
-        for batch in chosen.iter(batch_size=BATCH_ROWS):
-            for values in zip(*batch.values(), strict=True):
-                number += 1
-                yield RawRow(row=number, values=dict(zip(batch, values, strict=True)))
+        for batch in chosen.iter(batch_size=sources.BATCH_ROWS):
+            yield from batch_rows(batch, number)
+            number += batch.num_rows
 
     return Source(
         name=name,
         columns=tuple(plain.column_names),
         read=read,
-        class_names=names,
+        class_names={**(class_names(schema) if schema is not None else {}), **_class_names(dataset.features)},
+        not_texts=not_texts(schema) if schema is not None else frozenset(),
         stem=re.sub(r"[^\w.-]+", "__", name).strip("_.") or "dataset",
+        in_memory=name == "dataset",
     )
 
 
 def _read_mappings(rows: Iterable[Any]) -> Iterator[RawRow]:
-    for number, values in enumerate(rows, start=1):
-        if isinstance(values, Mapping):
-            yield RawRow(row=number, values=values)
-        else:
+    stream = iter(rows)
+    first = list(islice(stream, _PEEKED))
+    if first and not any(isinstance(values, Mapping) for values in first):
+        raise DataError(f"cannot read rows from {_described(rows, first[0])}: give {_SOURCES}")
+    for number, values in enumerate(chain(first, stream), start=1):
+        if not isinstance(values, Mapping):
             problem = f"a {type(values).__name__}, not a mapping of columns"
             yield RawRow(row=number, original=repr(values), problem=problem)
+        elif not all(isinstance(name, str) for name in values):
+            problem = f"the columns are named by {', '.join(map(repr, values))}, not all of them strings"
+            yield RawRow(row=number, original=repr(values), problem=problem, kind="names")
+        else:
+            yield RawRow(row=number, values=values)
+
+
+def _described(rows: Any, item: Any) -> str:
+    shown = repr(item)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return f"a {type(rows).__name__} of {type(item).__name__} such as {shown}"

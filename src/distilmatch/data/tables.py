@@ -1,7 +1,8 @@
 """Pair, tuple and triplet tables: read as a stream, or whole with every distinct text kept once.
 
-A source is the path of a JSONL, CSV, TSV or Parquet file (`.gz` after the first three), the name of a Hugging Face
-dataset, a `datasets.Dataset`, or an iterable of mappings. CSV and TSV are quoted as RFC 4180 has it, with a header.
+A source is the path of a JSONL, CSV, TSV or Parquet file (the first three plain or gzip), the name of a Hugging Face
+dataset, a `datasets.Dataset`, a pandas or polars DataFrame, an Arrow table, or an iterable of mappings. How CSV and TSV are
+read is said in `csv_files`, which columns hold the texts in `columns`.
 
 Shape legend: n rows; s sides; c labels.
 """
@@ -11,19 +12,24 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from distilmatch.config import TableConfig, TaskConfig
-from distilmatch.data.checking import RowChecker, RowProblem, resolve_columns, usual_columns
-from distilmatch.data.quarantine import Quarantine, quarantine_path
-from distilmatch.data.readers import RawRow, Source, load_hub_dataset, local_file, open_source
+from distilmatch.config import FrozenConfig, TableConfig, TaskConfig
+from distilmatch.data.arrow_tables import open_table
+from distilmatch.data.checking import RowChecker, checked_rows
+from distilmatch.data.columns import begin_reading, described
+from distilmatch.data.conflicts import warn_of_conflicts
+from distilmatch.data.quarantine import bad_rows_of
+from distilmatch.data.readers import load_hub_dataset, local_file, open_source
 from distilmatch.data.saved import read_saved_table, save_table
-from distilmatch.errors import BadRow, BadRowsError, ConfigError, DataError
+from distilmatch.data.sources import say_once
+from distilmatch.data.teacher_scale import are_probabilities, logits_of
+from distilmatch.data.text_files import check_regular
+from distilmatch.errors import ConfigError, DataError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
 from distilmatch.types import TableRow, TupleTable
 
@@ -31,28 +37,9 @@ __all__ = ["check_table", "iter_rows", "load_table", "read_saved_table", "save_t
 
 logger = logging.getLogger(__name__)
 
-TableSource = Any  # str | Path | datasets.Dataset | Iterable[Mapping]; `datasets` is imported only where it is used
+Config = TypeVar("Config", bound=FrozenConfig)
 
-KEPT_BAD_ROWS = 10_000
-_RAW_SHOWN = 500
-_PEEKED_ROWS = 100
-
-
-class _BadRows:
-    """The bad rows of one pass: written to the side file, or counted and (the first of them) kept."""
-
-    def __init__(self, opened: Source, config: TableConfig) -> None:
-        self.total = 0
-        self.kept: list[BadRow] = []
-        stops = config.on_bad_rows == "stop"
-        self.quarantine = None if stops else Quarantine(quarantine_path(opened, config), opened.name)
-
-    def add(self, bad: BadRow) -> None:
-        self.total += 1
-        if self.quarantine is not None:
-            self.quarantine.add(bad)
-        elif len(self.kept) < KEPT_BAD_ROWS:
-            self.kept.append(BadRow(file=bad.file, row=bad.row, reason=bad.reason, raw=bad.raw[:_RAW_SHOWN]))
+TableSource = Any  # str | Path | datasets.Dataset | DataFrame | Iterable[Mapping]; none of them is imported for it
 
 
 def iter_rows(
@@ -64,65 +51,35 @@ def iter_rows(
     end lists every bad row. A job that must not start at all then calls `check_table` before. With `quarantine` bad
     rows go to the side file, and their number to the log.
 
+    Which columns are read goes to the log, with a row. Rows are not seen as a whole: with `teacher_scale: auto` the teacher's
+    labels are taken as logits, where `load_table` may find that they are probabilities.
+
     Args:
-        config: how the table is read; by default its first two columns are the texts.
+        config: how the table is read; by default its names, or the first columns of texts, say where the texts are.
         task: what its labels mean; None takes any finite number as a label.
 
     Returns:
         an iterator; a triplet row comes out as one row a candidate, gold 1 for the first and 0 for the others.
 
     Raises:
-        DataError: at once, a source or a column that is not there; while reading, a damaged file; at the end, no rows.
+        DataError: at once, a source or a column that is not there; while reading, a damaged file or one that could be read in
+            several ways; at the end, no rows.
         BadRowsError: at the end, bad rows (`on_bad_rows: stop`).
         ConfigError: settings that do not fit one another.
     """
-    config = config if config is not None else TableConfig()
+    config = _settings(config, TableConfig, "config") or TableConfig()
+    task = _settings(task, TaskConfig, "task")
     opened = open_source(source, config)
-    if opened.columns is not None:
-        columns = resolve_columns(opened.columns, config, opened.name, complete=True)
-        rows = opened.read(columns.wanted())
-    else:
-        rows = opened.read(None)
-        peeked = list(islice(rows, _PEEKED_ROWS))
-        rows = chain(peeked, rows)
-        if not peeked:
-            raise DataError(f"{opened.name} has no rows; give a source with rows")
-        columns = resolve_columns(usual_columns(peeked, config), config, opened.name, complete=False)
-    checker = RowChecker(columns, config, task, opened.name, opened.class_names)
-    return _good_rows(rows, checker, _BadRows(opened, config), opened.name)
+    columns, first, rows = begin_reading(opened, config)
+    checker = RowChecker(columns, config, task, opened)
+    say_once(logger, opened, described(columns, first))
+    return checked_rows(rows, checker, bad_rows_of(opened, config), opened.name)
 
 
-def _good_rows(rows: Iterable[RawRow], checker: RowChecker, bad: _BadRows, name: str) -> Iterator[TableRow]:
-    good = 0
-    try:
-        for raw in rows:
-            try:
-                checked = checker.check(raw)
-            except RowProblem as problem:
-                bad.add(BadRow(file=name, row=raw.row, reason=str(problem), raw=raw.text()))
-                continue
-            good += 1
-            if bad.quarantine is not None or not bad.total:
-                yield from checked
-    finally:
-        if bad.quarantine is not None:
-            bad.quarantine.close()
-    if bad.kept:
-        raise BadRowsError(bad.kept, bad.total)
-    if bad.quarantine is not None and bad.total:
-        logger.warning(
-            "%s: %d of %d rows cannot be used and were left out; they are in %s with the reasons",
-            name,
-            bad.total,
-            good + bad.total,
-            bad.quarantine.path,
-        )
-    if not good:
-        raise DataError(
-            f"{name} has no row that can be used: all {bad.total} are bad, see {bad.quarantine.path}"
-            if bad.quarantine is not None and bad.total
-            else f"{name} has no rows; give a source with rows"
-        )
+def _settings(given: Any, kind: type[Config], name: str) -> Config | None:
+    if given is None or isinstance(given, kind):
+        return given
+    raise ConfigError(f"`{name}`: a {kind.__name__} is wanted, not a {type(given).__name__} ({given!r:.80})")
 
 
 def check_table(source: TableSource, config: TableConfig | None = None, task: TaskConfig | None = None) -> int:
@@ -151,50 +108,82 @@ def load_table(
         side_names: names of the s sides; by default ("left", "right"), or ("side0", "side1", ...) for more than two.
 
     Returns:
-        a table with rows (n, s) int64; gold (n,) float32; teacher (n, c) float32; queries (n,) int64, numbered from 0
-        in the order of first appearance, for a ranking task and for triplets; ids (n, s).
+        a table with rows (n, s) int64; gold (n,) float32; teacher (n, c) float32 logits; queries (n,) int64, numbered from
+        0 in the order of first appearance, for a ranking task and for triplets; ids (n, s).
+
+    Teacher labels that can only be probabilities are turned into logits, and equal rows with unequal labels are counted; both
+    are said in the log.
 
     Raises:
         BadRowsError: bad rows, all of them, with `on_bad_rows: stop`.
         DataError, ConfigError: as `iter_rows`.
     """
-    config = config if config is not None else TableConfig()
+    config = _settings(config, TableConfig, "config") or TableConfig()
     sides = 2 if config.layout == "triplets" else config.sides
-    names = tuple(side_names) if side_names is not None else _default_side_names(sides)
-    if len(names) != sides or len(set(names)) != sides:
+    names = _default_side_names(sides) if side_names is None else side_names
+    if isinstance(names, str) or len(names) != sides or len(set(names)) != sides:
         raise ConfigError(f"`side_names` must be {sides} distinct names, one a side, not {names!r}")
-    ranked = config.layout == "triplets" or (task is not None and task.kind == "ranking")
-
-    number_of: dict[str, int] = {}
-    query_of: dict[str, int] = {}
-    rows, queries = array("q"), array("q")
-    gold, teacher = array("f"), array("f")
-    ids: list[str | None] = []
-    labelled = False
+    ranked = config.layout == "triplets" or (isinstance(task, TaskConfig) and task.kind == "ranking")
+    loading = _Loading(config, ranked)
     for row in iter_rows(source, config, task):
-        rows.extend([number_of.setdefault(text, len(number_of)) for text in row.texts])
-        labelled = labelled or row.gold is not None
-        gold.append(np.nan if row.gold is None else row.gold)
-        teacher.extend(row.teacher or ())
-        if config.id_columns:
-            ids.extend(row.ids)
-        if ranked:
-            query = row.ids[0] if config.id_columns else row.texts[0]
-            assert query is not None, "the checker lets no empty query id through"
-            queries.append(query_of.setdefault(query, len(query_of)))
+        loading.add(row)
+    return loading.table(tuple(names), sides)
 
-    n = len(gold)
-    named = np.empty(len(ids), dtype=object)
-    named[:] = ids
-    return TupleTable(
-        texts=list(number_of),
-        rows=np.array(rows, dtype=np.int64).reshape(n, sides),
-        side_names=names,
-        gold=np.array(gold, dtype=np.float32) if labelled else None,
-        teacher=np.array(teacher, dtype=np.float32).reshape(n, -1) if len(teacher) else None,
-        queries=np.array(queries, dtype=np.int64) if ranked else None,
-        ids=named.reshape(n, sides) if ids else None,
-    )
+
+class _Loading:
+    """A table in the making."""
+
+    def __init__(self, config: TableConfig, ranked: bool) -> None:
+        self._config, self._ranked = config, ranked
+        self._file = ""
+        self._number_of: dict[str, int] = {}
+        self._query_of: dict[str, int] = {}
+        self._rows, self._queries, self._places = array("q"), array("q"), array("q")
+        self._gold, self._teacher = array("f"), array("d")
+        self._ids: list[str | None] = []
+        self._labelled = False
+
+    def add(self, row: TableRow) -> None:
+        self._file = row.file
+        self._rows.extend([self._number_of.setdefault(text, len(self._number_of)) for text in row.texts])
+        self._places.append(row.row)
+        self._labelled = self._labelled or row.gold is not None
+        self._gold.append(np.nan if row.gold is None else row.gold)
+        self._teacher.extend(row.teacher or ())
+        if self._config.id_columns:
+            self._ids.extend(row.ids)
+        if self._ranked:
+            query = row.ids[0] if self._config.id_columns else row.texts[0]
+            assert query is not None, "the checker lets no empty query id through"
+            self._queries.append(self._query_of.setdefault(query, len(self._query_of)))
+
+    def table(self, side_names: tuple[str, ...], sides: int) -> TupleTable:
+        n = len(self._gold)
+        named = np.empty(len(self._ids), dtype=object)
+        named[:] = self._ids
+        table = TupleTable(
+            texts=list(self._number_of),
+            rows=np.array(self._rows, dtype=np.int64).reshape(n, sides),
+            side_names=side_names,
+            gold=np.array(self._gold, dtype=np.float32) if self._labelled else None,
+            teacher=self._logits(n) if len(self._teacher) else None,
+            queries=np.array(self._queries, dtype=np.int64) if self._ranked else None,
+            ids=named.reshape(n, sides) if self._ids else None,
+        )
+        warn_of_conflicts(table, np.array(self._places, dtype=np.int64), self._file)
+        return table
+
+    def _logits(self, n: int) -> np.ndarray:
+        teacher = np.array(self._teacher, dtype=np.float64).reshape(n, -1)
+        if self._config.teacher_scale == "auto" and are_probabilities(teacher):
+            logger.warning(
+                "%s: the teacher's labels are all within [0, 1]%s, so they are read as probabilities and turned into logits; "
+                "`teacher_scale: logit` takes them as they are, `teacher_scale: probability` says what they are",
+                self._file,
+                " and add up to 1" if teacher.shape[1] > 1 else "",
+            )
+            teacher = logits_of(teacher)
+        return teacher.astype(np.float32)
 
 
 def _default_side_names(sides: int) -> tuple[str, ...]:
@@ -202,7 +191,7 @@ def _default_side_names(sides: int) -> tuple[str, ...]:
 
 
 def table_fingerprint(source: TableSource, split: str = "train") -> str:
-    """A fingerprint of the rows of `source`: of a file's bytes, of a dataset, or of a sequence of mappings.
+    """A fingerprint of the rows of `source`: of a file's bytes, of a dataset, of a table in memory or a sequence of mappings.
 
     Args:
         split: which split, where `source` is the name of a Hugging Face dataset.
@@ -212,8 +201,7 @@ def table_fingerprint(source: TableSource, split: str = "train") -> str:
     """
     path = local_file(source)
     if path is not None:
-        if not path.is_file():
-            raise DataError(f"no file at {path}; check the path")
+        check_regular(path)
         return fingerprint_file(path)
     if isinstance(source, (str, Path)):
         source = load_hub_dataset(str(source), split)
@@ -222,6 +210,12 @@ def table_fingerprint(source: TableSource, split: str = "train") -> str:
     known = getattr(source, "_fingerprint", None)  # datasets has no public name for it
     if isinstance(known, str):
         return fingerprint("dataset", known)
-    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
-        return fingerprint("rows", *(json.dumps(dict(row), sort_keys=True, default=str) for row in source))
-    raise DataError(f"a {type(source).__name__} has no fingerprint: give a file, a dataset or a list of mappings")
+    rows: Any = source
+    table = open_table(source)
+    if table is not None:
+        rows = [raw.values for raw in table.read(None)]
+    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        return fingerprint("rows", *(json.dumps(dict(row), sort_keys=True, default=str) for row in rows))
+    raise DataError(
+        f"a {type(source).__name__} has no fingerprint: give a file, a dataset, a table or a list of dicts with a key a column"
+    )

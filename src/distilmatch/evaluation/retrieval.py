@@ -5,6 +5,8 @@ Shape legend: q queries; m documents; d width.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config import TableConfig
+from distilmatch.data.columns import is_missing
 from distilmatch.data.readers import open_source
+from distilmatch.data.values import RowProblem, identifier, text_of
 from distilmatch.errors import DataError
 from distilmatch.metrics.similarity import unit_rows
 from distilmatch.metrics.task import ranking_metrics
+
+logger = logging.getLogger(__name__)
 
 _MOST_CELLS = 50_000_000  # every query is compared with every document
 
@@ -43,31 +49,22 @@ def load_retrieval(folder: str | Path) -> RetrievalSet:
     Raises:
         DataError: a file, column or id that is not there, or more pairs than can be compared one by one.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise DataError(f"`folder`: the path of a folder is wanted, not a {type(folder).__name__}")
     folder = Path(folder)
     documents, queries = (_texts(folder / name) for name in ("documents.jsonl", "queries.jsonl"))
-    if len(documents) * len(queries) > _MOST_CELLS:
+    found = [{key: text for key, text in texts.items() if text} for texts in (queries, documents)]
+    if len(found[0]) * len(found[1]) > _MOST_CELLS:
         raise DataError(
-            f"{folder}: {len(queries):,} queries x {len(documents):,} documents are too many for a check that compares "
+            f"{folder}: {len(found[0]):,} queries x {len(found[1]):,} documents are too many for a check that compares "
             "them all; give fewer"
         )
-    places = [{key: number for number, key in enumerate(texts)} for texts in (queries, documents)]
-    relevance = np.zeros((len(queries), len(documents)), dtype=np.float32)
-    path = folder / "qrels.jsonl"
-    for row, values in _rows(path, ("query_id", "document_id", "relevance")):
-        query = places[0].get(str(values["query_id"]))
-        if query is None:
-            raise DataError(f"{path}, row {row}: no query {values['query_id']!r} in queries.jsonl")
-        grade = values["relevance"]
-        if isinstance(grade, bool) or not isinstance(grade, int | float) or not grade >= 0:
-            raise DataError(f"{path}, row {row}: `relevance` must be a number of 0 or more, not {grade!r}")
-        document = places[1].get(str(values["document_id"]))
-        if document is not None:  # else it has no text
-            relevance[query, document] = grade
+    relevance = _relevance(folder / "qrels.jsonl", (queries, documents), found)
     judged = relevance.max(axis=1, initial=0) > 0
     if not judged.any():
         raise DataError(f"{folder}: no query has a relevant document, so there is nothing to find")
-    kept = [text for text, keep in zip(queries.values(), judged, strict=True) if keep]
-    return RetrievalSet(name=folder.name, queries=kept, documents=list(documents.values()), relevance=relevance[judged])
+    kept = [text for text, keep in zip(found[0].values(), judged, strict=True) if keep]
+    return RetrievalSet(name=folder.name, queries=kept, documents=list(found[1].values()), relevance=relevance[judged])
 
 
 def measure_retrieval(embed: Callable[[list[str]], np.ndarray], task: RetrievalSet) -> dict[str, float]:
@@ -83,17 +80,59 @@ def measure_retrieval(embed: Callable[[list[str]], np.ndarray], task: RetrievalS
 
 
 def _texts(path: Path) -> dict[str, str]:
+    """The texts of a file by id, empty ones too."""
     found: dict[str, str] = {}
     for row, values in _rows(path, ("id",)):
-        key = str(values["id"])
+        key = _id(path, row, values["id"], "id")
         if key in found:
             raise DataError(f"{path}, row {row}: the id {key!r} stands there twice")
-        text = str(values.get("text") or values.get("title") or "").strip()
-        if text:
-            found[key] = text
-    if not found:
+        column = "title" if is_missing(values.get("text")) else "text"
+        value = values.get(column)
+        try:
+            found[key] = "" if is_missing(value) else text_of(value, column).strip()
+        except RowProblem as problem:
+            raise DataError(f"{path}, row {row}: {problem}") from None
+    if not any(found.values()):
         raise DataError(f"{path} holds no texts; each row needs an `id` and a `text`")
     return found
+
+
+def _relevance(path: Path, every: Sequence[dict[str, str]], found: Sequence[dict[str, str]]) -> np.ndarray:
+    """(q, m) float32 from the judgments; `every` holds queries and documents by id, `found` those with a text."""
+    places = [{key: number for number, key in enumerate(texts)} for texts in found]
+    relevance = np.zeros([len(texts) for texts in found], dtype=np.float32)
+    judged: dict[tuple[str, str], float] = {}
+    strangers = 0
+    for row, values in _rows(path, ("query_id", "document_id", "relevance")):
+        query, document = (_id(path, row, values[name], name) for name in ("query_id", "document_id"))
+        if query not in every[0]:
+            raise DataError(f"{path}, row {row}: no query {values['query_id']!r} in queries.jsonl")
+        strangers += document not in every[1]
+        grade = values["relevance"]
+        if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 <= grade < np.inf:
+            raise DataError(f"{path}, row {row}: `relevance` must be a number of 0 or more, not {grade!r}")
+        if judged.setdefault((query, document), grade) != grade:
+            raise DataError(
+                f"{path}, row {row}: query {query!r} and document {document!r} were judged {judged[query, document]:g} before, "
+                f"here {grade:g}; keep one of them"
+            )
+        if query in places[0] and document in places[1]:  # else it has no text
+            relevance[places[0][query], places[1][document]] = grade
+    if strangers:
+        logger.warning(
+            "%s: %d judgments name documents that are not in documents.jsonl and do not count", path, strangers
+        )
+    return relevance
+
+
+def _id(path: Path, row: int, value: Any, name: str) -> str:
+    try:
+        key = identifier(value, name)
+    except RowProblem as problem:
+        raise DataError(f"{path}, row {row}: {problem}") from None
+    if key is None:
+        raise DataError(f"{path}, row {row}: `{name}` is empty")
+    return key
 
 
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Any]]:

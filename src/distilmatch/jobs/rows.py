@@ -12,16 +12,25 @@ from itertools import chain, islice
 from typing import Any
 
 from distilmatch.config import TableConfig
-from distilmatch.data.checking import Columns, RowChecker, RowProblem, resolve_columns, usual_columns
-from distilmatch.data.quarantine import Quarantine, quarantine_path
-from distilmatch.data.readers import Source, open_source
-from distilmatch.errors import BadRow, BadRowsError, DataError
+from distilmatch.data.checking import RowChecker, checked_rows
+from distilmatch.data.columns import (
+    Columns,
+    begin_reading,
+    described,
+    first_rows,
+    missing_column,
+    only_text_column,
+    usual_columns,
+)
+from distilmatch.data.quarantine import bad_rows_of
+from distilmatch.data.readers import open_source
+from distilmatch.data.sources import RawRow, Source, say_once
+from distilmatch.errors import DataError
 from distilmatch.types import TableRow
 
 logger = logging.getLogger(__name__)
 
 _PEEKED_ROWS = 100
-_KEPT_BAD_ROWS = 10_000
 
 
 def rereadable(source: Any) -> Any:
@@ -35,30 +44,36 @@ def available_columns(source: Any, config: TableConfig) -> tuple[str, ...]:
     Raises:
         DataError: no such source, or one without rows.
     """
-    opened = open_source(source, config)
+    return _available(open_source(source, config), config)[0]
+
+
+def _available(opened: Source, config: TableConfig) -> tuple[tuple[str, ...], list[RawRow]]:
     if opened.columns is not None:
-        return opened.columns
+        return opened.columns, first_rows(opened, [name for name in opened.columns if name not in opened.not_texts])
     peeked = list(islice(opened.read(None), _PEEKED_ROWS))
     if not peeked:
         raise DataError(f"{opened.name} has no rows; give a source with rows")
-    return usual_columns(peeked, config)
+    return usual_columns(peeked, config), peeked
 
 
 def text_column_of(source: Any, config: TableConfig, text_column: str | None, id_column: str | None) -> str:
-    """The column that holds the texts: the one named, else one called "text", else the only one that is not the id.
+    """The column that holds the texts: the one named, else one called "text", else the only one that is not the id, else the
+    only one that holds texts and is not called like an id or a label.
 
     Raises:
         DataError: the choice is not clear.
     """
     if text_column is not None:
         return text_column
-    free = [name for name in available_columns(source, config) if name != id_column]
-    if "text" in free:
-        return "text"
-    if len(free) == 1:
-        return free[0]
-    name = open_source(source, config).name
-    raise DataError(f"{name} has the columns {', '.join(free) or '(none)'}; say which one to encode: `text_column`")
+    opened = open_source(source, config)
+    available, rows = _available(opened, config)
+    free = [name for name in available if name != id_column]
+    column = only_text_column(free, rows, opened.not_texts) if free else None
+    if column is None:
+        raise DataError(
+            f"{opened.name} has the columns {', '.join(free) or '(none)'}; say which one to encode: `text_column`"
+        )
+    return column
 
 
 def tuple_columns(source: Any, config: TableConfig) -> Columns:
@@ -67,8 +82,7 @@ def tuple_columns(source: Any, config: TableConfig) -> Columns:
     Raises:
         DataError: as `iter_rows`.
     """
-    opened = open_source(source, config)
-    return resolve_columns(available_columns(source, config), config, opened.name, complete=opened.columns is not None)
+    return begin_reading(open_source(source, config), config)[0]
 
 
 def iter_columns(source: Any, columns: Columns, config: TableConfig) -> Iterator[TableRow]:
@@ -86,43 +100,16 @@ def iter_columns(source: Any, columns: Columns, config: TableConfig) -> Iterator
     first = list(islice(rows, 1))
     if not first:
         raise DataError(f"{opened.name} has no rows; give a source with rows")
-    checker = RowChecker(columns, config, None, opened.name, opened.class_names)
-    quarantine = None
-    if config.on_bad_rows == "quarantine":
-        quarantine = Quarantine(quarantine_path(opened, config), opened.name)
-    kept: list[BadRow] = []
-    bad = good = 0
-    try:
-        for raw in chain(first, rows):
-            try:
-                checked = checker.check(raw)
-            except RowProblem as problem:
-                bad += 1
-                row = BadRow(file=opened.name, row=raw.row, reason=str(problem), raw=raw.text())
-                if quarantine is not None:
-                    quarantine.add(row)
-                elif len(kept) < _KEPT_BAD_ROWS:
-                    kept.append(row)
-                continue
-            good += 1
-            if quarantine is not None or not bad:
-                yield from checked
-    finally:
-        if quarantine is not None:
-            quarantine.close()
-    if kept:
-        raise BadRowsError(kept, bad)
-    if quarantine is not None and bad:
-        logger.warning("%s: %d of %d rows were left out; they are in %s", opened.name, bad, good + bad, quarantine.path)
-    if not good:
-        raise DataError(f"{opened.name} has no row that can be used: all {bad} are bad")
+    say_once(logger, opened, described(columns, first))
+    checker = RowChecker(columns, config, None, opened)
+    yield from checked_rows(chain(first, rows), checker, bad_rows_of(opened, config), opened.name)
 
 
 def _present(opened: Source, columns: Columns) -> tuple[str, ...]:
     assert opened.columns is not None
     for name in columns.wanted():
         if name not in opened.columns:
-            raise DataError(f"{opened.name} has no column {name!r} (columns: {', '.join(opened.columns)})")
+            raise DataError(f"{opened.name} has {missing_column(name, opened.columns)}")
     return columns.wanted()
 
 
