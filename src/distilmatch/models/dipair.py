@@ -232,7 +232,7 @@ class DiPair(DiPairInference, PreTrainedModel):
                 model.tokenizers.append(AutoTokenizer.from_pretrained(place, subfolder=subfolder, **hub))
             model._apply(lambda tensor: tensor)  # the head is in fp32, whatever dtype was asked for
             check_loaded(place, model, loading)
-        return (model, loading) if wants_loading else model  # type: ignore[no-any-return]
+        return (model, loading) if wants_loading else model  # type: ignore[return-value]
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *args: Any, **kwargs: Any
