@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include "threads.h"
+
 namespace distilmatch {
 namespace {
 
@@ -58,7 +60,7 @@ FeedForwardHead::FeedForwardHead(int given_hidden, int given_labels, bool given_
 
 void FeedForwardHead::score(const float* left, const float* right, const int64_t* rows, int64_t pairs, float* logits,
                             int threads) const {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team_size(threads)) schedule(static)
   for (int64_t p = 0; p < pairs; ++p) {
     const float *a = left + rows[2 * p] * hidden, *b = right + rows[2 * p + 1] * hidden;
     for (int c = 0; c < labels; ++c) {
@@ -79,7 +81,7 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
   const bool shared = share_left(left_count, kLeftChunk, threads);
   const int64_t chunks = (left_count + kLeftChunk - 1) / kLeftChunk, ranges = (right_count + kPanels * 16 - 1) / (kPanels * 16);
   const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(team_size(threads))
   {
     Buffer<float> panels(static_cast<size_t>(kPanels) * 16 * hidden);
     std::vector<__m512> sums(static_cast<size_t>(labels) * kLeftRows);
@@ -198,7 +200,7 @@ template <bool use_gelu>
 double register_rate(int threads, double seconds) {
   constexpr int kSteps = 1 << 16;
   double rate = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : rate)
+#pragma omp parallel num_threads(team_size(threads)) reduction(+ : rate)
   {
     __m512 sums[2 * kLeftRows], left[kLeftRows];
     for (auto& sum : sums) sum = _mm512_setzero_ps();

@@ -1,5 +1,5 @@
 // The Python module `distilmatch.engine._native`: kernels for CPUs that multiply bf16 numbers in vectors (AVX512-BF16).
-// Arguments are checked in Python; what is wrong here would be a fault of the package.
+// Arguments are checked in Python, with the user's names for them, and here again: no call of this module ends the process.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -7,10 +7,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <optional>
-#include <stdexcept>
 #include <string>
 
+#include "checks.h"
 #include "feed_forward.h"
+#include "threads.h"
 #include "transformer.h"
 
 namespace nb = nanobind;
@@ -20,24 +21,37 @@ using namespace distilmatch;
 namespace {
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Bools = nb::ndarray<const bool, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Mask = nb::ndarray<const bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-const float* pointer(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
-
-const float* sized(const Floats& array, size_t size, const char* name) {
-  if (array.size() != size) throw std::invalid_argument(std::string(name) + " has another size than the head's shape gives");
+template <class Array>
+const float* sized(const Array& array, size_t size, const char* name) {
+  need(array.size() == size, std::string(name) + " has another size than the head's shape gives");
   return array.data();
 }
 
-Rank make_rank(const std::string& by, int label, const std::vector<float>& values) {
-  Rank rank;
-  rank.by = by == "logit" ? RankBy::logit : by == "probability" ? RankBy::probability : RankBy::expectation;
-  rank.label = label;
-  rank.values = values;
-  return rank;
+const float* sized(const std::optional<Floats>& array, size_t size, const char* name) {
+  return array ? sized(*array, size, name) : nullptr;
+}
+
+int whole(size_t number, const char* name) {
+  need(number <= static_cast<size_t>(kMostWidth), std::string(name) + " is too large");
+  return static_cast<int>(number);
+}
+
+// (p, 2) row numbers and the (p, labels) logits that they are scored into.
+void check_pairs(const Rows& rows, const Output& logits, int64_t left, int64_t right, int labels) {
+  need(rows.shape(1) == 2, "rows must be (pairs, 2)");
+  need(logits.shape(0) == rows.shape(0) && logits.shape(1) == static_cast<size_t>(labels), "logits must be (pairs, labels)");
+  check_rows(rows.data(), static_cast<int64_t>(rows.shape(0)), left, right);
+}
+
+int64_t check_summands(const Matrix& summands, int hidden, const char* name) {
+  need(summands.shape(1) == static_cast<size_t>(hidden), std::string(name) + " must be (texts, " + std::to_string(hidden) + ")");
+  return static_cast<int64_t>(summands.shape(0));
 }
 
 template <class T>
@@ -48,6 +62,7 @@ nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::initializer_list<s
 }
 
 nb::tuple best(TopK& top) {
+  const Filled used(&top, 0, 0, "this TopK");
   const size_t n = top.rows(), k = top.k();
   std::vector<float> scores(n * k, -std::numeric_limits<float>::infinity());
   std::vector<int64_t> ids(n * k, -1);
@@ -80,6 +95,7 @@ const Multiplier& find_multiplier(const std::string& name) {
     if (!__builtin_cpu_supports("avx512vnni")) throw std::invalid_argument("this CPU has no vectors of bytes (AVX512-VNNI)");
     return byte_multiplier();
   }
+  need(name == "vector" || name == "imitated", "multiplier must be vector, amx, int8 or imitated");
   return name == "imitated" ? imitated_multiplier() : vector_multiplier();
 }
 
@@ -97,15 +113,33 @@ NB_MODULE(_native, m) {
 
   m.def("has_amx", [] { return supported() && matrix_unit_allowed(); }, "Whether it has a matrix unit that may be used.");
 
-  m.def("hidden_numbers_per_s", &hidden_numbers_per_s, "use_gelu"_a, "threads"_a, "seconds"_a,
-        "Additions, activations and multiply-adds a second, on registers alone.");
+  m.def("forked_after_use", &forked_after_use, "Whether this process was forked from one that had started the kernels' threads.");
 
-  nb::class_<TopK>(m, "TopK").def(nb::init<int64_t, int>(), "rows"_a, "k"_a).def("best", &best)
+  m.def(
+      "hidden_numbers_per_s",
+      [](bool use_gelu, int threads, double seconds) {
+        check_threads(threads);
+        need(std::isfinite(seconds) && seconds > 0 && seconds <= 60, "seconds must be more than 0, and 60 at most");
+        nb::gil_scoped_release release;
+        return hidden_numbers_per_s(use_gelu, threads, seconds);
+      },
+      "use_gelu"_a, "threads"_a, "seconds"_a, "Additions, activations and multiply-adds a second, on registers alone.");
+
+  nb::class_<TopK>(m, "TopK")
+      .def(
+          "__init__",
+          [](TopK* self, int64_t rows, int64_t k) {
+            check_best(rows, k);
+            new (self) TopK(rows, static_cast<int>(k));
+          },
+          "rows"_a, "k"_a)
+      .def("best", &best)
       .def(
           "add",
           [](TopK& self, int64_t first_row, Matrix scores, int64_t first_column, int threads) {
-            if (first_row < 0 || first_row + static_cast<int64_t>(scores.shape(0)) > self.rows())
-              throw std::invalid_argument("scores of rows that there are none of");
+            check_threads(threads);
+            check_offsets(first_row, first_column);
+            const Filled used(&self, first_row, static_cast<int64_t>(scores.shape(0)), "this TopK");
             nb::gil_scoped_release release;
             add_block(self, first_row, scores.data(), scores.shape(0), scores.shape(1), first_column, threads);
           },
@@ -122,13 +156,12 @@ NB_MODULE(_native, m) {
       .def(
           "__init__",
           [](TransformerHead* self, const std::string& multiplier, int heads, bool use_gelu, bool pre_norm, float inner_epsilon, float outer_epsilon,
-             Floats output, Floats expand, Floats expand_bias, Floats contract, Floats contract_bias, Floats inner_norm,
-             Floats inner_norm_bias, Floats outer_norm, Floats outer_norm_bias, Floats read, Floats read_bias) {
-            const int d = static_cast<int>(output.shape(0)), f = static_cast<int>(expand.shape(0));
-            const int c = static_cast<int>(read.shape(0));
-            if (d % 32 || f % 32 || (d / heads) % 16) throw std::invalid_argument("widths that the kernels cannot do");
+             Matrix output, Matrix expand, Numbers expand_bias, Matrix contract, Numbers contract_bias, Numbers inner_norm,
+             Numbers inner_norm_bias, Numbers outer_norm, Numbers outer_norm_bias, Matrix read, Numbers read_bias) {
+            const int d = whole(output.shape(0), "output"), f = whole(expand.shape(0), "expand"), c = whole(read.shape(0), "read");
+            check_shape(d, heads, f, c);
             const TransformerShape shape{d, heads, f, c, use_gelu, pre_norm, inner_epsilon, outer_epsilon};
-            const size_t ds = d, fs = f;
+            const size_t ds = d, fs = f, cs = c;
             const TransformerWeights weights{sized(output, ds * ds, "output"),
                                              sized(expand, fs * ds, "expand"),
                                              sized(expand_bias, fs, "expand_bias"),
@@ -138,8 +171,8 @@ NB_MODULE(_native, m) {
                                              sized(inner_norm_bias, ds, "inner_norm_bias"),
                                              sized(outer_norm, ds, "outer_norm"),
                                              sized(outer_norm_bias, ds, "outer_norm_bias"),
-                                             sized(read, ds * c, "read"),
-                                             sized(read_bias, c, "read_bias")};
+                                             sized(read, ds * cs, "read"),
+                                             sized(read_bias, cs, "read_bias")};
             new (self) TransformerHead(shape, weights, find_multiplier(multiplier));
           },
           "multiplier"_a, "heads"_a, "use_gelu"_a, "pre_norm"_a, "inner_epsilon"_a, "outer_epsilon"_a, "output"_a, "expand"_a, "expand_bias"_a,
@@ -147,30 +180,35 @@ NB_MODULE(_native, m) {
           "read_bias"_a)
       .def(
           "pack_left",
-          [](const TransformerHead& self, Bools mask, Floats query, Floats own_top, Floats own_sum, Floats own_mixed,
+          [](const TransformerHead& self, Mask mask, Floats query, Floats own_top, Floats own_sum, Floats own_mixed,
              Floats residual, std::optional<Floats> similar, std::optional<Floats> tokens, std::optional<Floats> token_weights) {
-            const size_t n = mask.shape(0), d = self.shape.width, h = self.shape.heads;
+            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, h = self.shape.heads, c = self.shape.labels;
+            check_mask(mask.data(), static_cast<int64_t>(n), static_cast<int64_t>(k));
+            need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
             const LeftArrays arrays{sized(query, n * d, "query"),
                                     sized(own_top, n * h, "own_top"),
                                     sized(own_sum, n * h, "own_sum"),
                                     sized(own_mixed, n * d, "own_mixed"),
                                     sized(residual, n * d, "residual"),
-                                    pointer(similar),
-                                    pointer(tokens),
-                                    pointer(token_weights),
+                                    sized(similar, n * c * d, "similar"),
+                                    sized(tokens, n * k * d, "tokens"),
+                                    sized(token_weights, n * k * c, "token_weights"),
                                     mask.data()};
             nb::gil_scoped_release release;
-            return self.pack_left(static_cast<int64_t>(n), static_cast<int>(mask.shape(1)), arrays);
+            return self.pack_left(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
           "mask"_a, "query"_a, "own_top"_a, "own_sum"_a, "own_mixed"_a, "residual"_a, "similar"_a.none(), "tokens"_a.none(),
           "token_weights"_a.none())
       .def(
           "pack_right",
-          [](const TransformerHead& self, Bools mask, Floats key, Floats value, std::optional<Floats> similar,
+          [](const TransformerHead& self, Mask mask, Floats key, Floats value, std::optional<Floats> similar,
              std::optional<Floats> tokens, std::optional<Floats> token_weights) {
-            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width;
-            const RightArrays arrays{sized(key, n * k * d, "key"), sized(value, n * k * d, "value"), pointer(similar),
-                                     pointer(tokens), pointer(token_weights), mask.data()};
+            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, c = self.shape.labels;
+            check_mask(mask.data(), static_cast<int64_t>(n), static_cast<int64_t>(k));
+            need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
+            const RightArrays arrays{sized(key, n * k * d, "key"),       sized(value, n * k * d, "value"),
+                                     sized(similar, n * d, "similar"),   sized(tokens, n * k * d, "tokens"),
+                                     sized(token_weights, n * k * c, "token_weights"), mask.data()};
             nb::gil_scoped_release release;
             return self.pack_right(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
@@ -178,15 +216,22 @@ NB_MODULE(_native, m) {
       .def(
           "score",
           [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, Rows rows, Output logits, int threads) {
+            check_threads(threads);
+            check_packed(left, right, self.shape);
+            check_pairs(rows, logits, left.count, right.count, self.shape.labels);
             nb::gil_scoped_release release;
             self.score(left, right, rows.data(), static_cast<int64_t>(rows.shape(0)), logits.data(), threads);
           },
-          "left"_a, "right"_a, "rows"_a, "logits"_a, "threads"_a)
+          "left"_a, "right"_a, "rows"_a, nb::arg("logits").noconvert(), "threads"_a)
       .def(
           "top_k",
           [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, const std::string& by, int label, const std::vector<float>& values, TopK* of_left, TopK* of_right,
              int64_t left_offset, int64_t right_offset, int threads) {
-            const Rank rank = make_rank(by, label, values);
+            const Rank rank = checked_rank(by, label, values, self.shape.labels);
+            check_threads(threads);
+            check_packed(left, right, self.shape);
+            check_offsets(left_offset, right_offset);
+            const Filled one(of_left, left_offset, left.count, "of_left"), other(of_right, right_offset, right.count, "of_right");
             nb::gil_scoped_release release;
             self.top_k(left, right, rank, of_left, of_right, left_offset, right_offset, threads);
           },
@@ -197,7 +242,10 @@ NB_MODULE(_native, m) {
           [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, const std::string& by, int label, const std::vector<float>& values, float threshold, int64_t left_offset,
              int64_t right_offset, int threads) {
             std::vector<Match> found;
-            const Rank rank = make_rank(by, label, values);
+            const Rank rank = checked_rank(by, label, values, self.shape.labels);
+            check_threads(threads);
+            check_packed(left, right, self.shape);
+            check_offsets(left_offset, right_offset);
             {
               nb::gil_scoped_release release;
               self.above(left, right, rank, threshold, left_offset, right_offset, threads, found);
@@ -210,41 +258,50 @@ NB_MODULE(_native, m) {
   nb::class_<FeedForwardHead>(m, "FeedForwardHead")
       .def(
           "__init__",
-          [](FeedForwardHead* self, bool use_gelu, Floats read, Floats read_bias) {
-            const int c = static_cast<int>(read.shape(0)), hidden = static_cast<int>(read.shape(1));
-            if (hidden % 16) throw std::invalid_argument("a width that the kernels cannot do");
+          [](FeedForwardHead* self, bool use_gelu, Matrix read, Numbers read_bias) {
+            const int c = whole(read.shape(0), "read"), hidden = whole(read.shape(1), "read");
+            need(c >= 1, "there must be one label or more");
+            need(hidden >= 16 && hidden % 16 == 0, "the hidden width must be a multiple of 16");
             new (self) FeedForwardHead(hidden, c, use_gelu, read.data(), sized(read_bias, c, "read_bias"));
           },
           "use_gelu"_a, "read"_a, "read_bias"_a)
       .def(
           "score",
-          [](const FeedForwardHead& self, Floats left, Floats right, Rows rows, Output logits, int threads) {
+          [](const FeedForwardHead& self, Matrix left, Matrix right, Rows rows, Output logits, int threads) {
+            check_threads(threads);
+            const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
+            check_pairs(rows, logits, n, m, self.labels);
             nb::gil_scoped_release release;
             self.score(left.data(), right.data(), rows.data(), static_cast<int64_t>(rows.shape(0)), logits.data(), threads);
           },
-          "left"_a, "right"_a, "rows"_a, "logits"_a, "threads"_a)
+          "left"_a, "right"_a, "rows"_a, nb::arg("logits").noconvert(), "threads"_a)
       .def(
           "top_k",
-          [](const FeedForwardHead& self, Floats left, Floats right, const std::string& by, int label,
+          [](const FeedForwardHead& self, Matrix left, Matrix right, const std::string& by, int label,
              const std::vector<float>& values, TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset,
              int threads) {
-            const Rank rank = make_rank(by, label, values);
+            const Rank rank = checked_rank(by, label, values, self.labels);
+            check_threads(threads);
+            const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
+            check_offsets(left_offset, right_offset);
+            const Filled one(of_left, left_offset, n, "of_left"), other(of_right, right_offset, m, "of_right");
             nb::gil_scoped_release release;
-            self.top_k(left.data(), left.shape(0), right.data(), right.shape(0), rank, of_left, of_right, left_offset,
-                       right_offset, threads);
+            self.top_k(left.data(), n, right.data(), m, rank, of_left, of_right, left_offset, right_offset, threads);
           },
           "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "of_left"_a.none(), "of_right"_a.none(), "left_offset"_a,
           "right_offset"_a, "threads"_a)
       .def(
           "above",
-          [](const FeedForwardHead& self, Floats left, Floats right, const std::string& by, int label,
+          [](const FeedForwardHead& self, Matrix left, Matrix right, const std::string& by, int label,
              const std::vector<float>& values, float threshold, int64_t left_offset, int64_t right_offset, int threads) {
             std::vector<Match> found;
-            const Rank rank = make_rank(by, label, values);
+            const Rank rank = checked_rank(by, label, values, self.labels);
+            check_threads(threads);
+            const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
+            check_offsets(left_offset, right_offset);
             {
               nb::gil_scoped_release release;
-              self.above(left.data(), left.shape(0), right.data(), right.shape(0), rank, threshold, left_offset, right_offset,
-                         threads, found);
+              self.above(left.data(), n, right.data(), m, rank, threshold, left_offset, right_offset, threads, found);
             }
             return matches(std::move(found));
           },

@@ -5,11 +5,12 @@
 #include <cstddef>
 
 #include "numbers.h"
+#include "threads.h"
 
 namespace distilmatch {
 
 void add_block(TopK& best, int64_t first_row, const float* scores, int64_t rows, int64_t columns, int64_t first_column, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(team_size(threads)) schedule(static)
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t row = first_row + i;
     const float* from = scores + i * columns;

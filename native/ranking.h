@@ -11,7 +11,8 @@ namespace distilmatch {
 
 enum class RankBy { logit, probability, expectation };
 
-// One number of c logits: a logit, the probability of a class, or the mean of `values` under the probabilities.
+// One number of c logits: a logit, the log-odds of a class, or the mean of `values` under the probabilities. Log-odds are in the
+// order of the probabilities and do not end at 1, where fp32 has one number for all that is nearly certain.
 struct Rank {
   RankBy by = RankBy::logit;
   int label = 0;
@@ -19,14 +20,26 @@ struct Rank {
 
   float operator()(const float* logits, int labels) const {
     if (by == RankBy::logit) return logits[label];
+    if (by == RankBy::probability) return log_odds(logits, labels);
     float top = logits[0], total = 0, wanted = 0;
     for (int c = 1; c < labels; ++c) top = std::max(top, logits[c]);
     for (int c = 0; c < labels; ++c) {
       const float share = std::exp(logits[c] - top);
       total += share;
-      wanted += by == RankBy::probability ? (c == label ? share : 0.f) : share * values[c];
+      wanted += share * values[c];
     }
     return wanted / total;
+  }
+
+ private:
+  float log_odds(const float* logits, int labels) const {
+    if (labels == 1) return logits[0];
+    float top = logits[label == 0 ? 1 : 0], total = 0;
+    for (int c = 0; c < labels; ++c)
+      if (c != label) top = std::max(top, logits[c]);
+    for (int c = 0; c < labels; ++c)
+      if (c != label) total += std::exp(logits[c] - top);
+    return logits[label] - top - std::log(total);
   }
 };
 
@@ -48,6 +61,9 @@ class TopK {
   }
   TopK(const TopK&) = delete;
   TopK& operator=(const TopK&) = delete;
+  // Takes it for one call; false where another call has it.
+  bool take() { return !taken_.test_and_set(std::memory_order_acquire); }
+  void give_back() { taken_.clear(std::memory_order_release); }
   int k() const { return k_; }
   int64_t rows() const { return static_cast<int64_t>(sizes_.size()); }
   const Hit* hits(int64_t row) const { return hits_.data() + row * k_; }
@@ -85,6 +101,7 @@ class TopK {
   std::vector<Hit> hits_;
   std::vector<int> sizes_;
   std::vector<std::atomic_flag> locks_;
+  std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
 };
 
 // Sees (rows, columns) fp32 scores.

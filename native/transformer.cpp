@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "threads.h"
+
 namespace distilmatch {
 namespace {
 
@@ -108,6 +110,7 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
   LeftTexts to;
   to.count = count;
   to.kept = kept;
+  to.packed = {shape.width, shape.heads, shape.labels, from.similar != nullptr, from.tokens != nullptr};
   to.query = Buffer<bf16>(n * d);
   convert(from.query, n * d, to.query.data());
   copy_float(from.own_top, n * shape.heads, to.own_top);
@@ -142,6 +145,7 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
   RightTexts to;
   to.count = count;
   to.kept = kept;
+  to.packed = {shape.width, shape.heads, shape.labels, from.similar != nullptr, from.tokens != nullptr};
   to.groups = static_cast<int>(groups);
   to.two_heads = kept <= 8 && heads % 2 == 0;
   to.key_size = to.two_heads ? 8 * d : size;
@@ -157,7 +161,7 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
     to.token_weights = Buffer<float>(n * c * groups * 16);
   }
   to.real.resize(n);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team_size(omp_get_max_threads())) schedule(static)
   for (int64_t i = 0; i < count; ++i) {
     const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
     to.real[i] = static_cast<int>(places.size());
@@ -210,7 +214,7 @@ void TransformerHead::mix(const LeftTexts& left, const RightTexts& right, int64_
 
 // What the first token of text a mixes of its own side and of text b's tokens, (width), normalised.
 void TransformerHead::attend(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const {
-  constexpr int kMostGroups = 64;
+  constexpr int kMostGroups = kMostTokens / 16;
   const int heads = shape.heads, e = shape.head_width(), groups = right.groups, real = right.real[b];
   const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + b * right.key_size;
   alignas(64) bf16 shares[16 * kMostGroups];
@@ -272,7 +276,7 @@ void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right,
 
 // Adds, for each label, the largest similarity of every token in the other text, weighted.
 void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* logits) const {
-  constexpr int kRows = 8, kMostTokens = 1024;
+  constexpr int kRows = 8;
   const int d = shape.width, c = shape.labels, groups = right.groups, own = left.real[a], other = right.real[b];
   const size_t size = static_cast<size_t>(groups) * 16 * d;
   float found[kMostTokens];
@@ -364,7 +368,7 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
 void TransformerHead::score(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int64_t pairs, float* logits,
                             int threads) const {
   const int64_t tile = multiplier_.tile_rows;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(team_size(threads))
   {
     Scratch scratch(shape, multiplier_);
 #pragma omp for schedule(dynamic, 8)
@@ -383,7 +387,7 @@ void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, 
   const int64_t tile = multiplier_.tile_rows, at_once = (shared ? 8 : 64) * tile;  // right texts that stay in the cache
   const int64_t chunks = (left.count + kLeftChunk - 1) / kLeftChunk, ranges = (right.count + at_once - 1) / at_once;
   const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(team_size(threads))
   {
     Scratch scratch(shape, multiplier_);
     std::vector<float> logits(static_cast<size_t>(kMostTileRows) * shape.labels);

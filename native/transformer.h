@@ -25,10 +25,23 @@ struct TransformerWeights {
   const float *read, *read_bias;  // (labels, width), (labels)
 };
 
+// The most tokens of a text that the kernels have room for on their stacks.
+constexpr int kMostTokens = 1024;
+
+// What texts were packed for: they can be scored with one another, and by a head of this shape, where it is the same.
+struct Packed {
+  int width = 0, heads = 0, labels = 0;
+  bool similar = false, tokens = false;
+  bool operator==(const Packed& other) const {
+    return width == other.width && heads == other.heads && labels == other.labels && similar == other.similar && tokens == other.tokens;
+  }
+};
+
 // Texts of the first side. Tokens are packed with the real ones first; `real` counts them.
 struct LeftTexts {
   int64_t count = 0;
   int kept = 0;
+  Packed packed;
   Buffer<bf16> query, similar, tokens;     // (n, d) scaled; (n, c, d) under the classifier's weights; (n, k, d)
   Buffer<float> own_top, own_sum;          // (n, heads)
   Buffer<float> own_mixed, residual;       // (n, d)
@@ -42,6 +55,7 @@ struct LeftTexts {
 struct RightTexts {
   int64_t count = 0;
   int kept = 0, groups = 0;
+  Packed packed;
   bool two_heads = false;
   size_t key_size = 0, value_size = 0;  // of a text
   Buffer<bf16> key, value, similar, tokens;
