@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,7 +44,9 @@ def check_model_folder(folder: str | Path) -> None:
         raise ModelError(f"no model folder at {str(folder)!r}: it is {'a file' if place.exists() else 'missing'}")
     try:
         if not any(place.iterdir()):
-            raise ModelError(f"{str(folder)!r} is empty and holds no config.json: give the folder that the model was saved to")
+            raise ModelError(
+                f"{str(folder)!r} is empty and holds no config.json: give the folder that the model was saved to"
+            )
         modules = _modules(place)
         for own in [place] if modules is None else modules:
             _check_transformer(own)
@@ -177,7 +179,7 @@ def load_sentence_encoder(
             "of a transformer, or the name of one on the Hugging Face hub"
         ) from error
     if isinstance(model[0], Transformer):
-        check_vocabulary(name, model[0].tokenizer, cast(Any, model[0].model).get_input_embeddings())
+        check_vocabulary(name, model[0].tokenizer, input_embeddings(model[0].model))
     if pooling != "auto":
         first = model[0]
         if not isinstance(first, Transformer):
@@ -194,18 +196,27 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def check_vocabulary(name: str | Path, tokenizer: Any, embeddings: Any) -> None:
+def input_embeddings(model: Any) -> nn.Embedding | None:
+    """The table in which a transformer looks its tokens up; None where it has none, or one of another kind."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return table if isinstance(table, nn.Embedding) else None
+
+
+def check_vocabulary(name: str | Path, tokenizer: Any, embeddings: nn.Embedding | None) -> None:
     """Refuses a tokenizer that gives tokens for which its model has no embedding.
 
     Args:
         name: what messages call the model.
         tokenizer: Hugging Face's.
-        embeddings: the model's table of input embeddings; a module of another kind is passed over.
+        embeddings: as of `input_embeddings`; None is passed over.
 
     Raises:
         ModelError: it says how many there are of each.
     """
-    if not isinstance(embeddings, nn.Embedding) or not hasattr(tokenizer, "get_vocab"):
+    if embeddings is None or not hasattr(tokenizer, "get_vocab"):
         return
     # Some tokenizers have special tokens that their model has no embeddings for and that stand around no text.
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
@@ -232,7 +243,8 @@ def position_limit(model: nn.Module) -> int:
         if isinstance(table, nn.Embedding):
             # RoBERTa's kin number positions from the padding index on.
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return int(getattr(getattr(model, "config", None), "max_position_embeddings", None) or UNLIMITED)
+    limit = int(getattr(getattr(model, "config", None), "max_position_embeddings", None) or UNLIMITED)
+    return limit if limit > 0 else UNLIMITED
 
 
 def encoder_width(model: SentenceTransformer) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 
 from distilmatch.concurrency import evaluation_view
 from distilmatch.data.tokenising import pad_id
-from distilmatch.encoders import first_line
+from distilmatch.encoders import first_line, input_embeddings
 from distilmatch.errors import ModelError
 
 _MOST_TOKENS = 1024  # of the text whose end is looked for
@@ -43,8 +43,8 @@ def check_encoder(name: str, encoder: nn.Module, tokenizer: Any, max_length: int
         other[0, -1] = tokens[0, 0]
         if torch.equal(outputs[0, 0], _outputs(name, view, other)[0, 0]):
             raise ModelError(
-                f"{name}: a {type(encoder).__name__} reads from left to right, so that the tokens kept of the beginning of a "
-                f"text know nothing of its end: {_ADVICE}"
+                f"{name} ({type(encoder).__name__}): the first token of a text does not see its end, as in decoders, which read "
+                f"from left to right, or where the attention is narrow: {_ADVICE}"
             )
         short = tokens[:, : max(1, min(_SHORT, max_length // 2))]
         alone = _outputs(name, view, short)
@@ -52,20 +52,22 @@ def check_encoder(name: str, encoder: nn.Module, tokenizer: Any, max_length: int
         beside = _outputs(name, view, padded, real=short.shape[1])[:, : short.shape[1]]
         if float((alone - beside).abs().max()) > _LEAK * max(float(alone.std(correction=0)), _LEAK):
             raise ModelError(
-                f"{name}: what a {type(encoder).__name__} makes of a text depends on the padding of its batch, so that a score "
-                f"would depend on the texts beside it: {_ADVICE}"
+                f"{name} ({type(encoder).__name__}): what it makes of a text depends on the padding of its batch, so that "
+                f"a score would depend on the texts beside it: {_ADVICE}"
             )
 
 
 def unused_weights(encoder: nn.Module, tokenizer: Any) -> list[str]:
-    """Names of the weights that no output token depends on; data parallel training would wait for their gradients."""
+    """Names of the weights that no output token teaches anything; data parallel training would wait for their gradients."""
     own: Any = evaluation_view(encoder)
     tokens = _some_tokens(encoder, tokenizer, _SHORT)
-    named = [(name, weight) for name, weight in encoder.named_parameters() if weight.requires_grad]
+    weights = dict(encoder.named_parameters())
+    named = [(name, weight) for name, weight in weights.items() if weight.requires_grad]
     with torch.enable_grad():
         outputs = own(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
         found = torch.autograd.grad(outputs.float().sum(), [weight for _, weight in named], allow_unused=True)
-    return [name for (name, _), gradient in zip(named, found, strict=True) if gradient is None]
+    taught = {name for (name, _), gradient in zip(named, found, strict=True) if gradient is not None}
+    return [name for name in weights if name not in taught]
 
 
 def as_buffers(module: nn.Module, names: list[str]) -> None:
@@ -87,7 +89,7 @@ def as_buffers(module: nn.Module, names: list[str]) -> None:
 
 def _some_tokens(encoder: nn.Module, tokenizer: Any, count: int) -> torch.Tensor:
     """(1, count) int64 tokens of the vocabulary that are not special, the first and the last different."""
-    table: Any = getattr(encoder, "get_input_embeddings", lambda: None)()
+    table: Any = input_embeddings(encoder)
     size = min(len(tokenizer), getattr(table, "num_embeddings", len(tokenizer)))
     special = {*tokenizer.all_special_ids, pad_id(tokenizer)}
     plain = torch.tensor([token for token in range(size) if token not in special])
@@ -108,14 +110,14 @@ def _outputs(name: str, encoder: Any, tokens: torch.Tensor, real: int | None = N
         found = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
     except Exception as error:  # each family fails in its own way
         raise ModelError(
-            f"{name}: a {type(encoder).__name__} does not encode a text of {tokens.shape[1]} tokens "
+            f"{name} ({type(encoder).__name__}): it does not encode a text of {tokens.shape[1]} tokens "
             f"({type(error).__name__}: {first_line(error)}): {_ADVICE}"
         ) from error
     expected = (*tokens.shape, int(encoder.config.hidden_size))
     if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
         shape = tuple(getattr(found, "shape", ()))
         raise ModelError(
-            f"{name}: a {type(encoder).__name__} gives outputs of {shape}, not a vector a token {expected}: {_ADVICE}"
+            f"{name} ({type(encoder).__name__}): its outputs are {shape}, not a vector a token {expected}: {_ADVICE}"
         )
     if not torch.isfinite(found).all():
         raise ModelError(

@@ -43,7 +43,13 @@ class PretrainedLayer:
 
 def pretrained_layers(encoder: nn.Module) -> list[PretrainedLayer]:
     """The layers of an encoder of the BERT, RoBERTa, ELECTRA, MPNet or DistilBERT kind, in order; empty for others."""
-    own: Any = encoder
+    try:
+        return _post_norm_layers(encoder)
+    except AttributeError:  # of families that are alike in part, such as those that normalise before
+        return []
+
+
+def _post_norm_layers(own: Any) -> list[PretrainedLayer]:
     if hasattr(own, "transformer") and hasattr(own.transformer, "layer"):
         return [_distilbert_layer(layer) for layer in own.transformer.layer]
     if not hasattr(own, "encoder") or not hasattr(own.encoder, "layer"):

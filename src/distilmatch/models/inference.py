@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from distilmatch.concurrency import evaluation_view
 from distilmatch.data.tokenising import length_order, pad_batch, pad_id, token_ids
+from distilmatch.encoders import input_embeddings
 from distilmatch.errors import ModelError
 from distilmatch.models.stamps import KnownFingerprints, check_numbers, check_shape, check_stamp
 from distilmatch.runtime import Precision, autocast
@@ -336,10 +337,10 @@ class DiPairInference:
 
     def _check_known(self, flat: np.ndarray, bounds: np.ndarray, encoder: int, texts: Sequence[str]) -> None:
         # A token that was added to the tokenizer alone would be read from beyond the table of embeddings.
-        table: Any = getattr(self.encoders[encoder], "get_input_embeddings", lambda: None)()
-        size = getattr(table, "num_embeddings", None)
-        if size is None or not len(flat) or int(flat.max()) < size:
+        table = input_embeddings(self.encoders[encoder])
+        if table is None or int(flat.max()) < table.num_embeddings:
             return
+        size = table.num_embeddings
         place = int(np.argmax(flat >= size))
         bad = int(np.searchsorted(bounds, place, side="right")) - 1
         raise ModelError(

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from distilmatch.config import StudentConfig
-from distilmatch.encoders import check_model_folder, check_vocabulary, first_line, position_limit
+from distilmatch.encoders import check_model_folder, check_vocabulary, first_line, input_embeddings, position_limit
 from distilmatch.errors import ModelError
 from distilmatch.models.encoder_probe import check_encoder
 from distilmatch.models.head_start import PretrainedLayer, fits, pretrained_layers
@@ -26,7 +26,7 @@ def without_pooler(encoder: nn.Module) -> nn.Module:
     parallel training.
     """
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # type: ignore[assignment]
+        encoder.pooler = nn.Identity()  # not None: some families call it without asking
     return encoder
 
 
@@ -74,7 +74,7 @@ class PretrainedEncoder:
                 "name another encoder"
             )
         check_finite_weights(path, model.state_dict())
-        check_vocabulary(path, tokenizer, model.get_input_embeddings())
+        check_vocabulary(path, tokenizer, input_embeddings(model))
         tokenizer.padding_side = "right"
         return cls(path, model, tokenizer)
 
@@ -99,9 +99,10 @@ class PretrainedEncoder:
             weights = self.model.state_dict()
             own.load_state_dict({name: weights[name] for name in own.state_dict()})
         except Exception as error:  # each family fails in its own way
+            wanted = "built anew" if student.encoder_layers is None else f"cut to {student.encoder_layers} layer(s)"
             raise ModelError(
-                f"{self.path}: a {type(self.model).__name__} cannot be cut to {student.encoder_layers} layer(s) "
-                f"({type(error).__name__}: {first_line(error)}): leave `encoder_layers` out, or name another encoder"
+                f"{self.path}: a {type(self.model).__name__} cannot be {wanted} ({type(error).__name__}: {first_line(error)}): "
+                "leave `encoder_layers` out, or name another encoder"
             ) from error
         check_encoder(self.path, own, self.tokenizer, max(student.max_lengths))
         return own  # type: ignore[return-value]
@@ -134,7 +135,7 @@ def _check_family(path: str, config: Any) -> None:
 def _cut_layers(config: Any, layers: int, kept: int) -> None:
     """Makes `config` one of the first `kept` of its `layers`, with what it lists layer by layer."""
     for name, value in config.to_dict().items():
-        if isinstance(value, list) and len(value) == layers and "layer" in name:
+        if isinstance(value, list) and len(value) == layers and ("layer" in name or name == "attention_window"):
             setattr(config, name, value[:kept])
     config.num_hidden_layers = kept
 
