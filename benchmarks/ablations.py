@@ -30,7 +30,7 @@ from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
 from distilmatch.runtime import pick_device, seed_everything, write_json
-from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.teachers import CrossEncoderTeacher, in_task_order
 from distilmatch.training.distil import new_student, stages_from
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import run_stage
@@ -266,7 +266,7 @@ def main() -> None:
     assert test.gold is not None
     kept = run / "teacher_test_logits.npy"
     if not kept.is_file():
-        np.save(kept, CrossEncoderTeacher(str(run / "teacher")).logits(pairs_of(test)))
+        np.save(kept, in_task_order(CrossEncoderTeacher(str(run / "teacher")), TASK).logits(pairs_of(test)))
     teacher = task_metrics(TASK, test.gold, np.load(kept))["accuracy"]
     same = ["--run", str(run), "--data", str(data), "--work", str(work), "--minutes", str(arguments.minutes)]
     run_all({name: ["benchmarks.ablations", *same, "--only", name] for name in VARIANTS}, work, arguments.jobs)

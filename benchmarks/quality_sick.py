@@ -21,7 +21,7 @@ from distilmatch.config import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
 from distilmatch.models import DiPair
-from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.teachers import CrossEncoderTeacher, in_task_order
 from distilmatch.types import TupleTable
 
 TASK = TaskConfig(kind="classification", classes=("contradiction", "neutral", "entailment"))
@@ -75,8 +75,8 @@ def main() -> None:
     data, work = arguments.data, arguments.work
     minutes = run(data, work, arguments.seeds, arguments.jobs)
     test = load_table(str(data / "test.jsonl"), TABLE, TASK)
-    teacher = CrossEncoderTeacher(str(work / "teacher")).logits(pairs_of(test))
-    tiny = CrossEncoderTeacher(str(work / "tiny")).logits(pairs_of(test))
+    teacher = in_task_order(CrossEncoderTeacher(str(work / "teacher")), TASK).logits(pairs_of(test))
+    tiny = in_task_order(CrossEncoderTeacher(str(work / "tiny")), TASK).logits(pairs_of(test))
     metrics = {"teacher_accuracy": accuracy(teacher, test)}
     for name in STUDENTS:
         models = [

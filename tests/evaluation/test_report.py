@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distilmatch.config import StudentConfig, TaskConfig
-from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.errors import CacheError, ConfigError, DataError, ModelError
 from distilmatch.evaluation.report import PairReport, evaluate_pairs
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair
@@ -94,3 +94,32 @@ def test_what_cannot_be_measured_is_refused(student: DiPair, tiny_cross_encoder:
         evaluate_pairs(student, _table(), baselines={"short": np.zeros((3, 3), dtype=np.float32)})
     with pytest.raises(DataError):
         PairReport.load("no-such-folder")
+
+
+@pytest.mark.parametrize("wrong", [3.0, -1.0, 0.5])
+def test_gold_classes_that_do_not_fit_are_refused_before_the_work(
+    student: DiPair, tiny_cross_encoder_3: Path, wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = _table()
+    assert table.gold is not None
+    table.gold[7] = wrong
+    teacher = CrossEncoderTeacher(tiny_cross_encoder_3)
+    monkeypatch.setattr(CrossEncoderTeacher, "logits", lambda *_: pytest.fail("it was asked"))
+    with pytest.raises(DataError, match="class indices from 0 to 2"):
+        evaluate_pairs(student, table, teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"metrics": ' * 100_000, "null", "[]", "{}", '"x"', '{"metrics": {}, "rows": "many"}', "{"]
+)
+def test_a_damaged_report_is_refused_in_words(text: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises((DataError, ConfigError), match=r"report\.json"):
+        PairReport.load(tmp_path)
+
+
+def test_a_report_that_cannot_be_written_is_said(student: DiPair, tmp_path: Path) -> None:
+    report = evaluate_pairs(student, _table(), measure_speed=False, resamples=0)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CacheError, match="cannot write"):
+        report.save(tmp_path / "file")

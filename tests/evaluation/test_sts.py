@@ -184,3 +184,29 @@ def test_without_mteb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"distilmatch\[mteb\]"):
         load_mteb_tasks()
+
+
+def test_one_name_one_task_and_one_model_are_lists_of_one(data: Path, tiny_sentence_encoder: Path) -> None:
+    (task,) = load_sts_tasks(data, "stsb")
+    assert task.name == "stsb"
+    model = SentenceTransformer(str(tiny_sentence_encoder), device="cpu")
+    reports = [
+        evaluate_sts(given, tasks, device="cpu", measure_speed=False)
+        for given in (str(tiny_sentence_encoder), tiny_sentence_encoder, [tiny_sentence_encoder], model, (model,))
+        for tasks in (task, [task])
+    ]
+    assert all(report.results[0].spearman == reports[0].results[0].spearman for report in reports)
+    with pytest.raises(ConfigError, match="did you mean 'stsb'"):
+        load_sts_tasks(data, "sts-b")
+    with pytest.raises(ConfigError, match="names"):
+        load_sts_tasks(data, {"stsb"})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="item 1 is a int"):
+        evaluate_sts([model, 3], task)  # type: ignore[list-item]
+
+
+def test_a_model_that_is_not_there_is_told_before_another_is_measured(
+    data: Path, tiny_sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distilmatch.evaluation.sts._measure", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(ConfigError, match="no model folder"):
+        evaluate_sts([tiny_sentence_encoder, tmp_path / "none"], load_sts_tasks(data))

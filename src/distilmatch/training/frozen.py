@@ -111,7 +111,8 @@ def _write(model: DiPair, texts: Sequence[str], side: int, folder: Path, precisi
     width = model.encoder_width(side)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _COMPLETE).unlink(missing_ok=True)
+        for name in (_COMPLETE, _STATES, _MASK):  # what has them mapped keeps the old ones
+            (folder / name).unlink(missing_ok=True)
         states = np.lib.format.open_memmap(
             folder / _STATES, mode="w+", dtype=np.float16, shape=(len(texts), kept, width)
         )
