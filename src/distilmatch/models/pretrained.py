@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class PretrainedEncoder:
             raise ModelError(f"{self.path} takes {positions} tokens, max_lengths asks for {max(student.max_lengths)}")
         try:
             if student.encoder_layers is not None:
-                _cut_layers(config, self._layers(), student.encoder_layers)
+                keep_layers(config, self._layers(), range(student.encoder_layers))
             own = without_pooler(AutoModel.from_config(config, trust_remote_code=False))
             weights = self.model.state_dict()
             own.load_state_dict({name: weights[name] for name in own.state_dict()})
@@ -132,12 +133,12 @@ def _check_family(path: str, config: Any) -> None:
         )
 
 
-def _cut_layers(config: Any, layers: int, kept: int) -> None:
-    """Makes `config` one of the first `kept` of its `layers`, with what it lists layer by layer."""
+def keep_layers(config: Any, layers: int, kept: Sequence[int]) -> None:
+    """Makes a transformer's config one of `kept` of its `layers`, numbered from 0, with what it lists layer by layer."""
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == layers and ("layer" in name or name == "attention_window"):
-            setattr(config, name, value[:kept])
-    config.num_hidden_layers = kept
+            setattr(config, name, [value[number] for number in kept])
+    config.num_hidden_layers = len(kept)
 
 
 def fitted(source: PretrainedEncoder, student: StudentConfig) -> tuple[StudentConfig, list[PretrainedLayer]]:

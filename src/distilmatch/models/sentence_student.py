@@ -22,8 +22,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distilmatch.embedding_config import EmbeddingStudentConfig, LayerChoice
-from distilmatch.encoders import encoder_width, position_limit
+from distilmatch.encoders import encoder_width, first_line, load_sentence_encoder, position_limit
 from distilmatch.errors import ConfigError, ModelError
+from distilmatch.models.encoder_probe import unused_weights
+from distilmatch.models.pretrained import keep_layers
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def build_student(config: EmbeddingStudentConfig, source: SentenceTransformer) -
         )
     fresh = config.start == "fresh"
     model = _fresh(first.model, config) if fresh else _with_layers(first.model, config)
-    _rest_pooler(model)
+    _rest_unused(model, first.tokenizer)
     transformer = _around(first, model)
     width = int(model.config.hidden_size)
     rest = [module for module in list(source)[1:] if not isinstance(module, Normalize)]
@@ -69,12 +71,22 @@ def build_student(config: EmbeddingStudentConfig, source: SentenceTransformer) -
     return student
 
 
-def _rest_pooler(model: Any) -> None:
-    """Takes the layer over the first token, which no pooling here reads, out of sight of optimiser and DDP; it stays, so
-    that the folder is whole.
+def _rest_unused(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Takes weights that no output token depends on, such as those of the layer over the first token, out of sight of
+    optimiser and DDP; they stay, so that the folder is whole.
+
+    Raises:
+        ModelError: the model does not encode a text.
     """
-    if getattr(model, "pooler", None) is not None:
-        model.pooler.requires_grad_(False)
+    try:
+        unused = unused_weights(model, tokenizer)
+    except Exception as error:  # each family fails in its own way
+        raise ModelError(
+            f"a {type(model).__name__} with these layers does not encode a text ({type(error).__name__}: {first_line(error)}): "
+            "keep other `layers`, or name another `encoder`"
+        ) from error
+    for name in unused:
+        model.get_parameter(name).requires_grad_(False)
 
 
 def _around(module: Transformer, model: PreTrainedModel) -> Transformer:
@@ -114,11 +126,15 @@ def _with_layers(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreT
     prefix, available = _layer_list(model)
     kept = chosen_layers(config.layers, config.layer_choice, available)
     shape = copy.deepcopy(model.config)
-    shape.num_hidden_layers = len(kept)
-    if getattr(shape, "layer_types", None):
-        shape.layer_types = [shape.layer_types[i] for i in kept]
-    _set_dropout(shape, config.dropout)
-    own = type(model)(shape)
+    try:
+        keep_layers(shape, available, kept)
+        _set_dropout(shape, config.dropout)
+        own = type(model)(shape)
+    except Exception as error:  # each family fails in its own way
+        raise ModelError(
+            f"a {type(model).__name__} cannot be made of its layers {kept} ({type(error).__name__}: {first_line(error)}): keep "
+            "others, or name another `encoder`"
+        ) from error
     place = {old: new for new, old in enumerate(kept)}
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -128,6 +144,13 @@ def _with_layers(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreT
                 continue
             name = f"{prefix}{place[int(number)]}.{rest}"
         weights[name] = tensor.detach().float().cpu()
+    sizes = {name: tuple(tensor.shape) for name, tensor in own.state_dict().items()}
+    differing = [name for name, weight in weights.items() if name in sizes and sizes[name] != tuple(weight.shape)]
+    if differing:
+        raise ModelError(
+            f"layers {kept} of a {type(model).__name__} do not make a model: {differing[0]} would have to be "
+            f"{sizes[differing[0]]}, it is {tuple(weights[differing[0]].shape)}; keep others"
+        )
     missing, unexpected = own.load_state_dict(weights, strict=False)
     if missing:
         raise ModelError(
@@ -174,7 +197,13 @@ def _fresh(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreTrained
     if getattr(shape, "layer_types", None):
         shape.layer_types = [shape.layer_types[i % len(shape.layer_types)] for i in range(layers)]
     _set_dropout(shape, config.dropout)
-    return type(model)(shape)
+    try:
+        return type(model)(shape)
+    except Exception as error:  # each family fails in its own way
+        raise ModelError(
+            f"a {type(model).__name__} cannot have the shape of this student ({type(error).__name__}: {first_line(error)}): "
+            "change `student.width`, `heads` or `layers`, or name another `encoder`"
+        ) from error
 
 
 def _set_dropout(shape: Any, dropout: float | None) -> None:
@@ -333,8 +362,12 @@ class ProjectedStudent(nn.Module):
 
 
 def trained_body(folder: str | Path) -> SentenceTransformer:
-    """A saved student on the CPU without its module that normalises, to be trained on."""
-    model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-    modules = [module for module in model if not isinstance(module, Normalize)]
-    _rest_pooler(getattr(modules[0], "model", None))
+    """A saved student on the CPU without its module that normalises, to be trained on.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    modules = [module for module in load_sentence_encoder(folder, device="cpu") if not isinstance(module, Normalize)]
+    if isinstance(modules[0], Transformer):
+        _rest_unused(cast(Any, modules[0].model), modules[0].tokenizer)
     return SentenceTransformer(modules=modules, device="cpu")
