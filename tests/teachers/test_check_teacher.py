@@ -13,7 +13,7 @@ import torch
 
 from distilmatch.config import TaskConfig, TeacherConfig
 from distilmatch.errors import ConfigError, DistilmatchError, ModelError
-from distilmatch.teachers import CrossEncoderTeacher, check_teacher, ensemble, load_teacher
+from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, check_teacher, ensemble, load_teacher
 
 CLASSES = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
 
@@ -105,8 +105,21 @@ def test_folders_that_cannot_be_loaded_are_refused(how: str, tiny_cross_encoder:
 
 def test_a_sentence_encoder_is_no_cross_encoder(tiny_sentence_encoder: Path) -> None:
     config = TeacherConfig(models=(str(tiny_sentence_encoder),))
-    with pytest.raises(ModelError):
-        load_teacher(config)
+    for use in (lambda: check_teacher(config, TaskConfig(kind="binary")), lambda: load_teacher(config)):
+        with pytest.raises(ModelError, match="without a trained classification head"):
+            use()
+
+
+def test_a_sentence_encoder_whose_tokenizer_cannot_pad_works(tiny_sentence_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_sentence_encoder, folder)
+    (path,) = folder.rglob("tokenizer_config.json")
+    settings = json.loads(path.read_text())
+    del settings["pad_token"]
+    path.write_text(json.dumps(settings))
+    texts = ["a", "the red car", "a small house by the river"]
+    whole, found = (SentenceTeacher(place, precision="fp32").embed(texts) for place in (tiny_sentence_encoder, folder))
+    assert found == pytest.approx(whole, abs=1e-5)
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused_or_needs_it_not(tiny_cross_encoder: Path, tmp_path: Path) -> None:

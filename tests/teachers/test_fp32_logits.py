@@ -11,6 +11,7 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import AutoTokenizer
@@ -144,3 +145,18 @@ def test_embeddings_in_bf16_are_pooled_in_fp32(tiny_sentence_encoder: Path) -> N
     given = SentenceTransformer(str(tiny_sentence_encoder), device="cpu")
     SentenceTeacher(given, precision="bf16").embed(TEXTS[:2])
     assert "forward" not in given[0].__dict__
+
+
+def test_a_language_model_that_scores_by_a_token(tiny_cross_encoder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_cross_encoder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3, **_SMALL
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    modules = [Transformer(str(tmp_path), transformer_task="text-generation"), LogitScore(8, 9)]
+    model = CrossEncoder(modules=modules, device="cpu")
+    low, full = (CrossEncoderTeacher(model, precision=p).logits(PAIRS) for p in ("bf16", "fp32"))  # type: ignore[arg-type]
+    assert not _rounded(low) and len(np.unique(low)) > 0.95 * len(np.unique(full))
+    np.testing.assert_allclose(low, full, atol=0.05)

@@ -119,7 +119,7 @@ def check_teacher(config: TeacherConfig, task: TaskConfig) -> None:
         path = resolve_model(name)
         if Path(path).is_dir():
             check_model_folder(path)
-        if len(_modules(path)) > 1:
+        if _has_own_head(path):
             continue  # what its last module gives is known only when it is loaded
         try:
             own: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -137,12 +137,15 @@ def check_teacher(config: TeacherConfig, task: TaskConfig) -> None:
             raise ConfigError(f"`max_length` must be between 4 and {limit} for {name}, not {config.max_length}")
 
 
-def _modules(path: str) -> list[Any]:
+def _has_own_head(path: str) -> bool:
+    """Whether a folder is of a `CrossEncoder` of several modules; a sentence encoder has several too, and no logits."""
     try:
         modules = read_json(Path(path) / "modules.json")
+        said = read_json(Path(path) / "config_sentence_transformers.json")
     except (OSError, ValueError):
-        return []
-    return modules if isinstance(modules, list) else []
+        return False
+    kind = said.get("model_type") if isinstance(said, dict) else None
+    return isinstance(modules, list) and len(modules) > 1 and kind == "CrossEncoder"
 
 
 def _positions(config: Any) -> int:

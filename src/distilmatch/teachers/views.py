@@ -59,9 +59,10 @@ class ModelViews(Generic[Model]):
                 ours: Any = _tokenizer(own)
                 if self._max_length is not None:
                     ours.model_max_length = self._max_length
+                if ours.pad_token is None:  # padding is masked, so that any token will do
+                    ours.pad_token = ours.eos_token or ours.unk_token or ours.convert_ids_to_tokens(0)
                 # A fast tokenizer keeps truncation and padding of its last call; this call leaves it as all that follow do.
-                if ours.pad_token is not None:
-                    ours(["a"], padding=True, truncation="longest_first", return_tensors="pt")
+                ours(["a"], padding=True, truncation="longest_first", return_tensors="pt")
                 self._processors = {key: (own, processor)}  # the given one is kept, so that its `id` stays its own
             return self._processors[key][0]
 
