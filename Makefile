@@ -19,7 +19,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=new
+	$(BIN)/python -m pytest -m "slow or not slow or sanitizers" --hypothesis-profile=new
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

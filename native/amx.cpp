@@ -1,4 +1,5 @@
 // The CPU's matrix unit (AMX), and one imitated.
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -110,6 +111,12 @@ void product(Then then, const bf16* rows, int inputs, const void* weights, int o
   with_constant(then, [&](auto constant) { all_blocks<Tiles, constant.value>(rows, inputs, packed, outputs, bias, activated, sums); });
 }
 
+// Leaf 7 of CPUID, EDX: bit 24 is AMX-TILE, bit 22 AMX-BF16. Not every compiler has names for them.
+bool has_matrix_unit() {
+  unsigned a, b, c, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1);
+}
+
 bool ask_system() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -118,8 +125,7 @@ bool ask_system() {
 }  // namespace
 
 bool matrix_unit_allowed() {
-  static const bool allowed =
-      __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && ask_system();
+  static const bool allowed = has_matrix_unit() && ask_system();
   return allowed;
 }
 

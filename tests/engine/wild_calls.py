@@ -109,6 +109,7 @@ class Wild:
 
     def __init__(self, native: Any, seed: int) -> None:
         self.native, self.draw = native, random.Random(seed)
+        self.parts = self.draw.random() < 0.6, self.draw.random() < 0.6
         self.made: dict[str, list[Any]] = {name: [] for name in ("heads", "feeds", "lefts", "rights", "tops")}
         self.calls: list[Callable[[], tuple[str, Any, dict[str, Any]]]] = [
             self._head, self._feed, self._left, self._left, self._right, self._right, self._top, self._add, self._best,
@@ -117,30 +118,33 @@ class Wild:
         ]  # fmt: skip
 
     def _number(self, usual: int) -> Any:
-        if self.draw.random() < 0.75:
+        if self.draw.random() < 0.92:
             return usual
         return self.draw.choice(_ODD_NUMBERS if self.draw.random() < 0.8 else _ODD_VALUES)
 
+    def _mostly(self, usual: int, *odd: int) -> int:
+        return usual if self.draw.random() < 0.85 else self.draw.choice(odd)
+
     def _some(self, kind: str) -> Any:
         known = self.made[kind]
-        if not known or self.draw.random() < 0.05:
+        if not known or self.draw.random() < 0.03:
             every = [one for several in self.made.values() for one in several]
             return self.draw.choice([*_ODD_VALUES, *every])
         return self.draw.choice(known)
 
-    def _maybe(self, array: np.ndarray, share: float = 0.12) -> Any:
+    def _maybe(self, array: np.ndarray, share: float = 0.04) -> Any:
         return _spoiled(self.draw, array) if self.draw.random() < share else array
 
     def _head(self) -> tuple[str, Any, dict[str, Any]]:
-        d = self.draw.choice([_WIDTH, _WIDTH, _WIDTH, 64, 96, 16, 0, 48])
-        f, c = self.draw.choice([_HIDDEN, _HIDDEN, 32, 33, 0]), self.draw.choice([_LABELS, _LABELS, 1, 3, 0])
+        d = self._mostly(_WIDTH, 64, 96, 16, 0, 48)
+        f, c = self._mostly(_HIDDEN, 32, 33, 0), self._mostly(_LABELS, 1, 3, 0)
         shapes = {
             "output": (d, d), "expand": (f, d), "expand_bias": (f,), "contract": (d, f), "contract_bias": (d,),
             "inner_norm": (d,), "inner_norm_bias": (d,), "outer_norm": (d,), "outer_norm_bias": (d,), "read": (c, d),
             "read_bias": (c,),
         }  # fmt: skip
         arrays = {name: self._maybe(_array(self.draw, shape), 0.03) for name, shape in shapes.items()}
-        multiplier = self.draw.choice(["vector", "vector", "imitated", "int8", "amx", "none", ""])
+        multiplier = self.draw.choice(["vector", "vector", "imitated", "int8", "amx", "none"])
         settings = dict(use_gelu=self.draw.random() < 0.5, pre_norm=self.draw.random() < 0.5)
         settings |= dict(inner_epsilon=self._number(1), outer_epsilon=1e-5)
         return (
@@ -150,18 +154,18 @@ class Wild:
         )
 
     def _feed(self) -> tuple[str, Any, dict[str, Any]]:
-        hidden, c = self.draw.choice([_HIDDEN, _HIDDEN, 16, 0, 17]), self.draw.choice([_LABELS, 1, 0])
+        hidden, c = self._mostly(_HIDDEN, 16, 0, 17), self._mostly(_LABELS, 1, 0)
         read, bias = self._maybe(_array(self.draw, (c, hidden))), self._maybe(_array(self.draw, (c,)))
         return "feeds", self.native.FeedForwardHead, dict(use_gelu=self.draw.random() < 0.5, read=read, read_bias=bias)
 
     def _shape(self) -> tuple[int, int]:
-        return self.draw.choice([_TEXTS, _TEXTS, 0, 1, 40]), self.draw.choice([_KEPT, _KEPT, 1, 8, 17, 1024, 1025, 0])
+        return self._mostly(_TEXTS, 0, 1, 40), self._mostly(_KEPT, 1, 8, 17, 1024, 1025, 0)
 
     def _parts(self, n: int, k: int, own: tuple[int, ...]) -> dict[str, Any]:
         mask = _array(self.draw, (n, k), bool)
         if self.draw.random() < 0.9 and k:
             mask[:, 0] = True
-        with_tokens, with_similar = self.draw.random() < 0.6, self.draw.random() < 0.6
+        with_tokens, with_similar = self.parts if self.draw.random() < 0.95 else (True, False)
         return dict(
             mask=self._maybe(mask, 0.05),
             similar=self._maybe(_array(self.draw, own)) if with_similar else None,
@@ -184,7 +188,7 @@ class Wild:
         return "rights", _method(self._some("heads"), "pack_right"), self._parts(n, k, (n, _WIDTH)) | arrays
 
     def _top(self) -> tuple[str, Any, dict[str, Any]]:
-        rows, k = self.draw.choice([_TEXTS, 40, 0, 1]), self.draw.choice([1, 3, 7])
+        rows, k = self._mostly(40, _TEXTS, 0, 1), self.draw.choice([1, 3, 7])
         return "tops", self.native.TopK, dict(rows=self._number(rows), k=self._number(k))
 
     def _add(self) -> tuple[str, Any, dict[str, Any]]:
@@ -202,20 +206,20 @@ class Wild:
             0, 1 if self.draw.random() < 0.6 else 40, (p, 2)
         )
         return dict(
-            rows=self._maybe(rows, 0.25),
-            logits=self._maybe(np.zeros((p, self.draw.choice([_LABELS, _LABELS, 1])), np.float32), 0.15),
+            rows=self._maybe(rows, 0.1),
+            logits=self._maybe(np.zeros((p, self._mostly(_LABELS, 1)), np.float32), 0.1),
             threads=self._number(2),
         )
 
     def _ranked(self) -> dict[str, Any]:
-        by = self.draw.choice(["logit", "probability", "expectation", "other", ""])
-        values = self.draw.choice([[], [0.0, 1.0], [1.0], [float("nan")] * 3])
+        by = self.draw.choice(["logit", "probability", "expectation", "logit", "other"])
+        values = self.draw.choice([[0.0, 1.0], [0.0, 1.0], [], [float("nan")] * 2])
         offsets = dict(left_offset=self._number(0), right_offset=self._number(0))
         return dict(by=by, label=self._number(0), values=values, threads=self._number(2), **offsets)
 
     def _kept(self) -> dict[str, Any]:
         one = self._some("tops") if self.draw.random() < 0.8 else None
-        other = self._some("tops") if self.draw.random() < 0.4 else one if self.draw.random() < 0.1 else None
+        other = self._some("tops") if self.draw.random() < 0.2 else one if self.draw.random() < 0.05 else None
         return dict(of_left=one, of_right=other)
 
     def _score(self) -> tuple[str, Any, dict[str, Any]]:
@@ -231,8 +235,8 @@ class Wild:
         return "", _method(self._some("heads"), "above"), sides | self._ranked() | dict(threshold=self._number(0))
 
     def _summands(self) -> dict[str, Any]:
-        hidden = self.draw.choice([_HIDDEN, _HIDDEN, _HIDDEN, 16])
-        counts = [self.draw.choice([_TEXTS, 40, 0, 1]) for _ in range(2)]
+        hidden = self._mostly(_HIDDEN, 16)
+        counts = [self._mostly(_TEXTS, 40, 0, 1) for _ in range(2)]
         left, right = (self._maybe(_array(self.draw, (count, hidden))) for count in counts)
         return dict(left=left, right=right)
 
