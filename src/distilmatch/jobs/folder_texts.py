@@ -45,9 +45,10 @@ def folder_texts(
                 found[row] = text
     missing = [row for row, text in enumerate(found) if text is None]
     if missing:
+        named = f"{source} lacks" if isinstance(source, str | Path) else "the rows given lack"
         names = [opened.ids[row] or f"row {row}" for row in missing[:3]]
         raise DataError(
-            f"{source} lacks {len(missing):,} of the {len(opened):,} texts of {opened.path} (such as {', '.join(names)}): "
+            f"{named} {len(missing):,} of the {len(opened):,} texts of {opened.path} (such as {', '.join(names)}): "
             "give the table that they were encoded from, with its text column"
         )
     return [text for text in found if text is not None]

@@ -42,6 +42,7 @@ def output_place(path: Any, name: str = "the output") -> Path:
         raise ConfigError(f"{name} is {path!r}: give the path of what is to be written")
     place = Path(text).expanduser()
     with writing(place):
+        place.exists()  # a name that is too long is told here
         for parent in place.parents:
             if parent.is_dir():
                 break

@@ -14,10 +14,12 @@ from distilmatch.data.checking import Columns
 from distilmatch.data.corpus import write_corpus
 from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import DataError
+from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
+from distilmatch.jobs.outputs import output_place, whole_number
 from distilmatch.jobs.rows import in_batches, iter_columns, text_column_of
 from distilmatch.runtime import Precision
-from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.store.layout import KeyIndex, key_array
 from distilmatch.teachers import SentenceTeacher, cached_embeddings
 
@@ -27,7 +29,7 @@ _BATCH = 4096
 def folder_vectors(
     encoder: str | Path,
     source: str | Path,
-    folder: RepresentationFolder,
+    folder: RepresentationFolder | str | Path,
     cache: str | Path,
     *,
     text_column: str | None = None,
@@ -45,6 +47,7 @@ def folder_vectors(
     Args:
         encoder: a sentence-transformers folder or hub name.
         source: the table, a file or hub dataset; it may hold more texts than the folder.
+        folder: of representations, or its path.
         cache: folder for the texts and their embeddings.
         text_column: by default "text", or the only column that is not the id.
 
@@ -53,15 +56,19 @@ def folder_vectors(
 
     Raises:
         DataError: the table cannot be read, or lacks a text of the folder.
-        ConfigError, ModelError: no such encoder.
+        ConfigError, ModelError: no such encoder, or a cache that is the table, the encoder or the folder.
     """
+    folder = opened_folder(folder)
+    place = output_place(cache, "the cache of vectors")
+    check_outputs(
+        {"the cache of vectors": place}, {"the table": source, "the encoder": encoder, "the folder": folder.path}
+    )
+    whole_number("batch_size", batch_size)
     config = TableConfig(split=split)
     column = text_column_of(source, config, text_column, id_column)
-    corpus = write_corpus(
-        CorpusConfig(sources=(str(source),), text_columns=(column,), split=split), Path(cache) / "texts"
-    )
+    corpus = write_corpus(CorpusConfig(sources=(str(source),), text_columns=(column,), split=split), place / "texts")
     teacher = SentenceTeacher(encoder, batch_size=batch_size, precision=precision, device=device)
-    found = cached_embeddings(teacher, corpus, Path(cache) / "embeddings", show_progress_bar=show_progress_bar)
+    found = cached_embeddings(teacher, corpus, place / "embeddings", show_progress_bar=show_progress_bar)
     # A corpus has no white space around its texts, the folder's texts are as they stand in the table.
     place_of = KeyIndex(key_array([text_key("", (corpus[i],)) for i in range(len(corpus))]))
     places = np.full(len(folder), -1, dtype=np.int64)
