@@ -131,7 +131,7 @@ def test_a_list_where_one_text_is_meant_is_refused(setup: Setup, door: str) -> N
 
 
 def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> None:
-    from distilmatch.config import TableConfig
+    from distilmatch.config import StudentConfig, TableConfig
     from distilmatch.data.texts import read_texts
     from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
     from distilmatch.models.dipair import DiPair
@@ -150,7 +150,9 @@ def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> N
     assert [one.model for one in report.results] == [str(setup.sentence_encoder)]
     (tmp_path / "more.txt").write_text("one text\nanother\n")
     assert read_texts(str(tmp_path / "more.txt"), TableConfig()) == ["one text", "another"]
-    DiPair.from_encoder(setup.encoder, sample_texts="one text")
+    shape = StudentConfig(kept_tokens=(2, 2), max_lengths=(12, 12), width=16)
+    one, listed = (DiPair.from_encoder(setup.encoder, shape, sample_texts=texts) for texts in ("red car", ["red car"]))
+    assert one.representation_fingerprint(0) == listed.representation_fingerprint(0)
     pair = _pairs()[0]
     setup.labels.label(setup.teacher, [pair])
     assert setup.labels.count(setup.teacher, pair) == 1

@@ -216,11 +216,10 @@ class DiPair(DiPairInference, PreTrainedModel):
         hub: dict[str, Any] = {
             key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs
         }
-        hub["trust_remote_code"] = False
         with explained(place):
             if Path(place).is_dir():
                 check_student_folder(cls, Path(place))
-            config = kwargs.get("config") or AutoConfig.from_pretrained(place, **hub)
+            config = kwargs.get("config") or AutoConfig.from_pretrained(place, trust_remote_code=False, **hub)
             if not isinstance(config, DiPairConfig):
                 raise ModelError(
                     f"{place} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder"
@@ -229,7 +228,8 @@ class DiPair(DiPairInference, PreTrainedModel):
             model, loading = found
             for index in range(len(model.encoders)):
                 subfolder = "" if index == 0 else f"tokenizer_{index}"
-                model.tokenizers.append(AutoTokenizer.from_pretrained(place, subfolder=subfolder, **hub))
+                tokenizer = AutoTokenizer.from_pretrained(place, subfolder=subfolder, trust_remote_code=False, **hub)
+                model.tokenizers.append(tokenizer)
             model._apply(lambda tensor: tensor)  # the head is in fp32, whatever dtype was asked for
             check_loaded(place, model, loading)
         return (model, loading) if wants_loading else model  # type: ignore[return-value]

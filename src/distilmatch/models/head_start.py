@@ -180,7 +180,8 @@ def fits(student: StudentConfig, layers: Sequence[PretrainedLayer]) -> bool:
 def _components(outputs: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     # Principal components, turned at random so that every one of the `width` numbers has about the same variance.
     mean = outputs.mean(0)
-    _, _, directions = torch.linalg.svd(outputs - mean, full_matrices=False)
+    # Fewer tokens than the width have fewer components; any directions across them make up the number.
+    _, _, directions = torch.linalg.svd(outputs - mean, full_matrices=len(outputs) < width)
     turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
     return directions[:width].T.contiguous() @ turn, mean
 
