@@ -133,7 +133,7 @@ def try_damages(artefact: Artefact, count: int, work: Path, seed: int = 0) -> tu
         shutil.copytree(artefact.folder, copy)
         # By how much there is of it a file is damaged, and each kind of file now and then.
         files = artefact.files(copy)
-        heavy = draw.choices(files, [file.stat().st_size for file in files], k=3)
+        heavy = list(dict.fromkeys(draw.choices(files, [file.stat().st_size for file in files], k=3)))
         what = KINDS[number % len(KINDS)](files if number % 2 else heavy, draw, artefact, copy)
         outcome, more = _outcome(artefact, copy, expected)
         outcomes[outcome] += 1
