@@ -57,7 +57,7 @@ class DiPairConfig(PreTrainedConfig):
         configs = []
         for settings in self.encoders or []:
             config = AutoConfig.for_model(**settings)
-            config.return_dict = True
+            config.return_dict, config.chunk_size_feed_forward = True, 0  # how a pass runs, not what it computes
             for name in _DROPOUTS:
                 if hasattr(config, name):
                     setattr(config, name, self.student_config().encoder_dropout)
