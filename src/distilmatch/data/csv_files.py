@@ -7,7 +7,8 @@ With `quoting: auto` a quote that begins a field opens a quoted field, as RFC 41
 - Fields are separated by tabs, and the first lines hold what no writer that quotes would leave (a quote that is not closed,
   text behind a closing one, a quote inside a field without quotes, needless quotes here and there), and nothing that
   only such a writer writes (a delimiter, a line end or doubled quotes inside quotes): every quote is text.
-- They hold both of these: refused.
+- They hold both of these, or quotes that nothing needs around one column of texts and none around another: refused.
+  Without tabs: refused if nothing needs the quotes that enclose fields, and others stand inside fields without any.
 - A quoted field runs on over line ends, and two or more of its lines would be rows if quotes meant nothing: refused, unless
   its line ends differ from the file's own, or a file without tabs has shown before that it is quoted.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from distilmatch.config import TableConfig
@@ -46,6 +47,7 @@ class Dialect:
         quoted: RFC 4180, or every quote a part of the text.
         checked: a quoted field that may be several rows is refused.
         proven: the file is quoted for sure, so that such a field is none.
+        unseen: the first lines have no quoted field, and tabs between fields: one whose quotes nothing needs is refused.
         skipped: lines before the header.
         header: the names of the columns.
         end: the line end of the header.
@@ -55,6 +57,7 @@ class Dialect:
     quoted: bool
     checked: bool = False
     proven: bool = False
+    unseen: bool = False
     skipped: int = 0
     header: tuple[str, ...] = ()
     end: str = "\n"
@@ -74,11 +77,16 @@ def sniff(file: TextFile, config: TableConfig, usual: str) -> Dialect:
         raise DataError(f"{file.path} has no header and no rows; the first line must name the columns")
     delimiter = _delimiter(sample, config, usual)
     if config.quoting != "auto":
-        quoted, checked, proven = config.quoting == "rfc4180", False, False
-    else:
-        evidence = _weigh(sample, delimiter)
-        quoted, checked, proven = _quoted(evidence, delimiter, file), True, evidence.proven
-    return _with_header(sample, Dialect(delimiter=delimiter, quoted=quoted, checked=checked, proven=proven))
+        return _with_header(sample, Dialect(delimiter=delimiter, quoted=config.quoting == "rfc4180"))
+    found = _weigh(sample, delimiter)
+    dialect = Dialect(
+        delimiter=delimiter,
+        quoted=_quoted(found, delimiter, file),
+        checked=True,
+        proven=found.proven,
+        unseen=delimiter == "\t" and not found.enclosed,
+    )
+    return _with_header(sample, dialect)
 
 
 def read_rows(file: TextFile, dialect: Dialect) -> Iterator[RawRow]:
@@ -123,6 +131,11 @@ def _problem(record: Record, dialect: Dialect, file: TextFile) -> tuple[str | No
         raise DataError(
             f"{file.path}, lines {record.first_line} to {last}: a quote opens a field in the first of these lines and the "
             f"next that closes it stands in the last, but each of them could be a row; {_SETTINGS}"
+        )
+    if dialect.unseen and _needless(record, dialect.delimiter):
+        raise DataError(
+            f"{file.path}, line {record.first_line}: a field stands in quotes that nothing in it needs, the first lines have "
+            f"none; {_SETTINGS}"
         )
     if record.invalid:
         return "invalid UTF-8", "utf-8"
@@ -232,12 +245,23 @@ def _fit(sample: _Sample, delimiter: str, width: int) -> float:
 
 @dataclass(kw_only=True)
 class _Evidence:
-    """Numbers of lines with what only a writer that quotes writes, and with what none of them would."""
+    """Numbers of lines with what only a writer that quotes writes, and with what none of them would.
+
+    Attributes:
+        quoted: a delimiter, a line end or doubled quotes inside quotes.
+        broken: a quote that is not closed, or text behind a closing one.
+        bare: a quote inside a field without quotes.
+        needless: quotes that nothing in the field needs, in a column that has fields without them.
+        unclear: the same in a column where every field has them, though another column of texts has none.
+        enclosed: whether any field stands in quotes.
+    """
 
     quoted: list[int] = field(default_factory=list)
     broken: list[int] = field(default_factory=list)
     bare: list[int] = field(default_factory=list)
     needless: list[int] = field(default_factory=list)
+    unclear: list[int] = field(default_factory=list)
+    enclosed: bool = False
 
     @property
     def proven(self) -> bool:
@@ -250,6 +274,7 @@ def _weigh(sample: _Sample, delimiter: str) -> _Evidence:
         return found
     needless: dict[int, int] = {}  # column -> the first line where it stands in quotes without need
     unquoted: Counter[int] = Counter()
+    texts: set[int] = set()
     header: Record | None = None
     end = "\n"
     for record in sample.records(delimiter):
@@ -259,18 +284,39 @@ def _weigh(sample: _Sample, delimiter: str) -> _Evidence:
                 found.quoted.append(record.first_line)  # nobody quotes a name without need but a writer that quotes all
             continue
         _weigh_record(record, found, delimiter, len(header.fields), end)
+        found.enclosed = found.enclosed or any(record.quoted)
         if record.problem is None and len(record.lines) == 1:
             for column, (value, quoted) in enumerate(zip(record.fields, record.quoted, strict=True)):
-                if quoted and value.strip() == value != "" and not _needs_quotes(value, delimiter):
+                if quoted and _is_needless(value, delimiter):
                     needless.setdefault(column, record.first_line)
                 elif value and not quoted:
                     unquoted[column] += 1
+                    texts.update([] if _is_number(value) else [column])
     found.needless = sorted(line for column, line in needless.items() if unquoted[column])
+    found.unclear = sorted(line for column, line in needless.items() if not unquoted[column] and texts)
     return found
 
 
-def _needs_quotes(value: str, delimiter: str) -> bool:
-    return any(sign in value for sign in ('"', "\r", "\n", delimiter))
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _needless(record: Record, delimiter: str) -> bool:
+    """Whether a field of the record stands in quotes that nothing in it needs."""
+    if not any(record.quoted) or all(record.quoted):
+        return False
+    return any(
+        quoted and _is_needless(value, delimiter) for value, quoted in zip(record.fields, record.quoted, strict=True)
+    )
+
+
+def _is_needless(value: str, delimiter: str) -> bool:
+    # Some writers quote an empty field, or white space at its ends.
+    return value.strip() == value != "" and not any(sign in value for sign in ('"', "\r", "\n", delimiter))
 
 
 def _weigh_record(record: Record, found: _Evidence, delimiter: str, width: int, end: str) -> None:
@@ -292,14 +338,20 @@ def _weigh_record(record: Record, found: _Evidence, delimiter: str, width: int, 
 
 def _quoted(found: _Evidence, delimiter: str, file: TextFile) -> bool:
     """Whether the quotes of a file enclose fields."""
-    if delimiter != "\t":
-        return True
-    if found.quoted and found.bare:
+    enclosed = found.quoted if delimiter == "\t" or found.quoted else [*found.needless, *found.unclear]
+    if enclosed and found.bare and (delimiter == "\t" or not found.quoted):
         raise DataError(
-            f"{file.path}: line {found.quoted[0]} has quotes that enclose a field, line {found.bare[0]} one inside a field "
+            f"{file.path}: line {enclosed[0]} has quotes that enclose a field, line {found.bare[0]} one inside a field "
             f"without quotes, and no writer makes both; {_SETTINGS}"
         )
+    if delimiter != "\t":
+        return True
     literal = [*found.broken, *found.bare, *found.needless]
+    if found.unclear and not found.quoted and not literal:
+        raise DataError(
+            f"{file.path}, line {found.unclear[0]}: a field stands in quotes that nothing in it needs, others have none; "
+            f"{_SETTINGS}"
+        )
     if found.quoted or not literal:
         return True
     logger.info(
@@ -323,12 +375,4 @@ def _with_header(sample: _Sample, dialect: Dialect) -> Dialect:
         raise DataError(f"{path}: a quote opens a field of the header and is not closed on its line; {_SETTINGS}")
     names = tuple(name.strip() for name in header.fields)
     end = header.lines[-1][len(body(header.lines[-1])) :]
-    return Dialect(
-        delimiter=dialect.delimiter,
-        quoted=dialect.quoted,
-        checked=dialect.checked,
-        proven=dialect.proven,
-        skipped=sample.skipped,
-        header=names,
-        end=end or "\n",
-    )
+    return replace(dialect, skipped=sample.skipped, header=names, end=end or "\n")
