@@ -395,6 +395,8 @@ class PairRecipe(FrozenConfig):
             raise ValueError("new pairs need a `teacher` to label them: name one, or set `transfer.rounds: 0`")
         if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
             raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")
+        if self.objective.gold_weight > 0 and self.table.label_column is None and self.table.layout != "triplets":
+            raise ValueError("`objective.gold_weight` needs gold labels: name their column in `table.label_column`")
         if len(self.encoder) not in (1, self.student.sides):
             raise ValueError(f"`encoder` needs one name, or one for each of the {self.student.sides} sides")
         if len(self.encoder) > 1 and self.student.shared_encoder:

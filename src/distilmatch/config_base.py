@@ -105,13 +105,13 @@ class FrozenConfig(BaseModel):
     def unknown_setting(cls, path: str) -> str | None:
         """What is wrong with a setting's name such as "stage2.epochs", with what may be meant; None where there is one."""
         known: type[FrozenConfig] | None = cls
-        for part in path.split("."):
-            if known is None:
-                return "no such setting"
-            if part.isdigit():  # an item of a list of configs
+        parts = path.split(".")
+        for number, part in enumerate(parts, start=1):
+            if known is not None and part.isdigit():  # an item of a list of configs
                 continue
-            if part not in known.model_fields:
-                return f"no such setting{_suggestion(cls, known, part)}"
+            if known is None or part not in known.model_fields:
+                suggestion = "" if known is None else _suggestion(cls, known, part)
+                return f"{'.'.join(parts[:number])}: no such setting{suggestion}"
             known = _config_in(known.model_fields[part].annotation)
         return None
 

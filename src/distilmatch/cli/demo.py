@@ -9,9 +9,11 @@ import typer
 
 from distilmatch.cli.options import say
 
+_MARK = "demo.json"
+
 
 def run(
-    output: Path = typer.Option(Path("demo-output"), "--output", help="Folder for everything that the demo makes."),
+    place: str = typer.Option("demo-output", "--output", help="Folder for everything that the demo makes."),
     seed: int = typer.Option(0, "--seed"),
     quick: bool = typer.Option(False, "--quick", help="A minute instead of several; too short to learn much."),
     encoder: str = typer.Option("all-MiniLM-L6-v2", "--encoder", help="Pre-trained model for teacher and student."),
@@ -29,16 +31,21 @@ def run(
     from distilmatch.evaluation.report import evaluate_pairs
     from distilmatch.jobs.encode import encode_table
     from distilmatch.jobs.score import score_table
+    from distilmatch.runtime import write_json
     from distilmatch.teachers import CrossEncoderTeacher
     from distilmatch.training.distil import distil_pairs, label_transfer_set
     from distilmatch.training.teacher import fine_tune_teacher
 
+    output = Path(place)
+    asked = {"seed": seed, "quick": quick, "encoder": encoder}
+    check_demo(output, asked)
     started = time.perf_counter()
 
     def step(title: str) -> None:
         typer.secho(f"[{time.perf_counter() - started:4.0f} s] {title}", bold=True)
 
     sizes: dict[str, Any] = {"train_pairs": 200, "dev_pairs": 50, "test_pairs": 80, "products": 160} if quick else {}
+    write_json(output / _MARK, asked)
     step("1/6 A catalogue of products, and queries that ask for them")
     paths = write_demo_catalogue(output / "data", seed=seed, simple=True, **sizes)
     columns = TableConfig(text_columns=("query", "product"), label_column="label")
@@ -78,6 +85,28 @@ def run(
         recipe=str(output / "recipe.yaml"),
     )
     step("Done")
+
+
+def check_demo(output: Path, asked: dict[str, Any]) -> None:
+    """Refuses, before anything is made, a folder that holds other things, or an encoder that is not there."""
+    from distilmatch.errors import ConfigError
+    from distilmatch.files import check_outputs, read_json
+    from distilmatch.training.checks import check_model
+    from distilmatch.training.run_folder import check_folder
+
+    check_folder(output, "--output")
+    check_outputs({"--output": output}, {"--encoder": asked["encoder"]})
+    check_model(asked["encoder"])
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    mark = output / _MARK
+    of_demo = mark.is_file() or ((output / "data" / "products.jsonl").is_file() and (output / "recipe.yaml").is_file())
+    if not of_demo:
+        raise ConfigError(f"{output} holds other things: give the demo a folder of its own, which it may write over")
+    if mark.is_file() and read_json(mark) != asked:
+        raise ConfigError(
+            f"{output} holds a demo with other options ({read_json(mark)}): give this one another --output"
+        )
 
 
 def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str, object]:

@@ -9,10 +9,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePath, Seed, Set, load_recipe_of, say
+from distilmatch.cli.options import (
+    Device,
+    DryRun,
+    OnBadRows,
+    Output,
+    RecipePath,
+    Seed,
+    Set,
+    check_recipe_file,
+    load_recipe_of,
+    say,
+)
 
 if TYPE_CHECKING:
     from distilmatch.embedding_config import EmbeddingRecipe
+    from distilmatch.training.embeddings import EmbeddingTables
 
 
 def run(
@@ -33,6 +45,7 @@ def run(
 
     options = {"output": output, "seed": seed, "corpus.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe_of(EmbeddingRecipe, recipe, changes, options)
+    check_recipe_file(recipe, settings.output, ("recipe.yaml",), settings)
     if dry_run:
         plan(settings)
         return
@@ -44,9 +57,16 @@ def run(
 
 
 def plan(settings: EmbeddingRecipe) -> None:
-    """Checks the tables, builds the student and prints how much there is to do; nothing is written."""
+    """Checks everything and prints how much there is to do; nothing is written."""
+    from distilmatch.training.embeddings import check_embedding_recipe
+
+    show_plan(settings, check_embedding_recipe(settings))
+
+
+def show_plan(settings: EmbeddingRecipe, checked: EmbeddingTables) -> None:
+    """Reads the corpus, builds the student and prints how much there is to do of a recipe that is checked."""
     from distilmatch.data.corpus import write_corpus
-    from distilmatch.data.tables import check_table
+    from distilmatch.teachers import PrecomputedTeacher
     from distilmatch.training.embeddings import new_student
 
     facts: dict[str, object] = {}
@@ -55,16 +75,20 @@ def plan(settings: EmbeddingRecipe) -> None:
             corpus = write_corpus(settings.corpus, folder)
             texts = len(corpus)
             facts |= {"texts": texts, "empty_rows": corpus.empty, "repeated_texts": corpus.duplicates}
+            teacher = settings.teacher
+            assert teacher is not None  # an embedding recipe with a stage 1 has one
+            for file in teacher.embeddings:
+                PrecomputedTeacher(file, teacher.embedding_column).check_rows(corpus.source_rows)
         stage = settings.stage1
         facts["stage1_steps"] = math.ceil(texts / stage.batch_size / stage.gradient_accumulation_steps * stage.epochs)
-    if settings.has_stage2:
-        counts = [check_table(one.source, one.table, one.task) for one in settings.labelled]
+    if checked.labelled is not None:
+        counts = [len(table) for table in checked.labelled.tables]
         stage = settings.stage2
         batches = sum(math.ceil(rows / stage.batch_size) for rows in counts)
         facts |= {"labelled_rows": sum(counts)}
         facts["stage2_steps"] = math.ceil(batches / stage.gradient_accumulation_steps * stage.epochs)
-    if settings.dev:
-        facts["dev_rows"] = sum(check_table(one.source, one.table, one.task) for one in settings.dev)
+    if checked.dev is not None:
+        facts["dev_rows"] = sum(map(len, checked.dev.tables))
     student = new_student(settings)
     facts["student_parameters"] = sum(parameter.numel() for parameter in student.parameters())
     say(**facts, output=settings.output)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def run(
     model: ModelPath,
     table: TablePath,
-    output: Path = typer.Option(..., "--output", help="Folder for report.json, report.md and report.png."),
+    output: str = typer.Option(..., "--output", help="Folder for report.json, report.md and report.png."),
     teacher: str | None = typer.Option(None, "--teacher", metavar="MODEL[,MODEL]", help="Teacher(s) to compare with."),
     label_column: str | None = typer.Option(None, "--label-column", help="Column of the gold labels."),
     text_columns: TextColumns = None,
@@ -45,9 +45,22 @@ def run(
     """Measure a student on a labelled table, beside its teacher: quality, agreement, speed, cache size."""
     from distilmatch.config import TeacherConfig
     from distilmatch.data.tables import load_table
+    from distilmatch.errors import ConfigError, DataError
+    from distilmatch.files import check_outputs
     from distilmatch.runtime import pick_device
+    from distilmatch.teachers.ensemble import check_teacher
+    from distilmatch.training.checks import check_dev
+    from distilmatch.training.run_folder import check_folder
 
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
+    teachers = names(teacher) or []
+    if teacher is not None and not teachers:
+        raise ConfigError("--teacher names no model: give a folder or a hub name, several with commas between them")
+    check_folder(output, "--output")
+    check_outputs(
+        {"--output": output},
+        {"the student": model, "the table": table} | {f"--teacher {name}": name for name in teachers},
+    )
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
@@ -58,6 +71,13 @@ def run(
         sides=student.student.sides,
     )
     rows = load_table(table, read, student.task, side_names=student.student.side_names)
+    asked = TeacherConfig(models=tuple(teachers)) if teachers else None
+    if asked is not None:
+        check_teacher(asked, student.task)
+    if rows.gold is not None:
+        check_dev(rows, student.task, table, has_teacher=False)
+    elif asked is None and rows.teacher is None:
+        raise DataError(f"{table} has no labels to measure by: name --label-column, or a --teacher")
     if dry_run:
         say(rows=len(rows), distinct_texts=len(rows.texts), gold="yes" if rows.gold is not None else "no")
         typer.echo("Nothing was measured or written (--dry-run).")
@@ -66,11 +86,11 @@ def run(
     from distilmatch.teachers import load_teacher
 
     student.to(pick_device(device))  # type: ignore[arg-type]
-    asked = load_teacher(TeacherConfig(models=tuple(names(teacher) or ())), device=device) if teacher else None
-    report = evaluate_pairs(student, rows, teacher=asked, measure_speed=speed, precision=precision)  # type: ignore[arg-type]
-    report.save(output)
+    loaded = None if asked is None else load_teacher(asked, device=device)
+    report = evaluate_pairs(student, rows, teacher=loaded, measure_speed=speed, precision=precision)  # type: ignore[arg-type]
+    report.save(Path(output))
     show(report)
-    say(report=str(output / "report.md"), plot=str(output / "report.png"))
+    say(report=str(Path(output) / "report.md"), plot=str(Path(output) / "report.png"))
 
 
 def show(report: PairReport) -> None:

@@ -21,7 +21,7 @@ def run(
         None, "--data", help="Folder with sts12/, ..., stsb/ and sick/, each with test.jsonl."
     ),
     mteb: bool = typer.Option(False, "--mteb", help="Instead: the tasks of the package mteb, from the hub."),
-    output: Path = typer.Option(..., "--output", help="Folder for sts.json, sts.md and sts.png."),
+    output: str = typer.Option(..., "--output", help="Folder for sts.json, sts.md and sts.png."),
     tasks: str | None = typer.Option(None, "--tasks", metavar="A,B", help="By default those that are there."),
     retrieval: Path | None = typer.Option(
         None, "--retrieval", help="Folder with documents.jsonl, queries.jsonl and qrels.jsonl, as a check beside STS."
@@ -36,11 +36,19 @@ def run(
     from distilmatch.errors import ConfigError
     from distilmatch.evaluation.retrieval import load_retrieval
     from distilmatch.evaluation.sts import evaluate_sts, load_mteb_tasks, load_sts_tasks
+    from distilmatch.files import check_outputs
+    from distilmatch.training.checks import check_model
+    from distilmatch.training.run_folder import check_folder
 
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     one_of("--split", split, ("test", "dev", "train"))
     if mteb == (data is not None):
         raise ConfigError("say where the tasks are: either --data FOLDER or --mteb")
+    check_folder(output, "--output")
+    inputs = {f"MODEL {name}": name for name in models} | {"--data": data, "--retrieval": retrieval}
+    check_outputs({"--output": output}, inputs)
+    for name in models:
+        check_model(name)
     found = load_mteb_tasks(names(tasks), split) if data is None else load_sts_tasks(data, names(tasks), split)
     documents = None if retrieval is None else load_retrieval(retrieval)
     if dry_run:
@@ -56,9 +64,9 @@ def run(
         split=split,
         retrieval=documents,
     )
-    report.save(output)
+    report.save(Path(output))
     _show(report.header(), report.rows())
-    say(report=str(output / "sts.md"), plot=str(output / "sts.png"))
+    say(report=str(Path(output) / "sts.md"), plot=str(Path(output) / "sts.png"))
 
 
 def _show(header: list[str], rows: list[list[str]]) -> None:

@@ -22,7 +22,7 @@ from distilmatch.cli.options import (
 
 def run(
     table: TablePath,
-    output: Path = typer.Option(..., "--output", help="Folder for the teacher; must not hold anything yet."),
+    output: str = typer.Option(..., "--output", help="Folder for the teacher; must not hold anything yet."),
     task: str = typer.Option(..., "--task", metavar="classification|binary|regression|ranking", help="What it learns."),
     label_column: str = typer.Option(..., "--label-column", help="Column of the gold labels."),
     classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Class names, in order of the logits."),
@@ -44,7 +44,9 @@ def run(
     """Fine-tune a cross-encoder on labelled pairs, for those who have no teacher yet."""
     from distilmatch.config import FineTuneConfig, TaskConfig
     from distilmatch.data.tables import load_table
-    from distilmatch.errors import ConfigError
+    from distilmatch.errors import ConfigError, DataError
+    from distilmatch.files import check_outputs
+    from distilmatch.training.checks import check_dev, check_model, check_new_folder
 
     settings: dict[str, object] = {"kind": task, "classes": names(classes) or []}
     if label_range is not None:
@@ -71,13 +73,22 @@ def run(
         {"base_model": base_model, "seed": seed} | {name: value for name, value in given.items() if value is not None},
         "options",
     )
+    check_new_folder(output, "--output")
+    check_outputs({"--output": output}, {"the table": table, "--dev": dev, "--base-model": base_model})
+    check_model(base_model)
     rows = load_table(table, read, learned)
     dev_rows = None if dev is None else load_table(dev, read, learned)
     labelled = 0 if rows.gold is None else int(np.isfinite(rows.gold).sum())
+    if dev_rows is not None:
+        check_dev(dev_rows, learned, str(dev), has_teacher=False)
+    if not labelled:
+        raise DataError(
+            f"{table} has no row with a label in the column {label_column!r}: nothing can be learned from it"
+        )
     if dry_run:
         say(labelled_rows=labelled, dev_rows=0 if dev_rows is None else len(dev_rows), config=config.to_dict())
         typer.echo("Nothing was trained or written (--dry-run).")
         return
     from distilmatch.training.teacher import fine_tune_teacher
 
-    say(teacher=str(fine_tune_teacher(rows, learned, output, config, dev_rows)))
+    say(teacher=str(fine_tune_teacher(rows, learned, Path(output), config, dev_rows)))

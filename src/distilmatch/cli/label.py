@@ -24,9 +24,12 @@ def run(
     """
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe(recipe, changes, options)
-    from distilmatch.training.distil import label_transfer_set, plan_transfer_set
+    from distilmatch.training.distil import check_pair_recipe, label_transfer_set, plan_transfer_set
 
-    table = plan_transfer_set(settings) if dry_run else label_transfer_set(settings)
+    if dry_run:
+        table = plan_transfer_set(settings, check_pair_recipe(settings, trains=False).train)
+    else:
+        table = label_transfer_set(settings)
     pairs = {tuple(row) for row in table.rows.tolist()}
     assert table.blocks is not None
     say(

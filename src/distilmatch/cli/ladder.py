@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from distilmatch.cli import embed_train, train
 from distilmatch.cli.options import Device, DryRun, Output, RecipePath, Seed, Set, load_recipe_of, say
+
+if TYPE_CHECKING:
+    from distilmatch.ladder_config import LadderRecipe
 
 
 def run(
@@ -24,10 +29,7 @@ def run(
 
     settings = load_recipe_of(LadderRecipe, recipe, changes, {"output": output, "seed": seed, "device": device})
     if dry_run:
-        typer.echo("The embedding student:")
-        embed_train.plan(settings.embedding)
-        typer.echo("The pair student:")
-        train.plan(settings.planned_pair)
+        plan(settings)
         return
     from distilmatch.jobs.ladder import distil_ladder
 
@@ -41,3 +43,18 @@ def run(
         if report.report.recall is not None:
             facts["recall"] = f"{report.report.recall:.3f} of the exact best, on {report.report.sampled:,} texts"
     say(**facts)
+
+
+def plan(settings: LadderRecipe) -> None:
+    """Checks every step and prints how much there is to do; nothing is written."""
+    from distilmatch.jobs.ladder import check_ladder, count_items
+
+    checked = check_ladder(settings)
+    typer.echo("The embedding student:")
+    embed_train.show_plan(settings.embedding, checked.embedding)
+    typer.echo("The pair student:")
+    train.show_plan(settings.planned_pair, checked.pair)
+    if settings.match is not None:
+        typer.echo("The match:")
+        say(left=count_items(settings.match.left), right=count_items(settings.match.right), top_k=settings.match.top_k)
+        typer.echo("Nothing was matched or written (--dry-run).")

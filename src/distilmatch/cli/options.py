@@ -129,9 +129,38 @@ def load_recipe_of(kind: type[Recipe], path: Path, changes: list[str] | None, ex
     for key, (said, value) in given.items():
         unknown = kind.unknown_setting(key)
         if unknown is not None:
-            raise ConfigError(f"{said}: {key}: {unknown}")
+            raise ConfigError(f"{said}: {unknown}")
         _put(settings, key.split("."), value, said)
-    return kind.from_dict(settings, str(path))
+    made = kind.from_dict(settings, str(path))
+    check_recipe_file(path, getattr(made, "output", None))
+    return made
+
+
+def check_recipe_file(
+    path: Path, output: str | Path | None, written: tuple[str, ...] = (), settings: FrozenConfig | None = None
+) -> None:
+    """Refuses a run that would write over the recipe that it is started with.
+
+    Args:
+        written: names of files that the run writes in its output folder.
+        settings: those of the run; a file that says the same stays as it is.
+
+    Raises:
+        ConfigError: the output is the recipe, or one of `written` is.
+    """
+    from distilmatch.errors import ConfigError
+    from distilmatch.files import check_outputs
+
+    check_outputs({"the output": output}, {"the recipe": path})
+    for name in written if output is not None else ():
+        place = Path(output or "") / name
+        if not place.exists() or not place.samefile(path):
+            continue
+        if settings is None or type(settings).from_yaml(path) != settings:
+            raise ConfigError(
+                f"{path} is the recipe of this output itself, which would be replaced: copy it to another place, change it "
+                "there, and start it with another output"
+            )
 
 
 def _put(settings: dict[str, Any], keys: list[str], value: Any, said: str) -> None:

@@ -32,7 +32,7 @@ def run(
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
-    json_output: Path | None = typer.Option(None, "--json", help="Also write the plan as JSON."),
+    json_output: str | None = typer.Option(None, "--json", help="Also write the plan as JSON."),
 ) -> None:
     """Measure for some seconds, then say how long all-pairs or candidate scoring of so many texts takes."""
     from distilmatch.runtime import write_json
@@ -51,6 +51,8 @@ def run(
         dtype=dtype,  # type: ignore[arg-type]
         machines=machines,
     )
+    if json_output is not None:
+        check_json(json_output, {"the student": model, "--sample": sample})
     student = student_of(model, device)
     texts = _texts(sample, text_columns, words) if encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
@@ -70,6 +72,18 @@ def run(
             )
     if json_output is not None:
         write_json(json_output, _as_json(own) | {"smaller": {other.change: _as_json(other.plan) for other in others}})
+
+
+def check_json(output: str, inputs: dict[str, str | None]) -> None:
+    """Refuses a JSON file that cannot be written, or is one of the inputs."""
+    from distilmatch.errors import ConfigError
+    from distilmatch.files import check_outputs
+    from distilmatch.training.run_folder import check_folder
+
+    check_folder(Path(output).parent, "the folder of --json")
+    if not output or Path(output).is_dir():
+        raise ConfigError(f"--json is {output!r}: name a file")
+    check_outputs({"--json": output}, inputs)
 
 
 def _show(own: Plan, work: Work, kernel: str) -> None:

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePath, Seed, Set, load_recipe, say
+from distilmatch.cli.options import (
+    Device,
+    DryRun,
+    OnBadRows,
+    Output,
+    RecipePath,
+    Seed,
+    Set,
+    check_recipe_file,
+    load_recipe,
+    say,
+)
 
 if TYPE_CHECKING:
     from distilmatch.config import PairRecipe
+    from distilmatch.training.distil import PairTables
 
 
 def run(
@@ -30,6 +42,7 @@ def run(
     """
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe(recipe, changes, options)
+    check_recipe_file(recipe, settings.output, ("recipe.yaml",), settings)
     if dry_run:
         plan(settings)
         return
@@ -41,19 +54,24 @@ def run(
 
 
 def plan(settings: PairRecipe) -> None:
-    """Reads the tables and prints how much there is to do; nothing is written."""
-    from distilmatch.data.tables import load_table
+    """Checks everything and prints how much there is to do; nothing is written."""
+    from distilmatch.training.distil import check_pair_recipe
+
+    show_plan(settings, check_pair_recipe(settings))
+
+
+def show_plan(settings: PairRecipe, checked: PairTables) -> None:
+    """Prints how much there is to do of a recipe that is checked."""
     from distilmatch.training.distil import plan_transfer_set
 
-    table = plan_transfer_set(settings)
+    table = plan_transfer_set(settings, checked.train)
     assert table.blocks is not None
     blocks = int(table.blocks[-1]) + 1
-    dev = 0 if settings.dev is None else len(load_table(settings.dev, settings.table, settings.task))
     say(
         labelled_rows=len(table),
         distinct_texts=len(table.texts),
         blocks=blocks,
-        dev_rows=dev,
+        dev_rows=0 if checked.dev is None else len(checked.dev),
         **{
             f"{name}_steps": math.ceil(
                 blocks / stage.blocks_per_batch / stage.gradient_accumulation_steps * stage.epochs

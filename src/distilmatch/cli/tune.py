@@ -7,7 +7,7 @@ from typing import Literal
 
 import typer
 
-from distilmatch.cli.options import Device, RecipePath, Set, load_recipe, say
+from distilmatch.cli.options import Device, DryRun, RecipePath, Set, check_recipe_file, load_recipe, say
 
 
 def run(
@@ -23,6 +23,7 @@ def run(
     ),
     changes: Set = None,
     device: Device = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Search for a recipe: short trainings of students of many shapes, and the frontier of quality, speed and size.
 
@@ -30,8 +31,15 @@ def run(
     OUTPUT/best.yaml.
     """
     settings = load_recipe(recipe, changes, {"device": device})
-    folder = Path(output or settings.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(settings.output if output is None else output)
+    check_recipe_file(recipe, folder, ("best.yaml", "base/recipe.yaml"))
+    if dry_run:
+        from distilmatch.tuning.search import check_tune
+
+        checked = check_tune(settings, folder, minutes=minutes, trials=trials)
+        say(dev_rows=0 if checked.dev is None else len(checked.dev), trials=trials, output=str(folder))
+        typer.echo("Nothing was labelled, trained or written (--dry-run).")
+        return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

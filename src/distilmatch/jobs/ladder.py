@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from distilmatch.config import TableConfig
+from distilmatch.data.checking import Columns
+from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer
-from distilmatch.errors import ConfigError
+from distilmatch.errors import ConfigError, DataError, MissingExtraError
+from distilmatch.files import check_outputs
+from distilmatch.fingerprint import text_key
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import MatchReport, match_folders
+from distilmatch.jobs.rows import iter_columns, text_column_of
 from distilmatch.jobs.vectors import folder_vectors
-from distilmatch.ladder_config import LadderRecipe, MatchConfig
+from distilmatch.ladder_config import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.models import DiPair
+from distilmatch.models.sentence_card import save_student
 from distilmatch.runtime import pick_device
 from distilmatch.store.folder import RepresentationFolder
-from distilmatch.training.distil import distil_pairs
-from distilmatch.training.embeddings import distil_embeddings
+from distilmatch.training.distil import PairTables, check_pair_recipe, distil_pairs
+from distilmatch.training.embeddings import EmbeddingTables, check_embedding_recipe, distil_embeddings, new_student
+from distilmatch.training.run_folder import check_folder
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +57,7 @@ def distil_ladder(recipe: LadderRecipe, *, show_progress_bar: bool | None = None
         ConfigError, DataError, ModelError, CacheError: see `distil_embeddings`, `distil_pairs`, `encode_table` and
             `match_folders`.
     """
+    check_ladder(recipe)
     root = Path(recipe.output)
     logger.info("ladder 1: the embedding student")
     distil_embeddings(recipe.embedding)
@@ -64,6 +75,68 @@ def distil_ladder(recipe: LadderRecipe, *, show_progress_bar: bool | None = None
         matches=root / MATCHES,
         report=found,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderTables:
+    """What `check_ladder` has read for each student."""
+
+    embedding: EmbeddingTables
+    pair: PairTables
+
+
+def check_ladder(recipe: LadderRecipe) -> LadderTables:
+    """Looks at all that can be refused in any of the steps, before the first one; nothing is written.
+
+    Raises:
+        ConfigError, DataError, ModelError: see `check_embedding_recipe` and `check_pair_recipe`; tables to be matched that
+            cannot be read, or with fewer texts to choose from than `match.top_k`.
+    """
+    if recipe.match is not None:
+        _check_match(recipe, recipe.match)
+    embedding = check_embedding_recipe(recipe.embedding)
+    student = Path(recipe.output) / "embedding" / "student"
+    if student.is_dir():
+        return LadderTables(embedding=embedding, pair=check_pair_recipe(recipe.pair))
+    with tempfile.TemporaryDirectory() as folder:  # the pair student begins with the embedding student's layers
+        save_student(new_student(recipe.embedding), Path(folder), {})
+        return LadderTables(embedding=embedding, pair=check_pair_recipe(recipe.pair, encoder=folder))
+
+
+def _check_match(recipe: LadderRecipe, match: MatchConfig) -> None:
+    root = Path(recipe.output)
+    check_folder(root, "`output`")
+    written = {f"`output`/{name}": root / name for name in (MATCHES, "representations", "vectors")}
+    check_outputs({"`output`": root}, {"`match.left`": match.left.source, "`match.right`": match.right.source})
+    check_outputs(written, {"`match.left`": match.left.source, "`match.right`": match.right.source})
+    Ranking.of(recipe.pair.task, match.rank_by or "logit", match.label, match.values)
+    if match.candidates is not None and match.index != "flat" and importlib.util.find_spec("faiss") is None:
+        raise MissingExtraError("faiss", "faiss")
+    count_items(match.left)
+    items = count_items(match.right)
+    if match.top_k > items:
+        raise ConfigError(
+            f"`match.top_k` is {match.top_k}, there are {items} items to choose from in {match.right.source}"
+        )
+
+
+def count_items(side: MatchSideConfig) -> int:
+    """How many items a side of a match has: its distinct ids, or without ids its rows.
+
+    Raises:
+        BadRowsError, DataError: the table cannot be used.
+    """
+    config = TableConfig(split=side.split)
+    column = text_column_of(side.source, config, side.text_column, side.id_column)
+    columns = Columns(texts=(column,), ids=() if side.id_column is None else (side.id_column,))
+    rows = 0
+    text_of: dict[str, bytes] = {}
+    for row in iter_columns(side.source, columns, config):
+        rows += 1
+        id, key = row.ids[0], text_key("", row.texts)
+        if id is not None and text_of.setdefault(id, key) != key:
+            raise DataError(f"{row.file}, row {row.row}: id {id!r} stands for another text before; give each its own")
+    return rows if side.id_column is None else len(text_of)
 
 
 def _encode(
@@ -95,8 +168,6 @@ def _match(
     show_progress_bar: bool | None,
 ) -> MatchReport:
     root = Path(recipe.output)
-    if match.top_k > len(folders[1]):
-        raise ConfigError(f"`match.top_k` is {match.top_k}, there are {len(folders[1])} texts to choose from")
     vectors: tuple[np.ndarray, np.ndarray] | None = None
     if match.candidates is not None and match.candidates_by == "embedding":
         left, right = (

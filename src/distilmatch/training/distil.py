@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,15 @@ from transformers import AutoConfig
 from distilmatch.config import PairRecipe, StageConfig, StudentConfig
 from distilmatch.data.blocks import build_blocks
 from distilmatch.data.saved import read_saved_table, save_table
-from distilmatch.data.tables import load_table
+from distilmatch.data.tables import check_table, load_table
 from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_kind
 from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
 from distilmatch.teachers import SoftLabelCache, in_task_order, load_teacher
+from distilmatch.training.arguments import training_device
+from distilmatch.training.checks import check_dev
 from distilmatch.training.processes import Processes
 from distilmatch.training.run_folder import RunFolder
 from distilmatch.training.stages import better_stage, finished_stage, run_stage
@@ -62,21 +64,17 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         ConfigError: the settings do not go together, or the output folder belongs to another recipe.
         DataError: a table cannot be used.
     """
-    # All that can be refused is looked at before the teacher is asked for the first label.
-    objective_kind(recipe.objective, recipe.task)
-    possible_starts(recipe)
-    if recipe.stage1.epochs == recipe.stage2.epochs == 0:
-        raise ConfigError("both stages have 0 epochs: nothing to train")
-    device = pick_device(recipe.device)
-    dev = None if recipe.dev is None else _load(recipe, recipe.dev)
+    device = training_device(recipe.device)
     processes = Processes(cpu=device.type == "cpu")
-    run = RunFolder(recipe)
+    checked = check_pair_recipe(recipe)
+    run, dev = RunFolder(recipe), checked.dev
     seed_everything(recipe.seed)
     if processes.is_main:
         run.claim()
         run.record()
-        label_transfer_set(recipe)
+        make_transfer_set(recipe, run, checked.train)
     processes.wait()
+    del checked  # the train table is not needed any more
     table = read_saved_table(run.transfer)
     dev_set = None if dev is None else _dev_set(recipe, run, dev, processes)
     folders = (run.stage1, run.stage2)
@@ -133,11 +131,18 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
         Blocks of rows with (n, c) teacher logits.
     """
     run = RunFolder(recipe)
-    wanted = run.transfer_fingerprint()
-    mark = run.transfer / "fingerprint.txt"
-    if mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
+    return make_transfer_set(recipe, run, check_pair_recipe(recipe, trains=False).train)
+
+
+def make_transfer_set(recipe: PairRecipe, run: RunFolder, train: TupleTable | None) -> TupleTable:
+    """As `label_transfer_set`, of a recipe that is checked.
+
+    Args:
+        train: the train table; None where the transfer set is there.
+    """
+    if train is None:  # the transfer set is made
         return read_saved_table(run.transfer)
-    table = plan_transfer_set(recipe)
+    table = plan_transfer_set(recipe, train)
     if len(unlabelled_rows(table)):
         table = with_soft_labels(recipe, run, table)
     assert table.teacher is not None
@@ -145,13 +150,62 @@ def label_transfer_set(recipe: PairRecipe) -> TupleTable:
     if run.transfer.exists():
         shutil.rmtree(run.transfer)
     save_table(table, run.transfer)
-    mark.write_text(wanted, encoding="utf-8")
+    run.mark_transfer()
     return table
 
 
-def plan_transfer_set(recipe: PairRecipe) -> TupleTable:
-    """The blocks of the transfer set, before any label: also what a dry run counts."""
-    source = _load(recipe, recipe.train)
+@dataclass(frozen=True, kw_only=True)
+class PairTables:
+    """What `check_pair_recipe` has read; `train` is None where the transfer set is made already."""
+
+    train: TupleTable | None
+    dev: TupleTable | None
+
+
+def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str | None = None) -> PairTables:
+    """Looks at all that can be refused, before the teacher is asked for the first label; nothing is written.
+
+    Args:
+        trains: False for what only labels.
+        encoder: a folder in the place of the recipe's encoder, which is not made yet.
+
+    Raises:
+        ConfigError: settings that do not go together, an output that cannot be used or belongs to another recipe.
+        DataError: a table that cannot be read, or a dev table on which the metric is not defined.
+        ModelError: a teacher or an encoder that does not exist or does not fit.
+    """
+    from distilmatch.teachers.ensemble import check_teacher
+
+    objective_kind(recipe.objective, recipe.task)
+    if trains and recipe.stage1.epochs == recipe.stage2.epochs == 0:
+        raise ConfigError("both stages have 0 epochs: nothing to train")
+    run = RunFolder(recipe)
+    run.check()
+    dev = None if recipe.dev is None else _load(recipe, recipe.dev)
+    if dev is not None:
+        assert recipe.dev is not None
+        check_dev(dev, recipe.task, recipe.dev, recipe.teacher is not None)
+    if recipe.test is not None:
+        check_table(recipe.test, recipe.table, recipe.task)
+    train = None if run.has_transfer() else _load(recipe, recipe.train)
+    if train is not None and recipe.teacher is None and len(unlabelled_rows(train)):
+        raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
+    if train is not None or not all(map(finished_stage, (run.stage1, run.stage2))):
+        if recipe.teacher is not None:
+            check_teacher(recipe.teacher, recipe.task)
+        own = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
+        for start in possible_starts(own):
+            new_student(own, start=start)
+    return PairTables(train=train, dev=dev)
+
+
+def plan_transfer_set(recipe: PairRecipe, train: TupleTable | None = None) -> TupleTable:
+    """The blocks of the transfer set, before any label: also what a dry run counts.
+
+    Args:
+        train: the train table, where it is read already.
+    """
+    source = _load(recipe, recipe.train) if train is None else train
     if recipe.unlabelled and recipe.transfer.rounds != 0 and recipe.transfer.unlabelled:
         more = read_texts(recipe.unlabelled, recipe.table)
         source = replace(source, texts=list(dict.fromkeys([*source.texts, *more])))
@@ -201,7 +255,7 @@ def new_student(recipe: PairRecipe, texts: Sequence[str] = (), start: str | None
         assert recipe.teacher is not None
         encoder = recipe.teacher.models[0]
         if student.encoder_layers is None:
-            layers = int(AutoConfig.from_pretrained(resolve_model(encoder)).num_hidden_layers)
+            layers = int(AutoConfig.from_pretrained(resolve_model(encoder), trust_remote_code=False).num_hidden_layers)
             student = student.replaced(encoder_layers=max(1, layers - student.head_layers))
     spread = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), 512)).astype(int)]
     return DiPair.from_encoder(encoder, student, recipe.task, sample_texts=spread)
@@ -273,7 +327,7 @@ def _no_teacher_start(recipe: PairRecipe) -> str | None:
     configs = []
     for name in (recipe.teacher.models[0], recipe.encoder[0]):
         try:
-            configs.append(AutoConfig.from_pretrained(resolve_model(name)).to_dict())
+            configs.append(AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False).to_dict())
         except (OSError, ValueError) as error:
             return f"the configuration of {name} cannot be read ({error})"
     different = [key for key in _ARCHITECTURE if configs[0].get(key) != configs[1].get(key)]

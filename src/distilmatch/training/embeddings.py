@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from distilmatch.data.corpus import TextCorpus, write_corpus
+from distilmatch.data.readers import local_file
 from distilmatch.data.tables import load_table
 from distilmatch.data.token_file import MappedTokenIds, write_token_ids
 from distilmatch.embedding_config import EmbeddingRecipe, LabelledConfig
-from distilmatch.encoders import load_sentence_encoder
+from distilmatch.encoders import encoder_width, load_sentence_encoder
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.fingerprint import fingerprint
 from distilmatch.models.sentence_card import save_student
 from distilmatch.models.sentence_student import ProjectedStudent, build_student, trained_body
-from distilmatch.runtime import keep_freed_memory, pick_device, seed_everything, write_json
-from distilmatch.teachers import cached_embeddings, load_embedding_teacher, read_embeddings
+from distilmatch.runtime import keep_freed_memory, seed_everything, write_json
+from distilmatch.teachers import PrecomputedTeacher, cached_embeddings, load_embedding_teacher, read_embeddings
 from distilmatch.teachers.embedding_cache import embedding_key
+from distilmatch.training.arguments import training_device
+from distilmatch.training.checks import check_model, check_scores
 from distilmatch.training.embedding_batches import LabelledTables, StudentTokens
 from distilmatch.training.embedding_stages import run_contrastive, run_distillation
 from distilmatch.training.embedding_trainer import DevPairs
@@ -56,13 +60,9 @@ def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
         ConfigError: the settings do not go together, or the output folder belongs to another recipe.
         DataError: texts, tables or embeddings that cannot be used.
     """
-    # All that can be refused is looked at before the teacher is asked for the first embedding.
-    device = pick_device(recipe.device)
-    dev = DevPairs(tables=tuple(map(_load, recipe.dev))) if recipe.dev else None
-    tables = _tables(recipe) if recipe.has_stage2 else None
-    run = EmbeddingRun(recipe)
-    if not recipe.has_stage1 or finished_stage(run.stage1) is None:
-        new_student(recipe)
+    device = training_device(recipe.device)
+    checked = check_embedding_recipe(recipe)
+    tables, dev, run = checked.labelled, checked.dev, EmbeddingRun(recipe)
     processes = Processes(cpu=device.type == "cpu")
     seed_everything(recipe.seed)
     if processes.is_main:
@@ -85,6 +85,55 @@ def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
         _finish(run, better_stage(run.stage1, run.stage2, latest, "try a lower stage2.learning_rate"), tables)
     processes.wait()
     return SentenceTransformer(str(run.student), device=str(device)).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingTables:
+    """What `check_embedding_recipe` has read; None for what the recipe does not have."""
+
+    labelled: LabelledTables | None
+    dev: DevPairs | None
+
+
+def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
+    """Looks at all that can be refused, before the corpus is made and the teacher asked; nothing is written.
+
+    Raises:
+        ConfigError: settings that do not go together, an output that cannot be used or belongs to another recipe.
+        DataError: a table or a file of embeddings that cannot be read, or a dev table on which no correlation is defined.
+        ModelError: a teacher or a model that does not exist, or with which the student cannot begin.
+    """
+    run = EmbeddingRun(recipe)
+    run.check()
+    for source in recipe.corpus.sources if recipe.corpus is not None else ():
+        path = local_file(source)
+        if path is not None and not path.is_file():
+            raise DataError(f"no file at {path}; check `corpus.sources`")
+    dev = None
+    if recipe.dev:
+        dev = DevPairs(tables=tuple(map(_load, recipe.dev)))
+        for table, config in zip(dev.tables, recipe.dev, strict=True):
+            check_scores(table, config.source)
+    labelled = _tables(recipe) if recipe.has_stage2 else None
+    begins = recipe.has_stage1 and finished_stage(run.stage1) is None
+    if begins or not recipe.has_stage1:
+        student = new_student(recipe)
+        StudentTokens(student, recipe.student.max_length)
+        width = _checked_teacher(recipe) if begins else None
+        ProjectedStudent(student, recipe.student, teacher_width=width or encoder_width(student))
+    return EmbeddingTables(labelled=labelled, dev=dev)
+
+
+def _checked_teacher(recipe: EmbeddingRecipe) -> int | None:
+    """Checks that the teacher can be loaded; its width, where the student must have the same."""
+    assert recipe.teacher is not None  # `EmbeddingRecipe` refuses a stage 1 without
+    if recipe.student.projection == "none":
+        return load_embedding_teacher(recipe.teacher, device="cpu").width
+    for name in recipe.teacher.models:
+        check_model(name)
+    for file in recipe.teacher.embeddings:
+        PrecomputedTeacher(file, recipe.teacher.embedding_column)
+    return None
 
 
 def embed_corpus(recipe: EmbeddingRecipe) -> tuple[TextCorpus, np.ndarray]:

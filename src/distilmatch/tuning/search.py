@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import shutil
 import time
 import warnings
@@ -17,20 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from distilmatch.config import PairRecipe, StageConfig, StudentConfig
-from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.speed import head_pairs_per_s
+from distilmatch.files import check_outputs
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device, seed_everything, write_json
 from distilmatch.training.distil import (
-    label_transfer_set,
+    PairTables,
+    check_pair_recipe,
+    make_transfer_set,
     new_student,
     possible_starts,
     stages_from,
+    unlabelled_rows,
     with_soft_labels,
 )
 from distilmatch.training.processes import Processes
-from distilmatch.training.run_folder import RunFolder
+from distilmatch.training.run_folder import RunFolder, check_folder
 from distilmatch.training.stages import run_stage
 from distilmatch.training.throughput import epochs_for, seconds_per_step
 from distilmatch.training.trainer import DevSet
@@ -105,22 +109,18 @@ def tune(
         The trials and the recipe of the best student that fits, with its full length of training.
 
     Raises:
-        ConfigError: no dev table, or no time.
+        ConfigError: no dev table, no time, or what `check_pair_recipe` refuses, before any work.
         MissingExtraError: Optuna is not installed.
     """
-    if recipe.dev is None:
-        raise ConfigError("tune compares students on the dev table: name one as `dev` in the recipe")
-    if minutes <= 0 or trials < 1:
-        raise ConfigError("tune needs some minutes and at least one trial")
-    if importlib.util.find_spec("optuna") is None:
-        raise MissingExtraError("optuna", "tune")
+    output = Path(output)
+    checked = check_tune(recipe, output, minutes=minutes, trials=trials)
     import optuna
 
     recipe = recipe.replaced(output=str(output / "base"))
     run = RunFolder(recipe)
     run.claim()
-    table = label_transfer_set(recipe)
-    dev_set = _dev_set(recipe, run)
+    table = make_transfer_set(recipe, run, checked.train)
+    dev_set = _dev_set(recipe, run, checked.dev)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `multivariate`
@@ -148,15 +148,36 @@ def tune(
     return _frontier(study, recipe, dev_set.metric, output, min_pairs_per_s, max_bytes_per_item)
 
 
+def check_tune(recipe: PairRecipe, output: str | Path, *, minutes: float, trials: int = 12) -> PairTables:
+    """Looks at all that can be refused, before the teacher is asked for the first label; nothing is written.
+
+    Raises:
+        ConfigError, DataError, ModelError: as `tune` and `check_pair_recipe`.
+        MissingExtraError: Optuna is not installed.
+    """
+    if recipe.dev is None:
+        raise ConfigError("tune compares students on the dev table: name one as `dev` in the recipe")
+    if not (math.isfinite(minutes) and minutes > 0) or trials < 1:
+        raise ConfigError("tune needs some minutes and at least one trial")
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingExtraError("optuna", "tune")
+    check_folder(output, "the output")
+    root = Path(output)
+    base = RunFolder(recipe.replaced(output=str(root / "base")))
+    inputs = {f"`{name}`": source for name, source in {**base.sources(), **base.models()}.items()}
+    for name in ("", "trials", "best", "best.yaml", "frontier.json", "study.db"):
+        check_outputs({f"the output {root / name}": root / name}, inputs)
+    return check_pair_recipe(base.recipe)
+
+
 def _done(output: Path) -> int:
     # The sampler's stream must not start again where a stopped search began.
     return len(list((output / "trials").glob("*.json"))) if (output / "trials").is_dir() else 0
 
 
-def _dev_set(recipe: PairRecipe, run: RunFolder) -> DevSet:
-    assert recipe.dev is not None
-    table = load_table(recipe.dev, recipe.table, recipe.task, side_names=recipe.student.side_names)
-    if table.teacher is None and recipe.teacher is not None:
+def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable | None) -> DevSet:
+    assert table is not None  # `check_tune` asks for one
+    if recipe.teacher is not None and len(unlabelled_rows(table)):
         table = with_soft_labels(recipe, run, table)
     return DevSet(table=table, task=recipe.task)
 
