@@ -90,8 +90,10 @@ class DiPair(DiPairInference, PreTrainedModel):
         expected = 1 if self.student.shared_encoder else self.student.sides
         if len(encoder_configs) != expected:
             raise ModelError(f"the config holds {len(encoder_configs)} encoder(s), its student needs {expected}")
+        dtype = torch.get_default_dtype()  # which from_pretrained sets; a config names that of where it came from
         self.encoders = nn.ModuleList(
-            without_pooler(AutoModel.from_config(encoder, trust_remote_code=False)) for encoder in encoder_configs
+            without_pooler(AutoModel.from_config(encoder, dtype=dtype, trust_remote_code=False))
+            for encoder in encoder_configs
         )
         as_buffers(self, config.unused_weights or [])
         self.head_inputs = nn.ModuleList(HeadInput(encoder.hidden_size, self.student) for encoder in encoder_configs)
@@ -139,6 +141,7 @@ class DiPair(DiPairInference, PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     @classmethod
+    @torch.inference_mode(False)  # or no gradient could ever be asked of its weights
     def from_encoder(
         cls,
         encoder: str | Path | Sequence[str | Path],

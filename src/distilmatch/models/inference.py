@@ -81,6 +81,8 @@ class DiPairInference:
         states, masks = [], []
         starts = range(0, len(ids), batch_size)
         view = evaluation_view(self)  # type: ignore[type-var]
+        if next(self.encoders[encoder].parameters()).dtype != torch.float32:
+            precision = "fp32"  # no autocast: it is for weights in fp32, and mixes badly with others
         for start in tqdm(starts, desc="Encode", unit="batch", disable=_quiet(show_progress_bar, len(starts))):
             chosen = order[start : start + batch_size]
             batch = pad_batch([ids[i] for i in chosen], pad_id(tokenizer))
