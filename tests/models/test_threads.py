@@ -80,26 +80,6 @@ def test_no_call_changes_mode_or_tokenizer(student: DiPair) -> None:
     assert (tokenizer.backend_tokenizer.to_str(), tokenizer.padding_side) == before
 
 
-def test_a_mode_that_is_set_meanwhile_changes_no_score(student: DiPair) -> None:
-    texts = _texts()
-    expected = [_call(student, texts, number) for number in range(20)]
-    stop = False
-
-    def toggle() -> None:
-        while not stop:
-            student.train()
-            student.eval()
-
-    with ThreadPoolExecutor(1) as pool:
-        toggling = pool.submit(toggle)
-        try:
-            for number in range(20):
-                np.testing.assert_allclose(_call(student, texts, number), expected[number], atol=1e-5)
-        finally:
-            stop = True
-        toggling.result()
-
-
 def test_two_lengths_of_one_tokenizer(student: DiPair) -> None:
     tokenizer, texts = student.tokenizers[0], _texts(200)
     alone = {length: [ids.tolist() for ids in token_ids(tokenizer, texts, length)] for length in (4, 9, 33)}
