@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sqlite3
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -27,7 +31,14 @@ from distilmatch.cli import (
     verify,
 )
 
-_INTERRUPTED = 130
+_INTERRUPTED, _PIPE, _TERMINATED = 130, 141, 143
+# What a damaged or unwritable file makes libraries raise.
+_LIBRARIES = (
+    ("safetensors", "SafetensorError"),
+    ("pyarrow", "ArrowException"),
+    ("sqlalchemy.exc", "OperationalError"),
+    ("optuna.exceptions", "StorageInternalError"),
+)
 
 app = typer.Typer(
     name="distilmatch",
@@ -63,7 +74,11 @@ def _global(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 an error that a message explains, 2 wrong usage, 130 interrupted."""
+    """Runs the command line and exits.
+
+    0: done; 1: an error that a message explains; 2: wrong usage; 130 and 143: interrupted, by Ctrl-C or SIGTERM; 141: what
+    reads the output has gone away.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
@@ -73,26 +88,124 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("distilmatch").setLevel(logging.DEBUG if debug else logging.INFO)
+    empty = _empty(given)
+    if empty is not None:
+        typer.echo(f"Error: {empty} is empty: give it a value, or leave it out", err=True)
+        sys.exit(2)
     try:
-        code = app(args=given, standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        code = _INTERRUPTED
-    except Exception as error:
-        code = _report(error, debug)
-    if code == _INTERRUPTED:  # typer turns an interrupt within a command into this code
+        with _terminable() as terminated:
+            code = _run(given, debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads: what is left in the buffer must not fail once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_PIPE)
+    if code == _INTERRUPTED:
         typer.echo("Interrupted. The same command goes on where this one stopped.", err=True)
+        code = _TERMINATED if terminated else code
     sys.exit(code or 0)
 
 
-def _report(error: Exception, debug: bool) -> int:
-    from distilmatch.errors import DistilmatchError
+def _run(given: list[str], debug: bool) -> int | None:
+    try:
+        return app(args=given, standalone_mode=False)  # type: ignore[no-any-return]
+    except (typer.Abort, KeyboardInterrupt):  # typer may also turn an interrupt within a command into this code
+        return _INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _report(error, debug)
 
+
+def _empty(given: Sequence[str]) -> str | None:
+    """The option (or argument) that is given as an empty text, which a path would take for this folder."""
+    for place, argument in enumerate(given):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and name != "--set" and equals and not value:
+            return name
+        if not argument.strip():
+            before = given[place - 1] if place else ""
+            return before if before.startswith("-") else f"argument {place + 1}"
+    return None
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """Has SIGTERM end what runs inside as Ctrl-C does; yields a list that is no longer empty once one came."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _report(error: Exception, debug: bool) -> int:
     # A wrong option: typer carries its own copy of click, so that the class goes by what it can do.
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
         return int(error.exit_code)
-    # A missing file or a full disk is the user's to mend; anything else is a defect and shows where it is.
-    if debug or not isinstance(error, DistilmatchError | OSError):
+    message = None if debug else _explained(error)
+    if message is None:  # a defect shows where it is
         raise error
-    typer.echo(f"Error: {error}", err=True)
+    typer.echo(f"Error: {message}", err=True)
     return 1
+
+
+def _explained(error: Exception) -> str | None:
+    """One message for what is the user's to mend; None for a defect of this package."""
+    from distilmatch.errors import DistilmatchError
+
+    if isinstance(error, DistilmatchError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if (
+        isinstance(error, MemoryError)
+        or _is_a(error, "torch", "OutOfMemoryError")
+        or "DefaultCPUAllocator" in str(error)
+    ):
+        return (
+            f"there is not enough memory ({first}); give less at a time (a smaller batch size, shorter texts), or take a "
+            "machine with more"
+        )
+    if _is_of_a_file(error):
+        from distilmatch.files import write_error
+
+        place = getattr(error, "filename", None)
+        written = str(write_error(place or "what was being written", error))
+        if "the disk is full" in written:
+            return written
+        reason = getattr(error, "strerror", None) or first
+        return (
+            f"{place}: {reason}"
+            if place
+            else first
+            if isinstance(error, OSError)
+            else f"{type(error).__name__}: {first}"
+        )
+    if "PytorchStreamWriter" in str(error):
+        return (
+            f"cannot write a checkpoint, the disk may be full ({first}); free some space and run the same command again"
+        )
+    return None
+
+
+def _is_of_a_file(error: Exception) -> bool:
+    """Whether a library could not read or write a file, or found it damaged."""
+    if isinstance(error, OSError | sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+        return True
+    return any(_is_a(error, *one) for one in _LIBRARIES)
+
+
+def _is_a(error: Exception, module: str, name: str) -> bool:
+    """Whether `error` is of a class of a library, which is not loaded for this."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(error, kind)
