@@ -27,8 +27,9 @@ class CorpusConfig(FrozenConfig):
 
     Attributes:
         sources: files of a text a line (.txt, .txt.gz, UTF-8), tables (JSONL, CSV, TSV, Parquet) or hub datasets.
-        text_columns: of the tables, each of whose texts counts; None is the column `text`, or the only one.
+        text_columns: of the tables, each of whose texts counts; None is the column `text`, or the only one of texts.
         file_format: by default from the file's ending.
+        delimiter, quoting: of CSV and TSV, as of a pair table.
         split: which split of a Hugging Face dataset.
         most_texts: how many distinct texts are kept at most, the first ones; None all.
         on_bad_rows: "stop" before any work at lines that cannot be read, or "quarantine" them to a side file.
@@ -38,6 +39,8 @@ class CorpusConfig(FrozenConfig):
     sources: tuple[Place, ...] = Field(min_length=1)
     text_columns: tuple[str, ...] | None = None
     file_format: Literal["text", "jsonl", "csv", "tsv", "parquet"] | None = None
+    delimiter: str | None = None
+    quoting: Literal["auto", "rfc4180", "none"] = "auto"
     split: str = "train"
     most_texts: int | None = Field(default=None, ge=1)
     on_bad_rows: OnBadRows = "stop"
@@ -216,10 +219,10 @@ class LabelledConfig(FrozenConfig):
     Attributes:
         source: a table (JSONL, CSV, TSV, Parquet) or hub dataset.
         kind: "pairs" of like texts; "triplets" of an anchor, a text like it and one or more that are not; "scored" pairs.
-        text_columns: two, or for triplets three or more; None takes the first ones.
+        text_columns: two, or for triplets three or more; None takes those that names say, or the first ones of texts.
         score_column: of scored pairs.
         score_range: the lowest and the highest score.
-        file_format, split, on_bad_rows, quarantine_file: as of a table.
+        file_format, delimiter, quoting, split, on_bad_rows, quarantine_file: as of a table.
     """
 
     source: Place
@@ -228,6 +231,8 @@ class LabelledConfig(FrozenConfig):
     score_column: str | None = None
     score_range: tuple[float, float] = (0.0, 1.0)
     file_format: Literal["jsonl", "csv", "tsv", "parquet"] | None = None
+    delimiter: str | None = None
+    quoting: Literal["auto", "rfc4180", "none"] = "auto"
     split: str = "train"
     on_bad_rows: OnBadRows = "stop"
     quarantine_file: str | None = None
@@ -254,6 +259,8 @@ class LabelledConfig(FrozenConfig):
             text_columns=self.text_columns,
             label_column=self.score_column,
             file_format=self.file_format,
+            delimiter=self.delimiter,
+            quoting=self.quoting,
             split=self.split,
             on_bad_rows=self.on_bad_rows,
             quarantine_file=self.quarantine_file,

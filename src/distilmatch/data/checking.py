@@ -264,9 +264,10 @@ class _Labels:
                 f"The labels of column {column!r} run from {self._lowest:.10g} to {self._highest:.10g}: a task of kind "
                 f"regression takes them (--label-range {ranged}, `task.label_range`), or ranking where they are grades."
             ]
-        if task.kind == "binary" and "label number" in self._refused:
+        if task.kind == "binary" and "label number" in self._refused and any(map(str.isalpha, self._seen)):
             return [
-                f"Column {column!r} holds {', '.join(self._seen)}: write 1 for a match and 0 for none, or name classes."
+                f"Column {column!r} holds {', '.join(self._seen)}: write 1 for a match and 0 for none, or make it a "
+                f"classification: --classes {','.join(self._seen)} (`task.kind`, `task.classes`)."
             ]
         return []
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
+
 from distilmatch.config import TableConfig
 from distilmatch.data.sources import RawRow, Source
 from distilmatch.errors import ConfigError, DataError, did_you_mean
@@ -117,7 +119,9 @@ class Columns:
 
 def missing_column(name: str, available: Sequence[str]) -> str:
     """What a message says of a column that is not there."""
-    return f"no column {name!r}{did_you_mean(name, available)} (columns: {', '.join(available) or 'none'})"
+    # A header that is read as one column is no name to mistake another one for.
+    hint = did_you_mean(name, available) if len(available) > 1 else ""
+    return f"no column {name!r}{hint} (columns: {', '.join(available) or 'none'})"
 
 
 def resolve_columns(
@@ -128,6 +132,7 @@ def resolve_columns(
     complete: bool,
     rows: Sequence[RawRow] = (),
     not_texts: frozenset[str] = frozenset(),
+    hint: str = "",
 ) -> Columns:
     """The columns to read, the texts' names filled in from `available` where the config leaves them open.
 
@@ -135,6 +140,7 @@ def resolve_columns(
         complete: `available` is a header, so that a column outside it is in no row.
         rows: some rows, whose values tell texts from numbers.
         not_texts: columns whose type cannot hold texts.
+        hint: what a message about columns ends with.
 
     Raises:
         DataError: a column that does not exist, or too few columns for the texts.
@@ -146,13 +152,13 @@ def resolve_columns(
     if complete:
         for name in (*(config.text_columns or ()), *named):
             if name not in available:
-                raise DataError(f"{where}: {missing_column(name, available)}")
+                raise DataError(f"{where}: {missing_column(name, available)}{hint}")
     if not available and not config.text_columns:
         # Not one readable row to take names from: what is wrong is told row by row.
         texts: tuple[str, ...] = tuple(f"text{i}" for i in range(_needed_texts(config)))
     else:
         free = [name for name in available if name not in named]
-        texts = config.text_columns or _default_texts(free, config, where, _kinds(free, rows, not_texts))
+        texts = config.text_columns or _default_texts(free, config, where, _kinds(free, rows, not_texts), hint)
     if config.layout == "triplets" and config.id_columns and len(config.id_columns) != len(texts):
         raise ConfigError(
             f"{where}: `id_columns` names {len(config.id_columns)} columns for the {len(texts)} texts of a triplet row "
@@ -204,7 +210,7 @@ def begin_reading(opened: Source, config: TableConfig) -> tuple[Columns, list[Ra
     peeked = [name for name in opened.columns if name in named or name not in opened.not_texts]
     first = first_rows(opened, peeked)
     columns = resolve_columns(
-        opened.columns, config, opened.name, complete=True, rows=first, not_texts=opened.not_texts
+        opened.columns, config, opened.name, complete=True, rows=first, not_texts=opened.not_texts, hint=opened.hint
     )
     return columns, first, opened.read(columns.wanted())
 
@@ -217,7 +223,9 @@ def first_rows(opened: Source, names: Sequence[str]) -> list[RawRow]:
 # --- texts by name, and by what stands in them ---------------------------------------------------------------------
 
 
-def _default_texts(free: list[str], config: TableConfig, where: str, kinds: Mapping[str, str]) -> tuple[str, ...]:
+def _default_texts(
+    free: list[str], config: TableConfig, where: str, kinds: Mapping[str, str], hint: str
+) -> tuple[str, ...]:
     if config.layout == "triplets" and {"anchor", "positive"} <= set(free):
         negatives = [name for name in free if name.startswith("negative")]
         if negatives:
@@ -238,7 +246,7 @@ def _default_texts(free: list[str], config: TableConfig, where: str, kinds: Mapp
         kept = f"; {others} hold no texts, or are called like ids and labels" if others else ""
         raise DataError(
             f"{where}: {needed} text columns are needed, there are {len(chosen)} ({', '.join(chosen) or 'none'}) "
-            f"besides label, teacher and id columns{kept}; name the right ones in `text_columns`"
+            f"besides label, teacher and id columns{kept}; name the right ones in `text_columns`{hint}"
         )
     return tuple(sorted(chosen, key=free.index))
 
@@ -340,6 +348,8 @@ def is_missing(value: Any) -> bool:
 
 def is_na(value: Any) -> bool:
     """Whether a value is pandas' NA or NaT, which stand for nothing else; pandas is not imported for it."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
     kind = type(value)
     return kind.__name__ in ("NAType", "NaTType") and kind.__module__.partition(".")[0] == "pandas"
 
@@ -363,5 +373,5 @@ def described(columns: Columns, rows: Sequence[RawRow]) -> str:
 
 def shortened(value: Any) -> str:
     """A value as a message shows it."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]}...{text[-1]}"

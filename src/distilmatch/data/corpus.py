@@ -224,6 +224,8 @@ def _table(config: CorpusConfig) -> TableConfig:
     return TableConfig.from_dict(
         {
             "file_format": None if config.file_format == "text" else config.file_format,
+            "delimiter": config.delimiter,
+            "quoting": config.quoting,
             "split": config.split,
             "on_bad_rows": config.on_bad_rows,
             "quarantine_file": config.quarantine_file,

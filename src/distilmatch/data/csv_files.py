@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from distilmatch.config import TableConfig
-from distilmatch.data.csv_records import OPEN, Record, body, plain_records, quoted_records
+from distilmatch.data.csv_records import OPEN, RETURN, Record, body, plain_records, quoted_records
 from distilmatch.data.sources import RawRow
 from distilmatch.data.text_files import TextFile
 from distilmatch.errors import DataError
@@ -370,6 +370,7 @@ def _with_header(sample: _Sample, dialect: Dialect) -> Dialect:
         problem = "invalid UTF-8" if header is not None and header.invalid else f"broken quoting: {OPEN}"
         if header is not None and header.problem is not None:
             problem = f"broken quoting or line ending: {header.problem}"
+            problem += "; save the file with line feeds as line ends" if header.problem == RETURN else ""
         raise DataError(f"{path}: the header cannot be read: {problem}")
     if len(header.lines) > 1 and dialect.checked:
         raise DataError(f"{path}: a quote opens a field of the header and is not closed on its line; {_SETTINGS}")

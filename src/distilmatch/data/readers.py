@@ -145,9 +145,11 @@ def _open_file(path: Path, config: TableConfig) -> Source:
             name=name, columns=None, read=lambda wanted: _read_jsonl(file), folder=path.parent, stem=_stem(path)
         )
     dialect = sniff(file, config, "," if kind == "csv" else "\t")
+    alone = "; the header is read as one column: if something else separates its fields, set `delimiter`"
     return Source(
         name=name,
         columns=dialect.header,
+        hint=alone if len(dialect.header) == 1 else "",
         read=lambda wanted: read_rows(file, dialect),
         folder=path.parent,
         stem=_stem(path),

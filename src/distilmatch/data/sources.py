@@ -56,6 +56,7 @@ class Source:
         not_texts: columns whose type says that they hold no texts.
         folder, stem: where a side file goes and how its name starts.
         in_memory: the rows are objects of this process.
+        hint: what a message about a column that is not there ends with.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Source:
     folder: Path = Path()
     stem: str = "rows"
     in_memory: bool = False
+    hint: str = ""
 
     def __post_init__(self) -> None:
         twice = sorted(name for name, count in Counter(self.columns or ()).items() if count > 1)

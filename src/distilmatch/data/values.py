@@ -65,7 +65,7 @@ def _valid_unicode(value: str, what: str) -> str:
             value.encode("utf-8")
         except UnicodeEncodeError:
             raise RowProblem(f"the {what} is not valid Unicode (half a surrogate pair)") from None
-    return value
+    return value if type(value) is str else str(value)
 
 
 def identifier(value: Any, name: str) -> str | None:

@@ -109,7 +109,7 @@ def _present(opened: Source, columns: Columns) -> tuple[str, ...]:
     assert opened.columns is not None
     for name in columns.wanted():
         if name not in opened.columns:
-            raise DataError(f"{opened.name} has {missing_column(name, opened.columns)}")
+            raise DataError(f"{opened.name} has {missing_column(name, opened.columns)}{opened.hint}")
     return columns.wanted()
 
 
