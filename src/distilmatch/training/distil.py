@@ -188,6 +188,8 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
     if recipe.test is not None:
         check_table(recipe.test, recipe.table, recipe.task)
     train = None if run.has_transfer() else _load(recipe, recipe.train)
+    if train is not None and recipe.unlabelled:
+        read_texts(recipe.unlabelled, recipe.table)
     if train is not None and recipe.teacher is None and len(unlabelled_rows(train)):
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
     if train is not None or not all(map(finished_stage, (run.stage1, run.stage2))):
@@ -328,7 +330,7 @@ def _no_teacher_start(recipe: PairRecipe) -> str | None:
     for name in (recipe.teacher.models[0], recipe.encoder[0]):
         try:
             configs.append(AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False).to_dict())
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a stranger's folder makes of it
             return f"the configuration of {name} cannot be read ({error})"
     different = [key for key in _ARCHITECTURE if configs[0].get(key) != configs[1].get(key)]
     return f"it differs from {recipe.encoder[0]} in {', '.join(different)}" if different else None
