@@ -343,7 +343,7 @@ def is_missing(value: Any) -> bool:
     """Whether a value is one of the spellings of "none": None, an empty string, NaN, pandas' NA and NaT."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
-    return is_na(value) or (isinstance(value, float) and value != value)
+    return is_na(value) or (isinstance(value, float | np.floating) and bool(value != value))
 
 
 def is_na(value: Any) -> bool:

@@ -25,7 +25,7 @@ from distilmatch.data.columns import (
 from distilmatch.data.quarantine import bad_rows_of
 from distilmatch.data.readers import open_source
 from distilmatch.data.sources import RawRow, Source, say_once
-from distilmatch.errors import DataError
+from distilmatch.errors import BadRow, BadRowsError, DataError
 from distilmatch.types import TableRow
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def text_column_of(source: Any, config: TableConfig, text_column: str | None, id
 
     Raises:
         DataError: the choice is not clear.
+        BadRowsError: none of the first rows can be read.
     """
     if text_column is not None:
         return text_column
@@ -70,6 +71,9 @@ def text_column_of(source: Any, config: TableConfig, text_column: str | None, id
     free = [name for name in available if name != id_column]
     column = only_text_column(free, rows, opened.not_texts) if free else None
     if column is None:
+        unread = [row for row in rows if row.values is None]
+        if unread and not available:
+            raise BadRowsError([BadRow(file=opened.name, row=row.row, reason=row.problem or "") for row in unread])
         raise DataError(
             f"{opened.name} has the columns {', '.join(free) or '(none)'}; say which one to encode: `text_column`"
         )
