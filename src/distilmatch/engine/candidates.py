@@ -9,14 +9,14 @@ Shape legend: n, m texts of the two sides; d width; k candidates.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
 from distilmatch.data.neighbours import nearest
-from distilmatch.errors import ConfigError, MissingExtraError
+from distilmatch.errors import ConfigError, MissingExtraError, did_you_mean
 from distilmatch.models import DiPair
 from distilmatch.models.heads import TransformerHead, mean_token
 from distilmatch.types import TokenRepresentations
@@ -45,9 +45,14 @@ class CandidateIndex:
         """Builds the index of (m, d) fp32 `vectors`.
 
         Raises:
+            ConfigError: there is no such kind, or a vector is no row of finite numbers.
             MissingExtraError: an approximate index without FAISS.
         """
-        self.vectors, self.index = vectors, None
+        if kind not in get_args(IndexKind):
+            known = get_args(IndexKind)
+            raise ConfigError(f"an index is one of {', '.join(known)}, not {kind!r}{did_you_mean(str(kind), known)}")
+        self.vectors: np.ndarray = _finite_vectors(vectors)
+        self.index: Any = None
         if kind == "flat":
             return
         if importlib.util.find_spec("faiss") is None:
@@ -74,10 +79,34 @@ class CandidateIndex:
             )
 
     def nearest(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """(n, k) int64 rows of the k nearest, best first; -1 where an approximate index found fewer."""
+        """(n, min(k, m)) int64 rows of the k nearest, best first, each once.
+
+        Where an approximate index finds fewer than there are, that query is searched exactly.
+
+        Raises:
+            ConfigError: a query is no row of finite numbers.
+        """
+        queries = _finite_vectors(queries)
+        k = min(k, len(self.vectors))
         if self.index is None:
             return nearest(queries, self.vectors, k)
-        return np.asarray(self.index.search(queries, min(k, len(self.vectors)))[1], dtype=np.int64)
+        found = np.array(self.index.search(queries, k)[1], dtype=np.int64)
+        short = np.flatnonzero((found < 0).any(axis=1))
+        if len(short):
+            found[short] = nearest(queries[short], self.vectors, k)
+        return found
+
+
+def _finite_vectors(vectors: np.ndarray) -> np.ndarray:
+    # As FAISS reads them; its distances to NaN are in no order.
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        raise ConfigError(f"vectors must be rows of numbers, they are {vectors.dtype} of shape {vectors.shape}")
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ConfigError(f"vector {int(np.argmin(finite))} holds numbers that are not finite (NaN or Inf)")
+    return vectors
 
 
 def _faiss_index(vectors: np.ndarray, kind: IndexKind) -> Any:

@@ -68,6 +68,12 @@ def _every_pair(head: FoldedHead, left: FoldedTexts, right: FoldedTexts) -> torc
     return head.score([left, right], rows).unflatten(0, (n, m))
 
 
+def _linear_fp32(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    # The last layer is in fp32 under autocast too: rounded to bf16, different logits tie.
+    with torch.autocast(features.device.type, enabled=False):
+        return linear(features.float(), weight, bias)
+
+
 def take(texts: FoldedTexts, rows: torch.Tensor) -> FoldedTexts:
     """The folded texts at `rows`, (m,) int64."""
     return {name: tensor.index_select(0, rows) for name, tensor in texts.items()}
@@ -140,7 +146,7 @@ class FoldedTransformer:
                 if depth == len(self.layers):
                     tokens, seen = tokens[:, :1], seen[:, :1]
                 tokens = layer(tokens, layer.query(seen), key_value, mask)
-        logits = linear(self.final_norm(tokens[:, 0]), self.read, self.bias).float()
+        logits = _linear_fp32(self.final_norm(tokens[:, 0]), self.read, self.bias)
         for part in self.compared:
             logits = logits + part.score(gathered)
         return logits
@@ -184,8 +190,8 @@ class _FoldedSimilarities:
         return {"similar": self.part.vectors(texts)}
 
     def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
-        products = [one["similar"] * other["similar"] for one, other in combinations(sides, 2)]
-        return sum(linear(product, self.weights[:, i]).float() for i, product in enumerate(products))  # type: ignore[return-value]
+        products = [one["similar"].float() * other["similar"].float() for one, other in combinations(sides, 2)]
+        return sum(_linear_fp32(product, self.weights[:, i]) for i, product in enumerate(products))  # type: ignore[return-value]
 
 
 class _FoldedMaxSimilarities:
@@ -207,7 +213,9 @@ class _FoldedMaxSimilarities:
     def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
         logits = torch.zeros(())
         for i, j in combinations(range(len(sides)), 2):
-            cosines = (sides[i]["tokens"] @ sides[j]["tokens"].transpose(1, 2)).float()
+            tokens, others = sides[i]["tokens"], sides[j]["tokens"]
+            with torch.autocast(tokens.device.type, enabled=False):
+                cosines = tokens.float() @ others.float().transpose(1, 2)
             for one, other, found in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
                 largest = found.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)
                 logits = logits + (sides[one][f"weights_{other}"] * largest[:, :, None]).sum(1)
@@ -229,13 +237,13 @@ class FoldedFeedForward:
     def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
         """As `FoldedHead.score`."""
         merged = sum(side["summand"].index_select(0, rows[:, j]) for j, side in enumerate(sides))
-        return self.classifier(self.head.hidden(merged)).float()  # type: ignore[no-any-return]
+        return _linear_fp32(self.head.hidden(merged), self.classifier.weight, self.classifier.bias)
 
     @torch.no_grad()
     def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
         """As `FoldedHead.block`."""
         merged = left["summand"][:, None] + right["summand"][None]
-        return self.classifier(self.head.hidden(merged)).float()  # type: ignore[no-any-return]
+        return _linear_fp32(self.head.hidden(merged), self.classifier.weight, self.classifier.bias)
 
 
 class FoldedLite:
@@ -255,7 +263,7 @@ class FoldedLite:
         left, right = (take(side, rows[:, j]) for j, side in enumerate(sides))
         similarities = self.head.similarity_norm((left["tokens"] @ right["tokens"].transpose(-1, -2)).flatten(1))
         hidden = self.head.similarity_input(similarities) + left["summand"] + right["summand"]
-        return self.classifier(self.head.hidden(hidden)).float()  # type: ignore[no-any-return]
+        return _linear_fp32(self.head.hidden(hidden), self.classifier.weight, self.classifier.bias)
 
     def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
         """As `FoldedHead.block`."""

@@ -46,7 +46,11 @@ class Kernel(Protocol):
     pairs_a_call: int
 
     def prepare(self, texts: TokenRepresentations, side: int) -> Prepared:
-        """Folds and packs texts."""
+        """Folds and packs texts.
+
+        Raises:
+            NotFinite: a text whose folded numbers no score can be computed from.
+        """
         ...
 
     def pairs(self, sides: Sequence[Any], rows: np.ndarray) -> np.ndarray:
@@ -60,11 +64,21 @@ class Kernel(Protocol):
     def top_k(
         self, left: Any, right: Any, ranking: Ranking, of_left: Any, of_right: Any, offsets: tuple[int, int]
     ) -> None:
-        """All of `left` against all of `right`; `offsets` are the numbers of their first texts."""
+        """All of `left` against all of `right`; `offsets` are the numbers of their first texts.
+
+        Raises:
+            NotFinite: the logits of a pair are no finite numbers.
+        """
         ...
 
     def above(
         self, left: Any, right: Any, ranking: Ranking, threshold: float, offsets: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(found, 2) int64 row numbers and (found,) fp32 scores of all pairs with a score above `threshold`."""
+        """(found, 2) int64 row numbers and (found,) fp32 scores of all pairs with a score above `threshold`.
+
+        Scores and threshold are what is ranked (`Ranking`): of a probability its log-odds.
+
+        Raises:
+            NotFinite: as `top_k`.
+        """
         ...

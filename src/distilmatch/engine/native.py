@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from distilmatch.config import StudentConfig
+from distilmatch.engine.finite import LARGEST_WEIGHT, check_folded
 from distilmatch.engine.folding import FoldedFeedForward, FoldedHead, FoldedTexts, FoldedTransformer, fold_head
+from distilmatch.engine.forking import threads_here, watch_forks
 from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.triton_kernel import gpu_here
@@ -43,15 +45,16 @@ def best_multiplier() -> Multiplier:
     if not runs_native() or not native.has_amx():
         return "vector"
     found = []
-    for multiplier in ("vector", "amx"):
+    student = StudentConfig(width=64, head_heads=2, kept_tokens=(4, 4), head_similarities=0, head_maxsim=0)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        student = StudentConfig(width=64, head_heads=2, kept_tokens=(4, 4), head_similarities=0, head_maxsim=0)
         folded = FoldedTransformer(cast(TransformerHead, make_head(student)), nn.Linear(64, 1))
-        head = _transformer(native, folded, multiplier)
         texts = TokenRepresentations(torch.randn(100, 4, 64), torch.ones(100, 4, dtype=torch.bool))
+    for multiplier in ("vector", "amx"):
+        head = _transformer(native, folded, multiplier)
         sides = [_packed(head, folded, folded.fold(texts, side), side) for side in (0, 1)]
         logits = np.empty((100, 1), dtype=np.float32)
-        head.score(*sides, np.repeat(np.arange(100)[:, None], 2, axis=1), logits, 1)
+        head.score(*sides, np.repeat(np.arange(100, dtype=np.int64)[:, None], 2, axis=1), logits, 1)
         found.append(logits)
     if np.allclose(found[0], found[1], atol=0.02):
         return "amx"
@@ -87,6 +90,11 @@ def why_not(model: DiPair) -> str | None:
     student = model.student
     if student.sides != 2:
         return f"the model has {student.sides} sides, the native kernels do two"
+    for name, tensor in head_weights(model).items():
+        if not bool(tensor.abs().max() < LARGEST_WEIGHT):
+            return (
+                f"the weights {name} hold numbers above {LARGEST_WEIGHT:g}, with which the native kernels may overflow"
+            )
     folded = fold_head(model.head, model.classifier)
     if isinstance(folded, FoldedTransformer):
         if len(folded.layers) != 1:
@@ -107,6 +115,13 @@ def why_not(model: DiPair) -> str | None:
         hidden = student.head_intermediate or student.vector_width
         return f"a hidden width of {hidden} is no multiple of {_VECTOR}" if hidden % _VECTOR else None
     return f"there is no native kernel for a {student.head} head"
+
+
+def head_weights(model: DiPair) -> dict[str, torch.Tensor]:
+    """The tensors that a scorer computes with, by name."""
+    parts = (("head", model.head), ("classifier", model.classifier))
+    named = {f"{part}.{name}": tensor for part, module in parts for name, tensor in module.state_dict().items()}
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
 
 
 def why_not_int8(model: DiPair) -> str | None:
@@ -140,8 +155,9 @@ class NativeKernel:
         assert reason is None, reason
         if multiplier == "int8":
             self.name = "native-int8"
+        watch_forks()
         self.native = native_module()
-        self.threads = threads or torch.get_num_threads()
+        self._threads = threads or torch.get_num_threads()
         self.labels = model.task.num_labels
         self.multiplier: Multiplier = multiplier or best_multiplier()
         self.folded: FoldedHead = fold_head(model.head, model.classifier)
@@ -156,6 +172,11 @@ class NativeKernel:
             )
 
     @property
+    def threads(self) -> int:
+        """How many compute: one in a process that was forked, whose other threads are gone."""
+        return threads_here(self._threads)
+
+    @property
     def unit(self) -> str:
         """What multiplies, for people."""
         if isinstance(self.folded, FoldedFeedForward):
@@ -165,6 +186,7 @@ class NativeKernel:
     def prepare(self, texts: TokenRepresentations, side: int) -> Any:
         """As `Kernel.prepare`."""
         folded = self.folded.fold(texts.to("cpu", torch.float32), side)
+        check_folded(folded)
         if isinstance(self.folded, FoldedTransformer):
             return _packed(self.head, self.folded, folded, side)
         return _array(folded["summand"])

@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
 
 from distilmatch.config import TaskConfig
-from distilmatch.errors import ConfigError
+from distilmatch.engine.arguments import real_number
+from distilmatch.errors import ConfigError, did_you_mean
+
+RankBy = Literal["logit", "probability", "expectation"]
 
 _NOTHING = -(2**63)
 _LOW_BITS = 2**32 - 1
@@ -25,7 +29,11 @@ MOST_TEXTS = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """One number of a tuple's c logits.
+    """One number of a tuple's c logits, fp32.
+
+    Probabilities near 1 are one number in fp32. So what is ranked by a class's probability is its log-odds, the logit less the
+    logsumexp of the others, which is in the same order; `shown` and `limit` go between the two. An expectation is as fine as
+    fp32 numbers of the size of `values`: expectations closer than that are ties. On a CPU the sums are in float64.
 
     Attributes:
         by: a logit, the probability of a class, or the expectation of `values` under the classes' probabilities.
@@ -33,7 +41,7 @@ class Ranking:
         values: c numbers, for the expectation.
     """
 
-    by: Literal["logit", "probability", "expectation"] = "logit"
+    by: RankBy = "logit"
     label: int = 0
     values: tuple[float, ...] = ()
 
@@ -41,7 +49,7 @@ class Ranking:
     def of(
         cls,
         task: TaskConfig,
-        by: Literal["logit", "probability", "expectation"] = "logit",
+        by: RankBy = "logit",
         label: str | int | None = None,
         values: Sequence[float] | None = None,
     ) -> Ranking:
@@ -54,31 +62,61 @@ class Ranking:
             values: what each class is worth, in the order of the task's classes.
 
         Raises:
-            ConfigError: it is not said which of several labels counts, or the model has no such label.
+            ConfigError: it is not said which of several labels counts, the model has no such label, or there is no such `by`.
         """
         classes = task.classes
+        if by not in get_args(RankBy):
+            wanted = ", ".join(get_args(RankBy))
+            raise ConfigError(
+                f"what is ranked by is one of {wanted}, not {by!r}{did_you_mean(str(by), get_args(RankBy))}"
+            )
         if task.num_labels == 1:
             return cls()
         known = ", ".join(classes)
         if by == "expectation":
             if values is None or len(values) != task.num_labels:
                 raise ConfigError(f"an expectation needs a value for each class, in this order: {known}")
-            return cls(by=by, values=tuple(map(float, values)))
+            numbers = tuple(real_number("values", value) for value in values)
+            if not all(map(math.isfinite, numbers)):
+                raise ConfigError(f"the values {numbers} of the classes {known} must be finite")
+            return cls(by=by, values=numbers)
         if label is None:
             raise ConfigError(f"this model has {task.num_labels} labels: say which one is ranked ({known})")
-        number = classes.index(label) if label in classes else label
-        if not isinstance(number, int) or not 0 <= number < task.num_labels:
-            raise ConfigError(f"the model has no label {label!r}; its labels are {known}")
-        return cls(by=by, label=number)
+        number = classes.index(label) if isinstance(label, str) and label in classes else label
+        if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < task.num_labels:
+            hint = did_you_mean(label, classes) if isinstance(label, str) else ""
+            raise ConfigError(f"the model has no label {label!r}; its labels are {known}{hint}")
+        return cls(by=by, label=int(number))
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """(...) fp32 of (..., c) logits."""
+        """(...) fp32 that (..., c) logits are ranked by: of a probability its log-odds."""
         if self.by == "logit":
             return logits[..., self.label].float()
-        probabilities = logits.float().softmax(-1)
+        wide = logits.double() if logits.device.type == "cpu" else logits.float()
         if self.by == "probability":
-            return probabilities[..., self.label]
-        return probabilities @ torch.tensor(self.values, device=logits.device)
+            others = torch.cat([wide[..., : self.label], wide[..., self.label + 1 :]], -1)
+            return (wide[..., self.label] - others.logsumexp(-1)).float()
+        return (wide.softmax(-1) @ wide.new_tensor(self.values)).float()
+
+    def shown(self, scores: np.ndarray) -> np.ndarray:
+        """(...) fp32 scores as users read them, of (...) fp32 that were ranked."""
+        if self.by != "probability":
+            return scores
+        return torch.from_numpy(scores).double().sigmoid().float().numpy()
+
+    def limit(self, threshold: float) -> float:
+        """What is ranked at a threshold of what users read.
+
+        Raises:
+            ConfigError: no probability.
+        """
+        if self.by != "probability":
+            return threshold
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"the threshold is {threshold}; probabilities are between 0 and 1")
+        if threshold in (0, 1):
+            return math.inf if threshold else -math.inf
+        return math.log(threshold) - math.log1p(-threshold)
 
 
 def _keys(scores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import psutil
 import torch
 from tqdm.auto import tqdm
 
+from distilmatch.concurrency import own_view
+from distilmatch.engine.arguments import how_many, row_numbers, whole_number
 from distilmatch.engine.candidates import CandidateIndex, IndexKind, pooled_vectors
+from distilmatch.engine.finite import NotFinite, check_logits
+from distilmatch.engine.forking import tell_forked, watch_forks
 from distilmatch.engine.kernels import Kernel
-from distilmatch.engine.native import NativeKernel, why_not, why_not_int8
-from distilmatch.engine.ranking import Ranking
+from distilmatch.engine.native import NativeKernel, head_weights, why_not, why_not_int8
+from distilmatch.engine.ranking import RankBy, Ranking
 from distilmatch.engine.sides import LoadedSide, Representations
 from distilmatch.engine.torch_kernel import TorchKernel, has_products
 from distilmatch.engine.triton_kernel import TritonKernel, gpu_name, why_not_triton
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
+from distilmatch.models.integrity import check_finite_weights
 from distilmatch.runtime import has_fast_bf16
 
 KernelName = Literal["auto", "native", "native-int8", "triton", "torch-bf16", "torch"]
@@ -38,7 +43,8 @@ class BestMatches:
     """The k best of each text of one side.
 
     Attributes:
-        scores: (n, k) fp32, falling; -inf where there are no more.
+        scores: (n, k) fp32, falling, as `Ranking.shown` gives them; where probabilities round to one number the order of
+            `rows` still is that of the log-odds. -inf where there are no more.
         rows: (n, k) int64, row numbers on the other side; -1 where there are no more.
     """
 
@@ -56,6 +62,8 @@ class Matches:
 
 class Scorer:
     """Scores representations with a model's folded head. Encoders are not used.
+
+    Several threads may use one. A process that was forked scores with one thread.
 
     Attributes:
         model: the student.
@@ -83,12 +91,17 @@ class Scorer:
                 worked through in blocks.
 
         Raises:
-            ConfigError: the kernel that was asked for cannot score this model here.
+            ConfigError: the kernel that was asked for cannot score this model here, or a number that is none.
+            ModelError: the head's weights hold NaN or Inf; the tensor is named.
         """
-        self.model = model.eval()
-        self.kernel, why = _kernel_for(self.model, kernel, threads)
+        self.model = model
+        threads = None if threads is None else whole_number("threads", threads)
+        check_finite_weights("the model", head_weights(model))
+        watch_forks()
+        self.kernel, why = _kernel_for(own_view(model), kernel, threads)
         self.why = f"{self.kernel.name}: {why}"
-        self.memory_bytes = memory_bytes or int(_MEMORY_SHARE * free_memory(model.device))
+        share = int(_MEMORY_SHARE * free_memory(model.device))
+        self.memory_bytes = share if memory_bytes is None else whole_number("memory_bytes", memory_bytes)
 
     def load(self, source: Representations | LoadedSide, side: int, uses: int = 0) -> LoadedSide:
         """Representations for more than one call: what fits in memory is folded once. Every method takes it.
@@ -100,9 +113,16 @@ class Scorer:
             ModelError: representations of another model or side, or loaded by another scorer.
             DataError: there are none.
         """
+        names = self.model.student.side_names
+        if isinstance(side, bool) or not isinstance(side, int | np.integer) or not 0 <= side < len(names):
+            raise ModelError(f"there is no side {side!r}; the model's are 0 to {len(names) - 1} ({', '.join(names)})")
         if isinstance(source, LoadedSide):
-            if source.kernel is not self.kernel or source.side != side:
-                raise ModelError(f"a side {source.side} loaded by another scorer, or for another side than {side}")
+            if source.side != side:
+                raise ModelError(
+                    f"side {side} ({names[side]}) was given texts loaded as side {source.side} ({names[source.side]})"
+                )
+            if source.kernel is not self.kernel:
+                raise ModelError(f"side {side} ({names[side]}) was loaded by another scorer; load it with this one")
             return source
         loaded = LoadedSide(self.model, self.kernel, source, side, self.memory_bytes)
         self._fold_whole(loaded, uses)
@@ -121,17 +141,12 @@ class Scorer:
             rows: (p, s) int, row of each tuple's text on each side.
 
         Raises:
-            ModelError: representations of another model or side, or row numbers that there are none of.
-            DataError: numbers that are not finite.
+            ModelError: representations of another model or side, row numbers that there are none of, a text without a real
+                token, or numbers that are not finite, given or computed; the row is named.
+            DataError: an empty side.
         """
         prepared = self._sides(sides)
-        index = np.asarray(torch.as_tensor(rows), dtype=np.int64)
-        if index.ndim != 2 or index.shape[1] != len(sides):
-            raise ModelError(f"`rows` must be (p, {len(sides)}), it is {tuple(index.shape)}")
-        for j, side in enumerate(prepared):
-            if len(index) and not 0 <= index[:, j].min() <= index[:, j].max() < len(side):
-                raise ModelError(f"`rows` of side {j} leave 0 to {len(side) - 1}")
-        return self._score(index, prepared, show_progress_bar)
+        return self._score(row_numbers(rows, [len(side) for side in prepared]), prepared, show_progress_bar)
 
     def rank(
         self,
@@ -139,7 +154,7 @@ class Scorer:
         texts: Representations | LoadedSide,
         top_k: int,
         *,
-        by: Literal["logit", "probability", "expectation"] = "logit",
+        by: RankBy = "logit",
         label: str | int | None = None,
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
@@ -159,7 +174,7 @@ class Scorer:
         top_k: int | None = None,
         threshold: float | None = None,
         reverse_top_k: int | None = None,
-        by: Literal["logit", "probability", "expectation"] = "logit",
+        by: RankBy = "logit",
         label: str | int | None = None,
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
@@ -171,7 +186,7 @@ class Scorer:
         Args:
             left, right: representations of the first and the second side, in memory or in their folders.
             top_k: how many of the right side are kept for each of the left.
-            threshold: keep every pair whose score is above it.
+            threshold: keep every pair whose score is above it; probabilities are compared as their log-odds.
             reverse_top_k: also so many of the left side for each of the right, in the same pass.
             by, label, values: what is ranked where the model has several labels; see `Ranking.of`.
 
@@ -180,12 +195,14 @@ class Scorer:
 
         Raises:
             ConfigError: not one of `top_k` and `threshold`, `top_k` larger than the other side, or no such label.
-            ModelError: representations of another model or side; a model that has not two sides.
-            DataError: an empty side, or numbers that are not finite.
+            ModelError: representations of another model or side; a model that has not two sides; a text without a real token,
+                or numbers that are not finite, given or computed: no pair is missing because its score is no number.
+            DataError: an empty side.
         """
         ranking = Ranking.of(self.model.task, by, label, values)
         one, other = self._sides((left, right))
-        _check_wanted(top_k, threshold, reverse_top_k, len(one), len(other))
+        top_k, threshold, reverse_top_k = how_many(top_k, threshold, reverse_top_k, len(one), len(other))
+        limit = None if threshold is None else ranking.limit(threshold)
         rows, columns = self._blocks(one, other)
         pairs = len(one) * len(other)
         found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -199,18 +216,18 @@ class Scorer:
             for first_column, some in other.blocks(columns):
                 for first_row, texts in one.blocks(rows):
                     offsets = (first_row, first_column)
-                    if top_k is not None:
-                        self.kernel.top_k(texts, some, ranking, of_left, of_right, offsets)
-                    else:
-                        assert threshold is not None
-                        found.append(self.kernel.above(texts, some, ranking, threshold, offsets))
+                    try:
+                        if limit is None:
+                            self.kernel.top_k(texts, some, ranking, of_left, of_right, offsets)
+                        else:
+                            found.append(self.kernel.above(texts, some, ranking, limit, offsets))
+                    except NotFinite as error:
+                        raise error.of(_pair_shown(one, other, error.rows)) from None
                     bar.update(len(texts) * len(some))
         if of_left is None:
-            return _sorted_matches(found)
-        best = BestMatches(**dict(zip(("scores", "rows"), of_left.best(), strict=True)))
-        if of_right is None:
-            return best
-        return best, BestMatches(**dict(zip(("scores", "rows"), of_right.best(), strict=True)))
+            return _sorted_matches(found, ranking)
+        best = _best_matches(of_left, ranking, one)
+        return best if of_right is None else (best, _best_matches(of_right, ranking, other))
 
     def candidates(
         self,
@@ -221,7 +238,7 @@ class Scorer:
         num_candidates: int = 100,
         index: IndexKind | CandidateIndex = "hnsw",
         vectors: np.ndarray | None = None,
-        by: Literal["logit", "probability", "expectation"] = "logit",
+        by: RankBy = "logit",
         label: str | int | None = None,
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
@@ -235,11 +252,13 @@ class Scorer:
             vectors: (n, d) fp32, the left texts' in the same space.
 
         Raises:
-            As `all_pairs`; ConfigError: fewer candidates than are wanted, or vectors that are not of these texts.
+            As `all_pairs`; ConfigError: fewer candidates than are wanted, or vectors that are not of these texts or not
+                finite.
         """
         ranking = Ranking.of(self.model.task, by, label, values)
         one, other = self._sides((left, right))
-        _check_wanted(top_k, None, None, len(one), len(other))
+        top_k = how_many(top_k, None, None, len(one), len(other))[0] or 0
+        num_candidates = whole_number("num_candidates", num_candidates)
         if num_candidates < top_k:
             raise ConfigError(f"{num_candidates} candidates are fewer than the {top_k} that are wanted")
         if not isinstance(index, CandidateIndex):
@@ -255,14 +274,11 @@ class Scorer:
             queries = pooled_vectors(self.model, one.read(some)) if vectors is None else vectors[some]
             found = index.nearest(queries, num_candidates)
             pairs = np.stack([np.repeat(some, found.shape[1]), found.ravel()], axis=1)
-            real = pairs[:, 1] >= 0
-            flat = np.full(len(pairs), -np.inf, dtype=np.float32)
-            logits = self._score(pairs[real], [one, other], None)
-            flat[real] = ranking(torch.from_numpy(logits)).numpy()
-            ranked = flat.reshape(found.shape)
+            logits = self._score(pairs, [one, other], None)
+            ranked = ranking(torch.from_numpy(logits)).numpy().reshape(found.shape)
             order = np.lexsort((found, -ranked))[:, :top_k]
-            scores[some, : order.shape[1]] = np.take_along_axis(ranked, order, 1)
-            rows[some, : order.shape[1]] = np.take_along_axis(found, order, 1)
+            scores[some] = ranking.shown(np.take_along_axis(ranked, order, 1))
+            rows[some] = np.take_along_axis(found, order, 1)
         return BestMatches(scores=scores, rows=rows)
 
     def index_of(self, texts: Representations | LoadedSide, kind: IndexKind = "hnsw", side: int = 1) -> CandidateIndex:
@@ -285,7 +301,9 @@ class Scorer:
                     else:
                         distinct, part[:, j] = np.unique(part[:, j], return_inverse=True)
                         texts.append(side.take(distinct))
-                logits[start : start + len(part)] = self.kernel.pairs(texts, part)
+                some = slice(start, start + len(part))
+                logits[some] = self.kernel.pairs(texts, part)
+                check_logits(logits[some], rows[some] + [side.first for side in prepared], start)
                 bar.update(len(part))
         return logits
 
@@ -297,6 +315,7 @@ class Scorer:
         return side.is_folded
 
     def _sides(self, sides: Sequence[Representations | LoadedSide]) -> list[LoadedSide]:
+        tell_forked()
         if len(sides) != self.model.student.sides:
             raise ModelError(f"{len(sides)} sides given, the model has {self.model.student.sides}")
         return [self.load(side, j) for j, side in enumerate(sides)]
@@ -361,21 +380,25 @@ def recall(found: BestMatches, exact: BestMatches) -> float:
     return float(np.mean(shares))
 
 
-def _check_wanted(top_k: int | None, threshold: float | None, reverse_top_k: int | None, left: int, right: int) -> None:
-    if (top_k is None) == (threshold is None):
-        raise ConfigError("say either `top_k` or `threshold`")
-    if top_k is None and reverse_top_k is not None:
-        raise ConfigError("`reverse_top_k` goes with `top_k`; a threshold keeps a pair once for both")
-    for name, k, most in (("top_k", top_k, right), ("reverse_top_k", reverse_top_k, left)):
-        if k is not None and not 1 <= k <= most:
-            raise ConfigError(f"`{name}` is {k}, there are {most} texts to choose from")
+def _best_matches(best: Any, ranking: Ranking, side: LoadedSide) -> BestMatches:
+    scores, rows = best.best()
+    short = (rows < 0).any(axis=1)
+    if short.any():  # a kernel keeps no score that is not a number
+        row = side.source_row(int(np.argmax(short)))
+        raise NotFinite(row).of(f"{side.shown}, row {row}")
+    return BestMatches(scores=ranking.shown(scores), rows=rows)
 
 
-def _sorted_matches(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Matches:
+def _pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str:
+    one, other = left.source_row(rows[0]), right.source_row(rows[1])
+    return f"{left.shown}, row {one} with {right.shown}, row {other}"
+
+
+def _sorted_matches(found: Sequence[tuple[np.ndarray, np.ndarray]], ranking: Ranking) -> Matches:
     rows = np.concatenate([rows for rows, _ in found])
     scores = np.concatenate([scores for _, scores in found])
     order = np.lexsort((rows[:, 1], rows[:, 0]))
-    return Matches(rows=rows[order], scores=scores[order])
+    return Matches(rows=rows[order], scores=ranking.shown(scores[order]))
 
 
 def _quiet(show_progress_bar: bool | None, pairs: int) -> bool | None:

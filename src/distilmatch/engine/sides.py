@@ -5,17 +5,21 @@ Shape legend: n texts of the side; m texts asked for.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from distilmatch.engine.finite import NotFinite
 from distilmatch.engine.kernels import Kernel
 from distilmatch.engine.ranking import MOST_TEXTS
 from distilmatch.errors import DataError, ModelError
 from distilmatch.models import DiPair
+from distilmatch.models.stamps import check_numbers, check_shape, check_stamp
+from distilmatch.runtime import autocast
+from distilmatch.store.codec import STORED_DTYPES
 from distilmatch.store.folder import RepresentationFolder
 from distilmatch.types import TokenRepresentations
 
@@ -25,6 +29,8 @@ _MEASURED_TEXTS = 64
 
 class LoadedSide:
     """n texts of one side for a scorer; `Scorer.load` makes it. What fits in memory is folded once and kept.
+
+    Several threads may use one: the first that needs all texts folds them, the others wait.
 
     Attributes:
         side: the number of the side.
@@ -43,9 +49,12 @@ class LoadedSide:
         """Checks model, side and number of texts; `rows` are those of the source that count, None for all.
 
         Raises:
-            ModelError: representations of another model or side.
+            ModelError: representations of another model or side, or of a shape that is not the model's.
             DataError: there are none, or more than rows can be numbered.
         """
+        self._folding = threading.Lock()
+        self._whole: Any = None
+        self._kept_bytes: int | None = None
         self.model, self.kernel, self.source, self.side, self.memory_bytes = model, kernel, source, side, memory_bytes
         self.shown = _checked(model, source, side)
         self._rows = range(len(source)) if rows is None else rows
@@ -60,11 +69,13 @@ class LoadedSide:
             self.model, self.kernel, self.source, self.side, self.memory_bytes, self._rows[start : min(stop, len(self))]
         )
 
-    @cached_property
+    @property
     def kept_bytes(self) -> int:
         """Bytes of a folded text, by a few that are folded."""
-        some = self.take(np.arange(min(len(self), _MEASURED_TEXTS)))
-        return max(1, some.nbytes // len(some))
+        if self._kept_bytes is None:
+            some = self.take(np.arange(min(len(self), _MEASURED_TEXTS)))
+            self._kept_bytes = max(1, some.nbytes // len(some))
+        return self._kept_bytes
 
     @property
     def bytes_per_text(self) -> int:
@@ -76,15 +87,19 @@ class LoadedSide:
         others = (sides - 1) * self.kept_bytes
         return len(self) * (others + self.bytes_per_text) <= self.memory_bytes
 
-    @cached_property
+    @property
     def whole(self) -> Any:
         """All texts as the kernel prepares them."""
-        return self.take(np.arange(len(self)))
+        if self._whole is None:
+            with self._folding:
+                if self._whole is None:
+                    self._whole = self.take(np.arange(len(self)))
+        return self._whole
 
     @property
     def is_folded(self) -> bool:
         """Whether all texts are folded and kept."""
-        return "whole" in self.__dict__
+        return self._whole is not None
 
     def blocks(self, rows: int) -> Iterator[tuple[int, Any]]:
         """First row and prepared texts, `rows` at a time; a side of one block is kept."""
@@ -95,48 +110,77 @@ class LoadedSide:
             yield start, self.take(np.arange(start, min(start + rows, len(self))))
 
     def take(self, rows: np.ndarray) -> Any:
-        """The texts at (m,) row numbers, prepared."""
-        return self.kernel.prepare(self.read(rows), self.side)
+        """The texts at (m,) row numbers, prepared; in fp32, whatever autocast the caller is in.
+
+        Raises:
+            As `read`; ModelError: the head makes numbers of a text that are not finite.
+        """
+        texts = self.read(rows)
+        try:
+            with autocast("fp32", self.model.device):
+                return self.kernel.prepare(texts, self.side)
+        except NotFinite as error:
+            raise error.of(f"{self.shown}, row {self.source_row(int(rows[error.rows[0]]))}") from None
+
+    def source_row(self, row: int) -> int:
+        """The number that a text has in what it was loaded from."""
+        return row + self.first
 
     def read(self, rows: np.ndarray) -> TokenRepresentations:
         """The representations at (m,) row numbers, as they are stored.
 
         Raises:
-            DataError: numbers that are not finite; the row is named.
+            ModelError: a text without a real token, numbers that are not finite or above 1e15; the row is named.
+            CacheError: a folder is damaged.
         """
         numbers = np.asarray(rows, dtype=np.int64) + self.first
         source = self.source
         texts = source.read(numbers) if isinstance(source, RepresentationFolder) else source[torch.from_numpy(numbers)]
-        finite = torch.isfinite(texts.tokens).flatten(1).all(1)
-        if not finite.all():
-            bad = numbers[int((~finite).nonzero()[0, 0])]
-            raise DataError(
-                f"{self.shown}, row {bad}: numbers that are not finite (NaN or Inf); encode its texts again"
-            )
+        try:
+            check_numbers(texts, self.side, numbers)
+        except ModelError as error:
+            raise ModelError(f"{self.shown}, {error}") from None
         return texts
 
 
 def _checked(model: DiPair, source: Representations, side: int) -> str:
     # What an error message calls it.
-    name = model.student.side_names[side]
-    shown = f"the {name} side"
+    names = model.student.side_names
+    shown = f"the {names[side]} side"
     if isinstance(source, RepresentationFolder):
         shown = str(source.path)
-        manifest, wanted = source.manifest, model.representation_fingerprint(side)
-        if manifest.side != side or manifest.model_fingerprint != wanted:
-            raise ModelError(
-                f"{shown} holds {manifest.side_name} representations of a model {manifest.model_fingerprint}; "
-                f"wanted are {name} representations of {wanted}: encode the texts again with this model and side"
-            )
+        _check_folder(model, source, side)
+    elif isinstance(source, TokenRepresentations):
+        check_stamp(source, side, names, lambda: model.known_fingerprint(side))
+        check_shape(source, side, model.student.kept_tokens[side], model.student.vector_width)
     else:
-        expected = (model.student.kept_tokens[side], model.student.vector_width)
-        if tuple(source.tokens.shape[1:]) != expected:
-            raise ModelError(
-                f"{shown} holds {tuple(source.tokens.shape[1:])} (tokens, width) a text, this model needs {expected}: "
-                "encode it with this model and this side"
-            )
+        raise ModelError(
+            f"{shown} is a {type(source).__name__}: give what encode(texts, side) returns, or RepresentationFolder.open(folder)"
+        )
     if not len(source):
         raise DataError(f"{shown} is empty; encode its texts first")
     if len(source) > MOST_TEXTS:
         raise DataError(f"{shown} has {len(source)} texts, more than {MOST_TEXTS}; split it")
     return shown
+
+
+def _check_folder(model: DiPair, folder: RepresentationFolder, side: int) -> None:
+    # What the folder says of itself, before anything of it is read.
+    manifest, name = folder.manifest, model.student.side_names[side]
+    wanted = model.representation_fingerprint(side)
+    if manifest.side != side or manifest.model_fingerprint != wanted:
+        raise ModelError(
+            f"{folder.path} holds {manifest.side_name} representations of a model {manifest.model_fingerprint}; "
+            f"wanted are {name} representations of {wanted}: encode the texts again with this model and side"
+        )
+    told, expected = (
+        (manifest.kept_tokens, manifest.width),
+        (model.student.kept_tokens[side], model.student.vector_width),
+    )
+    if told != expected:
+        raise ModelError(
+            f"{folder.path} says that it holds {told} (tokens, width) a text, this model's are {expected}: it is damaged or "
+            "made by hand; encode the texts again with this model and side"
+        )
+    if manifest.dtype not in STORED_DTYPES:
+        raise ModelError(f"{folder.path} holds numbers of {manifest.dtype!r}, known are {', '.join(STORED_DTYPES)}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from distilmatch.config import StudentConfig
+from distilmatch.engine.finite import check_block, check_folded
 from distilmatch.engine.folding import FoldedCosine, FoldedFeedForward, FoldedTexts, fold_head, take
 from distilmatch.engine.native_module import NativeBestRows, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
@@ -65,6 +66,7 @@ class TorchKernel:
     def prepare(self, texts: TokenRepresentations, side: int) -> TorchTexts:
         """As `Kernel.prepare`."""
         folded = self.head.fold(texts.to(self.device), side)
+        check_folded(folded)
         if self.precision == "bf16":
             folded |= {name: folded[name].bfloat16() for name in _MULTIPLIED if name in folded}
         return TorchTexts(folded)
@@ -96,6 +98,7 @@ class TorchKernel:
     ) -> None:
         """As `Kernel.top_k`."""
         for row, column, logits in self._blocks(left, right):
+            check_block(logits, offsets[0] + row, offsets[1] + column)
             scores = ranking(logits)
             if of_left is not None:
                 of_left.add(offsets[0] + row, scores, offsets[1] + column)
@@ -108,6 +111,7 @@ class TorchKernel:
         """As `Kernel.above`."""
         rows, found = [np.empty((0, 2), dtype=np.int64)], [np.empty(0, dtype=np.float32)]
         for row, column, logits in self._blocks(left, right):
+            check_block(logits, offsets[0] + row, offsets[1] + column)
             scores = ranking(logits)
             kept = scores > threshold
             places = kept.nonzero() + torch.tensor([offsets[0] + row, offsets[1] + column], device=self.device)

@@ -7,6 +7,7 @@ f hidden width; c labels. A size with a prime is padded to what a program's bloc
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -91,6 +92,7 @@ class TransformerPrograms:
             inner, outer = layer.feed_forward_norm, cast(nn.LayerNorm, folded.final_norm)
         width, heads = layer.query.in_features, layer.heads
         self.folded, self.tiles, self.operands = folded, list(tiles), operands
+        self._choosing = threading.Lock()
         self.blocks = two_blocks(width)
         self.width = sum(self.blocks)  # d'
         self.head_width = max(_FEWEST, power_of_two(width // heads))  # e'
@@ -212,12 +214,15 @@ class TransformerPrograms:
         from triton.runtime.errors import OutOfResources
 
         while True:
+            tile = self.tiles[0]
             try:
-                return start(self.tiles[0])
+                return start(tile)
             except OutOfResources:
-                if len(self.tiles) == 1:
-                    raise
-                del self.tiles[0]
+                with self._choosing:  # another thread may have found it too
+                    if self.tiles[-1] is tile:
+                        raise
+                    if self.tiles[0] is tile:
+                        del self.tiles[0]
 
     def _largest(
         self, left: FoldedTexts, right: FoldedTexts, rows: torch.Tensor, out: torch.Tensor, pairs: int, every_pair: bool

@@ -18,6 +18,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from distilmatch.engine.finite import NotFinite, check_folded
 from distilmatch.engine.folding import FoldedFeedForward, FoldedTexts, FoldedTransformer, fold_head
 from distilmatch.engine.torch_kernel import TorchKernel, TorchTexts
 from distilmatch.engine.triton_heads import (
@@ -135,7 +136,12 @@ class TritonKernel(TorchKernel):
         packed: FoldedTexts = {}
         for start in range(0, len(texts), _TEXTS_FOLDED):
             some = texts[start : start + _TEXTS_FOLDED].to(self.device, self.dtype)
-            part = self.programs.pack(self.head.fold(some, side), side)
+            folded = self.head.fold(some, side)
+            try:
+                check_folded(folded)
+            except NotFinite as error:
+                raise NotFinite(start + error.rows[0]) from None
+            part = self.programs.pack(folded, side)
             if not packed:
                 packed = {name: tensor.new_empty((len(texts), *tensor.shape[1:])) for name, tensor in part.items()}
             for name, tensor in part.items():
