@@ -17,7 +17,7 @@ void convert(const float* from, size_t count, bf16* to) {
 
 void copy_float(const float* from, size_t count, Buffer<float>& to) {
   to = Buffer<float>(count);
-  std::memcpy(to.data(), from, count * sizeof(float));
+  if (count) std::memcpy(to.data(), from, count * sizeof(float));
 }
 
 // For each text, the places of its real tokens.
