@@ -31,4 +31,21 @@ class Buffer {
   size_t count_ = 0;
 };
 
+// Zeros that take no memory until they are written to.
+template <class T>
+class Zeros {
+ public:
+  explicit Zeros(size_t count) : data_(static_cast<T*>(std::calloc(count ? count : 1, sizeof(T)))) {
+    if (!data_) throw std::bad_alloc();
+  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
 }  // namespace distilmatch

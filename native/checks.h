@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <fstream>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -24,12 +26,23 @@ inline void check_threads(int threads) {
   need(threads >= 1 && threads <= kMostThreadsAsked, "threads must be 1 to " + std::to_string(kMostThreadsAsked));
 }
 
-// Memory for the best of so many rows, which is filled at once: more than the machine has would end the process.
+// Bytes of memory that this machine has left.
+inline double free_memory() {
+  std::ifstream told("/proc/meminfo");
+  std::string name, unit;
+  for (double kilobytes; told >> name >> kilobytes; std::getline(told, unit))
+    if (name == "MemAvailable:") return 1024 * kilobytes;
+  return 0.5 * static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+}
+
+// Memory for the best of so many rows, in heaps and as they are given out: the system would end a process that fills more than
+// there is.
 inline void check_best(int64_t rows, int64_t k) {
   need(rows >= 0 && k >= 1, "rows must be 0 or more, and k 1 or more");
-  const double bytes = static_cast<double>(rows) * static_cast<double>(k) * sizeof(Hit) + static_cast<double>(rows) * 8;
-  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
-  need(k <= INT32_MAX && bytes <= memory / 2, "the best of so many rows need more memory than half of this machine's");
+  const double n = static_cast<double>(rows), hits = n * static_cast<double>(k);
+  const double given_out = hits * (sizeof(float) + sizeof(int64_t));
+  need(k <= std::numeric_limits<int>::max() && hits * sizeof(Hit) + n * 8 + given_out <= free_memory(),
+       "the best of so many rows need more memory than there is");
 }
 
 inline void check_shape(int64_t width, int64_t heads, int64_t intermediate, int64_t labels) {
@@ -41,11 +54,11 @@ inline void check_shape(int64_t width, int64_t heads, int64_t intermediate, int6
 }
 
 // The (n, kept) mask of texts; every text has a real token.
-inline void check_mask(const bool* mask, int64_t count, int64_t kept) {
+inline void check_mask(const uint8_t* mask, int64_t count, int64_t kept) {
   need(kept >= 1 && kept <= kMostTokens, "a text keeps 1 to " + std::to_string(kMostTokens) + " tokens, not " + std::to_string(kept));
   for (int64_t i = 0; i < count; ++i) {
     bool any = false;
-    for (int64_t token = 0; token < kept; ++token) any |= mask[i * kept + token];
+    for (int64_t token = 0; token < kept; ++token) any |= mask[i * kept + token] != 0;
     need(any, "text " + std::to_string(i) + " has no real token");
   }
 }

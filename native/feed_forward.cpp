@@ -81,66 +81,101 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
   const bool shared = share_left(left_count, kLeftChunk, threads);
   const int64_t chunks = (left_count + kLeftChunk - 1) / kLeftChunk, ranges = (right_count + kPanels * 16 - 1) / (kPanels * 16);
   const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
-#pragma omp parallel num_threads(team_size(threads))
+  Failure failure;
+#pragma omp parallel num_threads(threads)
   {
-    Buffer<float> panels(static_cast<size_t>(kPanels) * 16 * hidden);
-    std::vector<__m512> sums(static_cast<size_t>(labels) * kLeftRows);
-    std::vector<float> logits(labels);
+    Buffer<float> panels;
+    std::vector<__m512> sums;
+    std::vector<float> logits, all;
     alignas(64) float found[16];
-    std::vector<float> all(static_cast<size_t>(labels) * kLeftRows * 16);
+    failure.run([&] {
+      panels = Buffer<float>(static_cast<size_t>(kPanels) * 16 * hidden);
+      sums.resize(static_cast<size_t>(labels) * kLeftRows);
+      logits.resize(labels);
+      all.resize(static_cast<size_t>(labels) * 16);
+    });
+    // One left text and a panel of `count` right ones, of the sums of row `i`.
+    const auto give = [&](int64_t a, int i, int64_t b, int count) {
+      if (labels == 1) {
+        _mm512_store_ps(found, _mm512_add_ps(sums[i], _mm512_set1_ps(read_bias_[0])));
+        take.one(a, b, found, count);
+        return;
+      }
+      for (int c = 0; c < labels; ++c)
+        _mm512_storeu_ps(all.data() + c * 16, _mm512_add_ps(sums[c * kLeftRows + i], _mm512_set1_ps(read_bias_[c])));
+      for (int j = 0; j < count; ++j) {
+        for (int c = 0; c < labels; ++c) logits[c] = all[c * 16 + j];
+        take.many(a, b + j, logits.data());
+      }
+    };
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < chunks * parts; ++task) {
-      const int64_t chunk = task / parts * kLeftChunk, end = std::min(chunk + kLeftChunk, left_count);
-      const int64_t first = shared ? task % parts : 0, after = shared ? first + 1 : ranges;
-      for (int64_t columns = first * kPanels * 16; columns < std::min(after * kPanels * 16, right_count); columns += kPanels * 16) {
-        const int64_t last = std::min(columns + kPanels * 16, right_count);
-        for (int64_t b = columns; b < last; b += 16)
-          interleave(right + b * hidden, std::min<int64_t>(16, last - b), hidden, panels.data() + (b - columns) * hidden);
-        for (int64_t a = chunk; a < end; a += kLeftRows) {
-          const float* rows[kLeftRows];
-          for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
-          for (int64_t b = columns; b < last; b += 16) {
-            const float* panel = panels.data() + (b - columns) * hidden;
-            if (use_gelu)
-              panel_sums<true>(rows, panel, read_.data(), hidden, labels, sums.data());
-            else
-              panel_sums<false>(rows, panel, read_.data(), hidden, labels, sums.data());
-            const int count = static_cast<int>(std::min<int64_t>(16, last - b));
-            for (int i = 0; i < kLeftRows && a + i < end; ++i) {
-              if (labels == 1) {
-                _mm512_store_ps(found, _mm512_add_ps(sums[i], _mm512_set1_ps(read_bias_[0])));
-                take.one(a + i, b, found, count);
-                continue;
-              }
-              for (int c = 0; c < labels; ++c)
-                _mm512_storeu_ps(all.data() + c * 16, _mm512_add_ps(sums[c * kLeftRows + i], _mm512_set1_ps(read_bias_[c])));
-              for (int j = 0; j < count; ++j) {
-                for (int c = 0; c < labels; ++c) logits[c] = all[c * 16 + j];
-                take.many(a + i, b + j, logits.data());
-              }
+    for (int64_t task = 0; task < chunks * parts; ++task)
+      failure.run([&] {
+        const int64_t chunk = task / parts * kLeftChunk, end = std::min(chunk + kLeftChunk, left_count);
+        const int64_t first = shared ? task % parts : 0, after = shared ? first + 1 : ranges;
+        for (int64_t columns = first * kPanels * 16; columns < std::min(after * kPanels * 16, right_count); columns += kPanels * 16) {
+          const int64_t last = std::min(columns + kPanels * 16, right_count);
+          for (int64_t b = columns; b < last; b += 16)
+            interleave(right + b * hidden, std::min<int64_t>(16, last - b), hidden, panels.data() + (b - columns) * hidden);
+          for (int64_t a = chunk; a < end; a += kLeftRows) {
+            const float* rows[kLeftRows];
+            for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
+            for (int64_t b = columns; b < last; b += 16) {
+              const float* panel = panels.data() + (b - columns) * hidden;
+              if (use_gelu)
+                panel_sums<true>(rows, panel, read_.data(), hidden, labels, sums.data());
+              else
+                panel_sums<false>(rows, panel, read_.data(), hidden, labels, sums.data());
+              const int count = static_cast<int>(std::min<int64_t>(16, last - b));
+              for (int i = 0; i < kLeftRows && a + i < end; ++i) give(a + i, i, b, count);
             }
           }
         }
-      }
-    }
+      });
   }
+  failure.rethrow();
 }
 
 namespace {
 
-struct TakeBest {
+// Which of 16 scores are no finite numbers.
+__mmask16 odd_ones(const float* scores, int count) {
+  constexpr int kNan = 0x81, kInfinite = 0x18;  // quiet and signalling; of either sign
+  return _mm512_fpclass_ps_mask(_mm512_load_ps(scores), kNan | kInfinite) & first_lanes(count);
+}
+
+// What is done with a block's scores, `one` label's 16 at a time or a pair's `many` logits: `add` takes the finite ones.
+template <class Self>
+struct Takes {
   const Rank& rank;
   int labels;
+  int64_t left_offset, right_offset;
+  Odd& odd;
+
+  void see(int64_t a, int64_t b) const { odd.see(left_offset + a, right_offset + b); }
+  void one(int64_t a, int64_t b, const float* scores, int count) const {
+    if (odd_ones(scores, count)) return see(a, b + __builtin_ctz(odd_ones(scores, count)));
+    static_cast<const Self*>(this)->add_panel(a, b, scores, count);
+  }
+  void many(int64_t a, int64_t b, const float* logits) const {
+    const float score = rank(logits, labels);
+    if (!finite(logits, labels) || !finite(&score, 1)) return see(a, b);
+    static_cast<const Self*>(this)->add(a, b, score);
+  }
+};
+
+struct TakeBest : Takes<TakeBest> {
+  TakeBest(const Takes<TakeBest>& common, const LeftBest& left, bool keeps, TopK* right)
+      : Takes(common), of_left(left), keeps_left(keeps), of_right(right) {}
   const LeftBest& of_left;
   bool keeps_left;
   TopK* of_right;
-  int64_t left_offset, right_offset;
 
   void add(int64_t a, int64_t b, float score) const {
     if (keeps_left) of_left.of(omp_get_thread_num())->add(of_left.offset() + a, {score, right_offset + b});
     if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
   }
-  void one(int64_t a, int64_t b, const float* scores, int count) const {
+  void add_panel(int64_t a, int64_t b, const float* scores, int count) const {
     if (keeps_left && !of_right) {
       const TopK& own = *of_left.of(omp_get_thread_num());
       const int64_t row = of_left.offset() + a;
@@ -156,41 +191,39 @@ struct TakeBest {
     }
     for (int j = 0; j < count; ++j) add(a, b + j, scores[j]);
   }
-  void many(int64_t a, int64_t b, const float* logits) const { add(a, b, rank(logits, labels)); }
 };
 
-struct TakeAbove {
-  const Rank& rank;
-  int labels;
+struct TakeAbove : Takes<TakeAbove> {
+  TakeAbove(const Takes<TakeAbove>& common, float above, std::vector<std::vector<Match>>* into)
+      : Takes(common), threshold(above), found(into) {}
   float threshold;
-  int64_t left_offset, right_offset;
   std::vector<std::vector<Match>>* found;
 
   void add(int64_t a, int64_t b, float score) const {
     if (score > threshold) (*found)[omp_get_thread_num()].push_back({left_offset + a, right_offset + b, score});
   }
-  void one(int64_t a, int64_t b, const float* scores, int count) const {
+  void add_panel(int64_t a, int64_t b, const float* scores, int count) const {
     for (int j = 0; j < count; ++j) add(a, b + j, scores[j]);
   }
-  void many(int64_t a, int64_t b, const float* logits) const { add(a, b, rank(logits, labels)); }
 };
 
 }  // namespace
 
 void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
-                            TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const {
-  LeftBest best(of_left, left_count, left_offset, threads, share_left(left_count, kLeftChunk, threads));
-  all_pairs(left, left_count, right, right_count, threads,
-            TakeBest{rank, labels, best, of_left != nullptr, of_right, left_offset, right_offset});
+                            TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const {
+  const int team = team_size(threads);
+  LeftBest best(of_left, left_count, right_count, left_offset, team, share_left(left_count, kLeftChunk, team));
+  all_pairs(left, left_count, right, right_count, team,
+            TakeBest{{rank, labels, left_offset, right_offset, odd}, best, of_left != nullptr, of_right});
   best.merge();
 }
 
 void FeedForwardHead::above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
-                            float threshold, int64_t left_offset, int64_t right_offset, int threads,
-                            std::vector<Match>& found) const {
-  std::vector<std::vector<Match>> own(threads);
-  all_pairs(left, left_count, right, right_count, threads,
-            TakeAbove{rank, labels, threshold, left_offset, right_offset, &own});
+                            float threshold, int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found,
+                            Odd& odd) const {
+  const int team = team_size(threads);
+  std::vector<std::vector<Match>> own(team);
+  all_pairs(left, left_count, right, right_count, team, TakeAbove{{rank, labels, left_offset, right_offset, odd}, threshold, &own});
   for (const auto& part : own) found.insert(found.end(), part.begin(), part.end());
 }
 

@@ -17,9 +17,9 @@ class FeedForwardHead {
   void score(const float* left, const float* right, const int64_t* rows, int64_t pairs, float* logits, int threads) const;
   // All of `left` (n, hidden) against all of `right` (m, hidden).
   void top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank, TopK* of_left,
-             TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const;
+             TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
   void above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank, float threshold,
-             int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found) const;
+             int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const;
   const int hidden, labels;
   const bool use_gelu;
 

@@ -37,6 +37,23 @@ const float* sized(const std::optional<Floats>& array, size_t size, const char* 
   return array ? sized(*array, size, name) : nullptr;
 }
 
+// Weights, which a division by the largest of them must not turn into NaN.
+template <class Array>
+const float* weights_of(const Array& array, size_t size, const char* name) {
+  const float* numbers = sized(array, size, name);
+  for (size_t i = 0; i < size; ++i) need(std::isfinite(numbers[i]), std::string(name) + " holds numbers that are not finite");
+  return numbers;
+}
+
+const uint8_t* flags(const Mask& mask) { return reinterpret_cast<const uint8_t*>(mask.data()); }
+
+// A FloatingPointError with the numbers of the first pair whose score is no finite number.
+void refuse(const Odd& odd) {
+  if (!odd.any()) return;
+  PyErr_SetObject(PyExc_FloatingPointError, nb::make_tuple(odd.left(), odd.right()).ptr());
+  throw nb::python_error();
+}
+
 int whole(size_t number, const char* name) {
   need(number <= static_cast<size_t>(kMostWidth), std::string(name) + " is too large");
   return static_cast<int>(number);
@@ -162,17 +179,17 @@ NB_MODULE(_native, m) {
             check_shape(d, heads, f, c);
             const TransformerShape shape{d, heads, f, c, use_gelu, pre_norm, inner_epsilon, outer_epsilon};
             const size_t ds = d, fs = f, cs = c;
-            const TransformerWeights weights{sized(output, ds * ds, "output"),
-                                             sized(expand, fs * ds, "expand"),
-                                             sized(expand_bias, fs, "expand_bias"),
-                                             sized(contract, fs * ds, "contract"),
-                                             sized(contract_bias, ds, "contract_bias"),
-                                             sized(inner_norm, ds, "inner_norm"),
-                                             sized(inner_norm_bias, ds, "inner_norm_bias"),
-                                             sized(outer_norm, ds, "outer_norm"),
-                                             sized(outer_norm_bias, ds, "outer_norm_bias"),
-                                             sized(read, ds * cs, "read"),
-                                             sized(read_bias, cs, "read_bias")};
+            const TransformerWeights weights{weights_of(output, ds * ds, "output"),
+                                             weights_of(expand, fs * ds, "expand"),
+                                             weights_of(expand_bias, fs, "expand_bias"),
+                                             weights_of(contract, fs * ds, "contract"),
+                                             weights_of(contract_bias, ds, "contract_bias"),
+                                             weights_of(inner_norm, ds, "inner_norm"),
+                                             weights_of(inner_norm_bias, ds, "inner_norm_bias"),
+                                             weights_of(outer_norm, ds, "outer_norm"),
+                                             weights_of(outer_norm_bias, ds, "outer_norm_bias"),
+                                             weights_of(read, ds * cs, "read"),
+                                             weights_of(read_bias, cs, "read_bias")};
             new (self) TransformerHead(shape, weights, find_multiplier(multiplier));
           },
           "multiplier"_a, "heads"_a, "use_gelu"_a, "pre_norm"_a, "inner_epsilon"_a, "outer_epsilon"_a, "output"_a, "expand"_a, "expand_bias"_a,
@@ -183,7 +200,7 @@ NB_MODULE(_native, m) {
           [](const TransformerHead& self, Mask mask, Floats query, Floats own_top, Floats own_sum, Floats own_mixed,
              Floats residual, std::optional<Floats> similar, std::optional<Floats> tokens, std::optional<Floats> token_weights) {
             const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, h = self.shape.heads, c = self.shape.labels;
-            check_mask(mask.data(), static_cast<int64_t>(n), static_cast<int64_t>(k));
+            check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
             const LeftArrays arrays{sized(query, n * d, "query"),
                                     sized(own_top, n * h, "own_top"),
@@ -193,7 +210,7 @@ NB_MODULE(_native, m) {
                                     sized(similar, n * c * d, "similar"),
                                     sized(tokens, n * k * d, "tokens"),
                                     sized(token_weights, n * k * c, "token_weights"),
-                                    mask.data()};
+                                    flags(mask)};
             nb::gil_scoped_release release;
             return self.pack_left(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
@@ -204,11 +221,11 @@ NB_MODULE(_native, m) {
           [](const TransformerHead& self, Mask mask, Floats key, Floats value, std::optional<Floats> similar,
              std::optional<Floats> tokens, std::optional<Floats> token_weights) {
             const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, c = self.shape.labels;
-            check_mask(mask.data(), static_cast<int64_t>(n), static_cast<int64_t>(k));
+            check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
             const RightArrays arrays{sized(key, n * k * d, "key"),       sized(value, n * k * d, "value"),
                                      sized(similar, n * d, "similar"),   sized(tokens, n * k * d, "tokens"),
-                                     sized(token_weights, n * k * c, "token_weights"), mask.data()};
+                                     sized(token_weights, n * k * c, "token_weights"), flags(mask)};
             nb::gil_scoped_release release;
             return self.pack_right(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
@@ -232,8 +249,12 @@ NB_MODULE(_native, m) {
             check_packed(left, right, self.shape);
             check_offsets(left_offset, right_offset);
             const Filled one(of_left, left_offset, left.count, "of_left"), other(of_right, right_offset, right.count, "of_right");
-            nb::gil_scoped_release release;
-            self.top_k(left, right, rank, of_left, of_right, left_offset, right_offset, threads);
+            Odd odd;
+            {
+              nb::gil_scoped_release release;
+              self.top_k(left, right, rank, of_left, of_right, left_offset, right_offset, threads, odd);
+            }
+            refuse(odd);
           },
           "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "of_left"_a.none(), "of_right"_a.none(),
           "left_offset"_a, "right_offset"_a, "threads"_a)
@@ -242,14 +263,16 @@ NB_MODULE(_native, m) {
           [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, const std::string& by, int label, const std::vector<float>& values, float threshold, int64_t left_offset,
              int64_t right_offset, int threads) {
             std::vector<Match> found;
+            Odd odd;
             const Rank rank = checked_rank(by, label, values, self.shape.labels);
             check_threads(threads);
             check_packed(left, right, self.shape);
             check_offsets(left_offset, right_offset);
             {
               nb::gil_scoped_release release;
-              self.above(left, right, rank, threshold, left_offset, right_offset, threads, found);
+              self.above(left, right, rank, threshold, left_offset, right_offset, threads, found, odd);
             }
+            refuse(odd);
             return matches(std::move(found));
           },
           "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "threshold"_a, "left_offset"_a,
@@ -262,7 +285,7 @@ NB_MODULE(_native, m) {
             const int c = whole(read.shape(0), "read"), hidden = whole(read.shape(1), "read");
             need(c >= 1, "there must be one label or more");
             need(hidden >= 16 && hidden % 16 == 0, "the hidden width must be a multiple of 16");
-            new (self) FeedForwardHead(hidden, c, use_gelu, read.data(), sized(read_bias, c, "read_bias"));
+            new (self) FeedForwardHead(hidden, c, use_gelu, weights_of(read, read.size(), "read"), weights_of(read_bias, c, "read_bias"));
           },
           "use_gelu"_a, "read"_a, "read_bias"_a)
       .def(
@@ -285,8 +308,12 @@ NB_MODULE(_native, m) {
             const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
             check_offsets(left_offset, right_offset);
             const Filled one(of_left, left_offset, n, "of_left"), other(of_right, right_offset, m, "of_right");
-            nb::gil_scoped_release release;
-            self.top_k(left.data(), n, right.data(), m, rank, of_left, of_right, left_offset, right_offset, threads);
+            Odd odd;
+            {
+              nb::gil_scoped_release release;
+              self.top_k(left.data(), n, right.data(), m, rank, of_left, of_right, left_offset, right_offset, threads, odd);
+            }
+            refuse(odd);
           },
           "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "of_left"_a.none(), "of_right"_a.none(), "left_offset"_a,
           "right_offset"_a, "threads"_a)
@@ -295,14 +322,16 @@ NB_MODULE(_native, m) {
           [](const FeedForwardHead& self, Matrix left, Matrix right, const std::string& by, int label,
              const std::vector<float>& values, float threshold, int64_t left_offset, int64_t right_offset, int threads) {
             std::vector<Match> found;
+            Odd odd;
             const Rank rank = checked_rank(by, label, values, self.labels);
             check_threads(threads);
             const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
             check_offsets(left_offset, right_offset);
             {
               nb::gil_scoped_release release;
-              self.above(left.data(), n, right.data(), m, rank, threshold, left_offset, right_offset, threads, found);
+              self.above(left.data(), n, right.data(), m, rank, threshold, left_offset, right_offset, threads, found, odd);
             }
+            refuse(odd);
             return matches(std::move(found));
           },
           "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "threshold"_a, "left_offset"_a, "right_offset"_a, "threads"_a);

@@ -4,8 +4,12 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <mutex>
 #include <vector>
+
+#include "buffer.h"
 
 namespace distilmatch {
 
@@ -43,6 +47,31 @@ struct Rank {
   }
 };
 
+inline bool finite(const float* numbers, int count) {
+  bool all = true;
+  for (int i = 0; i < count; ++i) all &= std::fabs(numbers[i]) <= std::numeric_limits<float>::max();  // false of NaN
+  return all;
+}
+
+// The first pair, by its left row and then its right one, whose logits or score are no finite numbers. It would be missing from the
+// best without a word.
+class Odd {
+ public:
+  void see(int64_t left, int64_t right) {
+    const std::lock_guard<std::mutex> alone(mutex_);
+    if (any_ && (left_ < left || (left_ == left && right_ < right))) return;
+    any_ = true, left_ = left, right_ = right;
+  }
+  bool any() const { return any_; }
+  int64_t left() const { return left_; }
+  int64_t right() const { return right_; }
+
+ private:
+  std::mutex mutex_;
+  bool any_ = false;
+  int64_t left_ = 0, right_ = 0;
+};
+
 struct Hit {
   float score;
   int64_t id;
@@ -56,23 +85,21 @@ inline bool better(const Hit& one, const Hit& other) {
 // The k best of each of n rows; a heap a row, the worst kept one first. NaN is never kept.
 class TopK {
  public:
-  TopK(int64_t rows, int k) : k_(k), hits_(rows * k), sizes_(rows, 0), locks_(rows) {
-    for (auto& lock : locks_) lock.clear();
-  }
+  TopK(int64_t rows, int k) : rows_(rows), k_(k), hits_(rows * k), sizes_(rows), locks_(rows) {}
   TopK(const TopK&) = delete;
   TopK& operator=(const TopK&) = delete;
   // Takes it for one call; false where another call has it.
   bool take() { return !taken_.test_and_set(std::memory_order_acquire); }
   void give_back() { taken_.clear(std::memory_order_release); }
   int k() const { return k_; }
-  int64_t rows() const { return static_cast<int64_t>(sizes_.size()); }
+  int64_t rows() const { return rows_; }
   const Hit* hits(int64_t row) const { return hits_.data() + row * k_; }
-  int size(int64_t row) const { return sizes_[row]; }
+  int size(int64_t row) const { return sizes_.data()[row]; }
 
   // A row that only one thread fills.
   void add(int64_t row, Hit hit) {
     Hit* heap = hits_.data() + row * k_;
-    int& size = sizes_[row];
+    int& size = sizes_.data()[row];
     if (size < k_) {
       if (hit.score != hit.score) return;
       heap[size++] = hit;
@@ -86,21 +113,23 @@ class TopK {
 
   // A row that several threads fill.
   void add_shared(int64_t row, Hit hit) {
-    while (locks_[row].test_and_set(std::memory_order_acquire)) {
+    std::atomic<uint8_t>& lock = locks_.data()[row];
+    while (lock.exchange(1, std::memory_order_acquire)) {
     }
     add(row, hit);
-    locks_[row].clear(std::memory_order_release);
+    lock.store(0, std::memory_order_release);
   }
 
   void sort() {
-    for (int64_t row = 0; row < rows(); ++row) std::sort(hits_.begin() + row * k_, hits_.begin() + row * k_ + sizes_[row], better);
+    for (int64_t row = 0; row < rows(); ++row) std::sort(hits_.data() + row * k_, hits_.data() + row * k_ + size(row), better);
   }
 
  private:
+  int64_t rows_;
   int k_;
-  std::vector<Hit> hits_;
-  std::vector<int> sizes_;
-  std::vector<std::atomic_flag> locks_;
+  Zeros<Hit> hits_;
+  Zeros<int> sizes_;
+  Zeros<std::atomic<uint8_t>> locks_;
   std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
 };
 
@@ -111,9 +140,12 @@ void add_block(TopK& best, int64_t first_row, const float* scores, int64_t rows,
 // target; where threads share texts, each keeps its own best, and `merge` puts them together.
 class LeftBest {
  public:
-  LeftBest(TopK* target, int64_t texts, int64_t offset, int threads, bool shared) : target_(target), texts_(texts), offset_(offset) {
+  // `others`: how many texts there are to choose from.
+  LeftBest(TopK* target, int64_t texts, int64_t others, int64_t offset, int threads, bool shared)
+      : target_(target), texts_(texts), offset_(offset) {
     if (!target || !shared) return;
-    for (int thread = 0; thread < threads; ++thread) own_.push_back(std::make_unique<TopK>(texts, target->k()));
+    const int k = static_cast<int>(std::clamp<int64_t>(others, 1, target->k()));
+    for (int thread = 0; thread < threads; ++thread) own_.push_back(std::make_unique<TopK>(texts, k));
   }
   TopK* of(int thread) const { return own_.empty() ? target_ : own_[thread].get(); }
   int64_t offset() const { return own_.empty() ? offset_ : 0; }

@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <omp.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 namespace distilmatch {
 namespace {
 
-constexpr int kMostThreads = 1024;
+constexpr int kMostThreads = 64;  // on a machine of fewer processors
 
 std::atomic<bool> started{false};  // threads, in this process or in the one that it was forked from
 std::atomic<bool> forked{false};
@@ -24,7 +25,7 @@ const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
 int team_size(int threads) {
   if (forked || registered != 0) return 1;
-  const int size = std::clamp(threads, 1, kMostThreads);
+  const int size = std::clamp(threads, 1, std::max(kMostThreads, omp_get_num_procs()));
   if (size > 1) started = true;
   return size;
 }

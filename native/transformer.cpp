@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <limits>
+#include <memory>
 
 #include "threads.h"
 
@@ -21,7 +22,7 @@ void copy_float(const float* from, size_t count, Buffer<float>& to) {
 }
 
 // For each text, the places of its real tokens.
-std::vector<int> real_tokens(const bool* mask, int kept) {
+std::vector<int> real_tokens(const uint8_t* mask, int kept) {
   std::vector<int> places;
   for (int token = 0; token < kept; ++token)
     if (mask[token]) places.push_back(token);
@@ -161,8 +162,7 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
     to.token_weights = Buffer<float>(n * c * groups * 16);
   }
   to.real.resize(n);
-#pragma omp parallel for num_threads(team_size(omp_get_max_threads())) schedule(static)
-  for (int64_t i = 0; i < count; ++i) {
+  const auto pack_text = [&](int64_t i) {
     const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
     to.real[i] = static_cast<int>(places.size());
     for (size_t j = 0; j < places.size(); ++j) {
@@ -186,7 +186,11 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
       for (size_t label = 0; label < c; ++label)
         to.token_weights.data()[(i * c + label) * groups * 16 + j] = from.token_weights[source * c + label];
     }
-  }
+  };
+  Failure failure;
+#pragma omp parallel for num_threads(team_size(omp_get_max_threads())) schedule(static)
+  for (int64_t i = 0; i < count; ++i) failure.run([&] { pack_text(i); });
+  failure.rethrow();
   return to;
 }
 
@@ -368,65 +372,79 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
 void TransformerHead::score(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int64_t pairs, float* logits,
                             int threads) const {
   const int64_t tile = multiplier_.tile_rows;
+  Failure failure;
 #pragma omp parallel num_threads(team_size(threads))
   {
-    Scratch scratch(shape, multiplier_);
+    std::unique_ptr<Scratch> scratch;
+    failure.run([&] { scratch = std::make_unique<Scratch>(shape, multiplier_); });
 #pragma omp for schedule(dynamic, 8)
     for (int64_t first = 0; first < pairs; first += tile)
-      score_tile(left, right, rows + 2 * first, static_cast<int>(std::min<int64_t>(tile, pairs - first)),
-                 logits + first * shape.labels, scratch);
+      failure.run([&] {
+        score_tile(left, right, rows + 2 * first, static_cast<int>(std::min<int64_t>(tile, pairs - first)), logits + first * shape.labels,
+                   *scratch);
+      });
   }
+  failure.rethrow();
 }
 
 constexpr int64_t kLeftChunk = 4;  // left texts that pass over the right ones in the cache together
 
 template <class Take>
-void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, int threads,
-                                Take take) const {
+void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, int threads, Take take) const {
   const bool shared = share_left(left.count, kLeftChunk, threads);
   const int64_t tile = multiplier_.tile_rows, at_once = (shared ? 8 : 64) * tile;  // right texts that stay in the cache
   const int64_t chunks = (left.count + kLeftChunk - 1) / kLeftChunk, ranges = (right.count + at_once - 1) / at_once;
   const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
-#pragma omp parallel num_threads(team_size(threads))
+  Failure failure;
+#pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(shape, multiplier_);
-    std::vector<float> logits(static_cast<size_t>(kMostTileRows) * shape.labels);
+    std::unique_ptr<Scratch> scratch;
+    std::vector<float> logits;
+    failure.run([&] {
+      scratch = std::make_unique<Scratch>(shape, multiplier_);
+      logits.resize(static_cast<size_t>(kMostTileRows) * shape.labels);
+    });
     int64_t rows[2 * kMostTileRows];
+    const auto score_block = [&](int64_t a, int64_t b, int pairs) {
+      for (int i = 0; i < pairs; ++i) rows[2 * i] = a, rows[2 * i + 1] = b + i;
+      score_tile(left, right, rows, pairs, logits.data(), *scratch);
+      for (int i = 0; i < pairs; ++i) take(a, b + i, logits.data() + static_cast<size_t>(i) * shape.labels);
+    };
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < chunks * parts; ++task) {
-      const int64_t chunk = task / parts * kLeftChunk;
-      const int64_t first = shared ? task % parts : 0, end = shared ? first + 1 : ranges;
-      for (int64_t columns = first * at_once; columns < std::min(end * at_once, right.count); columns += at_once) {
-        const int64_t last = std::min(columns + at_once, right.count);
-        for (int64_t a = chunk; a < std::min(chunk + kLeftChunk, left.count); ++a)
-          for (int64_t b = columns; b < last; b += tile) {
-            const int pairs = static_cast<int>(std::min<int64_t>(tile, last - b));
-            for (int i = 0; i < pairs; ++i) rows[2 * i] = a, rows[2 * i + 1] = b + i;
-            score_tile(left, right, rows, pairs, logits.data(), scratch);
-            for (int i = 0; i < pairs; ++i) take(a, b + i, logits.data() + static_cast<size_t>(i) * shape.labels);
-          }
-      }
-    }
+    for (int64_t task = 0; task < chunks * parts; ++task)
+      failure.run([&] {
+        const int64_t chunk = task / parts * kLeftChunk;
+        const int64_t first = shared ? task % parts : 0, end = shared ? first + 1 : ranges;
+        for (int64_t columns = first * at_once; columns < std::min(end * at_once, right.count); columns += at_once) {
+          const int64_t last = std::min(columns + at_once, right.count);
+          for (int64_t a = chunk; a < std::min(chunk + kLeftChunk, left.count); ++a)
+            for (int64_t b = columns; b < last; b += tile) score_block(a, b, static_cast<int>(std::min<int64_t>(tile, last - b)));
+        }
+      });
   }
+  failure.rethrow();
 }
 
-void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank,
-                            TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const {
-  LeftBest best(of_left, left.count, left_offset, threads, share_left(left.count, kLeftChunk, threads));
-  all_pairs(left, right, threads, [&](int64_t a, int64_t b, const float* logits) {
+void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank, TopK* of_left, TopK* of_right,
+                            int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const {
+  const int team = team_size(threads);
+  LeftBest best(of_left, left.count, right.count, left_offset, team, share_left(left.count, kLeftChunk, team));
+  all_pairs(left, right, team, [&](int64_t a, int64_t b, const float* logits) {
     const float score = rank(logits, shape.labels);
+    if (!finite(logits, shape.labels) || !finite(&score, 1)) return odd.see(left_offset + a, right_offset + b);
     if (of_left) best.of(omp_get_thread_num())->add(best.offset() + a, {score, right_offset + b});
     if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
   });
   best.merge();
 }
 
-void TransformerHead::above(const LeftTexts& left, const RightTexts& right, const Rank& rank,
-                            float threshold, int64_t left_offset, int64_t right_offset, int threads,
-                            std::vector<Match>& found) const {
-  std::vector<std::vector<Match>> own(threads);
-  all_pairs(left, right, threads, [&](int64_t a, int64_t b, const float* logits) {
+void TransformerHead::above(const LeftTexts& left, const RightTexts& right, const Rank& rank, float threshold, int64_t left_offset,
+                            int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const {
+  const int team = team_size(threads);
+  std::vector<std::vector<Match>> own(team);
+  all_pairs(left, right, team, [&](int64_t a, int64_t b, const float* logits) {
     const float score = rank(logits, shape.labels);
+    if (!finite(logits, shape.labels) || !finite(&score, 1)) return odd.see(left_offset + a, right_offset + b);
     if (score > threshold) own[omp_get_thread_num()].push_back({left_offset + a, right_offset + b, score});
   });
   for (const auto& part : own) found.insert(found.end(), part.begin(), part.end());

@@ -67,11 +67,11 @@ struct RightTexts {
 // fp32 arrays of a block of texts, as `distilmatch.engine.folding` names them; null where the head has no such part.
 struct LeftArrays {
   const float *query, *own_top, *own_sum, *own_mixed, *residual, *similar, *tokens, *token_weights;
-  const bool* mask;
+  const uint8_t* mask;  // 0, or any other number for a real token
 };
 struct RightArrays {
   const float *key, *value, *similar, *tokens, *token_weights;
-  const bool* mask;
+  const uint8_t* mask;  // 0, or any other number for a real token
 };
 
 class TransformerHead {
@@ -84,9 +84,9 @@ class TransformerHead {
              int threads) const;
   // All of left against all of right; numbers in the results are offset by where a block starts.
   void top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank, TopK* of_left,
-             TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) const;
+             TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
   void above(const LeftTexts& left, const RightTexts& right, const Rank& rank, float threshold,
-             int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found) const;
+             int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const;
   const TransformerShape shape;
 
  private:

@@ -98,17 +98,19 @@ void try_everything(int64_t left, int64_t right, int labels, const std::vector<d
       for (int64_t p = 0; p < pairs; ++p) scores[p] = rank(logits.data() + p * labels, labels);
       const float near = exactly ? 0 : 1e-3f * std::max(1.f, largest({scores.begin(), scores.end()}));
       const std::string told = name + ", by " + std::to_string(int(by)) + ", " + std::to_string(threads) + " threads";
+      Odd odd;
       for (int k : {1, 7}) {
         TopK of_left(left + first_left, k), of_right(right + first_right, k), alone(left + first_left, k);
-        top_k(rank, &of_left, &of_right, first_left, first_right, threads);
-        top_k(rank, &alone, nullptr, first_left, first_right, threads);
+        top_k(rank, &of_left, &of_right, first_left, first_right, threads, odd);
+        top_k(rank, &alone, nullptr, first_left, first_right, threads, odd);
         compare_best(of_left, first_left, left, scores, right, right, 1, first_right, exactly, near, told + ", of left");
         compare_best(alone, first_left, left, scores, right, right, 1, first_right, exactly, near, told + ", of left alone");
         compare_best(of_right, first_right, right, scores, 1, left, right, first_left, exactly, near, told + ", of right");
       }
       const float threshold = pairs ? scores[pairs / 2] : 0;
       std::vector<Match> found;
-      above(rank, threshold, first_left, first_right, threads, found);
+      above(rank, threshold, first_left, first_right, threads, found, odd);
+      expect(!odd.any(), told + ", no score that is no number");
       compare_above(found, scores, left, right, first_left, first_right, threshold, near, told + ", above");
     }
   }
@@ -141,9 +143,9 @@ void try_transformer(const TransformerCase& given, const Multiplier& multiplier,
   try_everything(
       given.left, given.right, given.labels, expected, bound, true, name,
       [&](const int64_t* rows, int64_t pairs, float* logits, int threads) { head.score(left, right, rows, pairs, logits, threads); },
-      [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads) { head.top_k(left, right, rank, one, other, a, b, threads); },
-      [&](const Rank& rank, float threshold, int64_t a, int64_t b, int threads, std::vector<Match>& found) {
-        head.above(left, right, rank, threshold, a, b, threads, found);
+      [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads, Odd& odd) { head.top_k(left, right, rank, one, other, a, b, threads, odd); },
+      [&](const Rank& rank, float threshold, int64_t a, int64_t b, int threads, std::vector<Match>& found, Odd& odd) {
+        head.above(left, right, rank, threshold, a, b, threads, found, odd);
       });
 }
 
@@ -164,11 +166,11 @@ void try_feed_forward(int hidden, int labels, int64_t left, int64_t right, bool 
       left, right, labels, expected, 2e-3f, false,
       "feed-forward, hidden " + std::to_string(hidden) + ", labels " + std::to_string(labels) + ", " + std::to_string(left) + " x " + std::to_string(right),
       [&](const int64_t* rows, int64_t pairs, float* logits, int threads) { head.score(lefts.data(), rights.data(), rows, pairs, logits, threads); },
-      [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads) {
-        head.top_k(lefts.data(), left, rights.data(), right, rank, one, other, a, b, threads);
+      [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads, Odd& odd) {
+        head.top_k(lefts.data(), left, rights.data(), right, rank, one, other, a, b, threads, odd);
       },
-      [&](const Rank& rank, float threshold, int64_t a, int64_t b, int threads, std::vector<Match>& found) {
-        head.above(lefts.data(), left, rights.data(), right, rank, threshold, a, b, threads, found);
+      [&](const Rank& rank, float threshold, int64_t a, int64_t b, int threads, std::vector<Match>& found, Odd& odd) {
+        head.above(lefts.data(), left, rights.data(), right, rank, threshold, a, b, threads, found, odd);
       });
 }
 

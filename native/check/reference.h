@@ -86,13 +86,12 @@ struct Texts {
   }
 
   LeftArrays left() const {
-    return {query.data(), own_top.data(), own_sum.data(), own_mixed.data(), residual.data(), part(similar), part(tokens), part(token_weights), flags()};
+    return {query.data(), own_top.data(), own_sum.data(), own_mixed.data(), residual.data(), part(similar), part(tokens), part(token_weights), mask.data()};
   }
-  RightArrays right() const { return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), flags()}; }
+  RightArrays right() const { return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), mask.data()}; }
 
  private:
   static const float* part(const Numbers& numbers) { return numbers.empty() ? nullptr : numbers.data(); }
-  const bool* flags() const { return reinterpret_cast<const bool*>(mask.data()); }
 };
 
 // y += W x, of (outputs, inputs) weights.

@@ -225,7 +225,7 @@ class RepresentationFolder:
             raise CacheError(
                 f"{self.path}, row {row}: a representation without a token; encode its text again (overwrite)"
             )
-        return TokenRepresentations(tokens, mask)
+        return TokenRepresentations(tokens, mask, self.manifest.side, self.manifest.model_fingerprint)
 
     def _map(self, shard: int) -> StoredTokens:
         if shard not in self._mapped:
