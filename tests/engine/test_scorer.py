@@ -103,7 +103,8 @@ def test_every_way_to_score_gives_the_plain_scores(
     logits = scorer.score(*sides, rows=rows)
     np.testing.assert_allclose(logits, expected[rows[:, 0], rows[:, 1]], **tolerance)
     rank: dict[str, Any] = {"by": "probability", "label": "yes"} if task is THREE else {}
-    scores = Ranking.of(task, **rank)(torch.from_numpy(expected)).numpy()
+    ranking = Ranking.of(task, **rank)
+    scores = ranking.shown(ranking(torch.from_numpy(expected)).numpy())
     best, other = scorer.all_pairs(*sides, top_k=5, reverse_top_k=5, **rank)  # type: ignore[misc]
     for found, values in ((best, scores), (other, scores.T)):
         assert isinstance(found, BestMatches)
@@ -219,7 +220,7 @@ def test_what_cannot_be_scored_is_named_before_work(tiny_encoder: Path) -> None:
     with pytest.raises(ConfigError, match="23 texts to choose from"):
         scorer.all_pairs(left, right, top_k=30, reverse_top_k=30, label="yes")
     right.tokens[7, 0, 0] = float("nan")
-    with pytest.raises(DataError, match="row 7: numbers that are not finite"):
+    with pytest.raises(ModelError, match="right side, side 1: row 7 holds numbers that are not finite"):
         scorer.all_pairs(left, right, top_k=1, label="yes")
     with pytest.raises(ConfigError, match="native kernel cannot be used"):
         Scorer(_model(tiny_encoder, "lite", ONE), kernel="native")

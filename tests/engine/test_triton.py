@@ -118,7 +118,8 @@ def test_what_the_scorer_finds_is_the_oracle_s(
     assert scorer.kernel.name == "triton" and scorer.why.startswith("triton: bf16 on ")
     expected = _oracle(model, sides)
     rank: dict[str, Any] = {"by": "probability", "label": "yes"} if task is THREE else {}
-    scores = Ranking.of(task, **rank)(torch.from_numpy(expected)).numpy()
+    ranking = Ranking.of(task, **rank)
+    scores = ranking.shown(ranking(torch.from_numpy(expected)).numpy())
     bound = 0.02 * float(np.abs(scores).max())
     rows = np.random.default_rng(0).integers(0, [LEFT, RIGHT], (40, 2))
     logits = scorer.score(*sides, rows=rows)

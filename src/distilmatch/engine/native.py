@@ -6,7 +6,8 @@ Shape legend: n texts of a side; p pairs; d width; c labels; k kept tokens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from distilmatch.config import StudentConfig
-from distilmatch.engine.finite import LARGEST_WEIGHT, check_folded
+from distilmatch.engine.finite import LARGEST_WEIGHT, NotFinite, check_folded
 from distilmatch.engine.folding import FoldedFeedForward, FoldedHead, FoldedTexts, FoldedTransformer, fold_head
 from distilmatch.engine.forking import threads_here, watch_forks
 from distilmatch.engine.native_module import native_module, runs_native
@@ -206,16 +207,27 @@ class NativeKernel:
     ) -> None:
         """As `Kernel.top_k`."""
         what = (ranking.by, ranking.label, list(ranking.values))
-        self.head.top_k(left, right, *what, of_left, of_right, *offsets, self.threads)
+        with _named_pairs():
+            self.head.top_k(left, right, *what, of_left, of_right, *offsets, self.threads)
 
     def above(
         self, left: Any, right: Any, ranking: Ranking, threshold: float, offsets: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Kernel.above`."""
         what = (ranking.by, ranking.label, list(ranking.values))
-        rows, scores = self.head.above(left, right, *what, threshold, *offsets, self.threads)
+        with _named_pairs():
+            rows, scores = self.head.above(left, right, *what, threshold, *offsets, self.threads)
         order = np.lexsort((rows[:, 1], rows[:, 0]))
         return rows[order], scores[order]
+
+
+@contextmanager
+def _named_pairs() -> Iterator[None]:
+    # The module's error holds the numbers of the first pair without a score.
+    try:
+        yield
+    except FloatingPointError as error:
+        raise NotFinite(*map(int, error.args)) from None
 
 
 def _transformer(native: Any, folded: FoldedTransformer, multiplier: Multiplier) -> Any:

@@ -33,8 +33,12 @@ def explained(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ModelError, CacheError):
+    except CacheError:
         raise
+    except ModelError as error:
+        if name in str(error):
+            raise
+        raise ModelError(f"{name}: {error}") from error
     except Exception as error:  # a stranger's files fail in ways without number
         raise ModelError(
             f"cannot load a student from {name}: {type(error).__name__}: {first_line(error)[:300]}; {_ADVICE}"

@@ -20,6 +20,8 @@ class WeightAverage(TrainerCallback):
     again with it. Weights that do not learn are left out.
     """
 
+    file = _FILE  # beside a checkpoint
+
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = model
         self.decay = decay

@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from distilmatch.embedding_config import ContrastiveConfig, EmbeddingObjectiveConfig, EmbeddingStageConfig
 from distilmatch.models.attention import trained_attention
@@ -24,6 +23,7 @@ from distilmatch.models.sentence_student import ProjectedStudent
 from distilmatch.objectives import MemoryBank
 from distilmatch.runtime import keep_freed_memory, pick_device, write_json
 from distilmatch.training.arguments import steps_an_epoch, training_arguments
+from distilmatch.training.checkpoints import last_whole_checkpoint
 from distilmatch.training.embedding_batches import (
     ContrastiveCollator,
     DistilCollator,
@@ -186,9 +186,12 @@ def _train(
     show_shortly(trainer, () if trainer.dev is None else (METRIC,))
     transformer = getattr(student.encoder[0], "model", None)
     encoders = [transformer] if isinstance(transformer, nn.Module) else []
+    has_bank = any(isinstance(own, BankState) for own in trainer.callback_handler.callbacks)
+    needs = [BankState.first] if has_bank else []  # the same for every process
+    last = last_whole_checkpoint(checkpoints, needs, removes=processes.is_main)
     started = time.perf_counter()
     with trained_attention(encoders, pick_device(device)):
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+        trainer.train(resume_from_checkpoint=last)
     if finish is not None:
         finish()
         if trainer.dev is not None:

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import AnglELoss, CoSENTLoss
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilmatch.concurrency import evaluation_view
 from distilmatch.embedding_config import ContrastiveConfig, EmbeddingObjectiveConfig
@@ -31,6 +31,7 @@ from distilmatch.models.sentence_student import ProjectedStudent
 from distilmatch.objectives import MemoryBank, embedding_distillation_loss, gather_rows, info_nce
 from distilmatch.runtime import Precision, autocast
 from distilmatch.training.accumulation import step_shares
+from distilmatch.training.checkpoints import CheckpointTrainer
 from distilmatch.training.embedding_batches import LabelledTables, TableSampler
 from distilmatch.types import TupleTable
 
@@ -65,7 +66,7 @@ class DevPairs:
         return float(np.mean(correlations))
 
 
-class EmbeddingTrainer(Trainer):
+class EmbeddingTrainer(CheckpointTrainer):
     """`transformers.Trainer` over a `ProjectedStudent`, measured on scored pairs as a user would use it."""
 
     def __init__(self, *, dev: DevPairs | None, dev_precision: Precision, **kwargs: Any) -> None:
@@ -188,6 +189,8 @@ class BankState(TrainerCallback):
     Args:
         shared: whether all processes hold the same (they gather), so that one file serves all.
     """
+
+    first = "memory_bank_0.safetensors"
 
     def __init__(self, bank: MemoryBank, *, process: int, shared: bool) -> None:
         self.bank = bank

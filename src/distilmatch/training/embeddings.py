@@ -84,7 +84,7 @@ def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
     if processes.is_main:
         _finish(run, better_stage(run.stage1, run.stage2, latest, "try a lower stage2.learning_rate"), tables)
     processes.wait()
-    return SentenceTransformer(str(run.student), device=str(device)).eval()
+    return SentenceTransformer(str(run.student), device=str(device), trust_remote_code=False).eval()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,5 +290,10 @@ def _finish(run: EmbeddingRun, latest: Path, tables: LabelledTables | None) -> N
             best = summary["best_metric"]
             dev = "" if best is None else f", best dev {summary['metric']} {best:.4f}"
             facts[name] = f"{summary['steps']} steps, {summary['seconds']:.0f} s{dev}"
-    save_student(SentenceTransformer(str(latest), device="cpu"), run.student, facts, recipe.student.matryoshka)
+    save_student(
+        SentenceTransformer(str(latest), device="cpu", trust_remote_code=False),
+        run.student,
+        facts,
+        recipe.student.matryoshka,
+    )
     run.copy_records()

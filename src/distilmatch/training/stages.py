@@ -13,7 +13,6 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from distilmatch.config import ObjectiveConfig, StageConfig
 from distilmatch.models import DiPair
@@ -22,6 +21,7 @@ from distilmatch.runtime import keep_freed_memory, pick_device, write_json
 from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
+from distilmatch.training.checkpoints import last_whole_checkpoint
 from distilmatch.training.frozen import cache_kept_outputs
 from distilmatch.training.processes import Processes
 from distilmatch.training.progress import StepTimes, show_shortly
@@ -112,9 +112,11 @@ def run_stage(
         highest_grade=highest_grade(table),
     )
     show_shortly(trainer, () if dev_set is None else dev_set.shown)
+    needs = () if average is None else (average.file,)
+    last = last_whole_checkpoint(checkpoints, needs, removes=processes.is_main)
     started = time.perf_counter()
     with trained_attention(list(model.encoders), pick_device(device)):
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)))
+        trainer.train(resume_from_checkpoint=last)
     averaged = average is not None and _keep_average(trainer, average, dev_set)
     summary = {
         "steps": trainer.state.global_step,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
 from distilmatch.config import ObjectiveConfig, TaskConfig
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
@@ -21,6 +21,7 @@ from distilmatch.models import DiPair
 from distilmatch.objectives import distillation_loss, loss_items, objective_kind
 from distilmatch.runtime import Precision
 from distilmatch.training.accumulation import step_shares
+from distilmatch.training.checkpoints import CheckpointTrainer
 from distilmatch.types import TupleTable
 
 
@@ -72,7 +73,7 @@ class DevSet:
         return metrics
 
 
-class BlockTrainer(Trainer):
+class BlockTrainer(CheckpointTrainer):
     """Trains a `DiPair` on blocks; an item of its dataset is a block, a batch a few blocks.
 
     Args:
