@@ -40,7 +40,8 @@ KINDS: dict[str, list[str]] = {
         "tests/test_manifest.py",
     ],
     "wild calls into the compiled module": ["tests/engine/test_wild_calls.py"],
-    "numbers that are not finite, forks": ["tests/engine/test_scorer.py"],
+    "numbers that are not finite": ["tests/engine/test_scorer.py"],
+    "forks": ["tests/engine/test_fork.py"],
     "outputs over inputs, full disks": [
         "tests/doors/test_output_doors.py",
         "tests/jobs/test_outputs.py",
