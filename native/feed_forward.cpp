@@ -15,6 +15,12 @@ inline __m512 activate(__m512 x) {
   return use_gelu ? gelu(x) : relu(x);
 }
 
+// Which of 16 numbers are not finite.
+__mmask16 odd_ones(__m512 numbers) {
+  constexpr int kNan = 0x81, kInfinite = 0x18;  // quiet and signalling; of either sign
+  return _mm512_fpclass_ps_mask(numbers, kNan | kInfinite);
+}
+
 // 16 right texts side by side: (hidden, 16).
 void interleave(const float* right, int64_t count, int hidden, float* panel) {
   for (int x = 0; x < hidden; ++x)
@@ -84,27 +90,27 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
   Failure failure;
 #pragma omp parallel num_threads(threads)
   {
-    Buffer<float> panels;
+    Buffer<float> panels, all;
     std::vector<__m512> sums;
-    std::vector<float> logits, all;
-    alignas(64) float found[16];
+    std::vector<float> logits;
     failure.run([&] {
       panels = Buffer<float>(static_cast<size_t>(kPanels) * 16 * hidden);
       sums.resize(static_cast<size_t>(labels) * kLeftRows);
       logits.resize(labels);
-      all.resize(static_cast<size_t>(labels) * 16);
+      all = Buffer<float>(static_cast<size_t>(labels) * 16);
     });
     // One left text and a panel of `count` right ones, of the sums of row `i`.
     const auto give = [&](int64_t a, int i, int64_t b, int count) {
-      if (labels == 1) {
-        _mm512_store_ps(found, _mm512_add_ps(sums[i], _mm512_set1_ps(read_bias_[0])));
-        take.one(a, b, found, count);
-        return;
+      __mmask16 odd = 0;
+      for (int c = 0; c < labels; ++c) {
+        const __m512 of_label = _mm512_add_ps(sums[c * kLeftRows + i], _mm512_set1_ps(read_bias_[c]));
+        odd |= odd_ones(of_label);
+        _mm512_store_ps(all.data() + c * 16, of_label);
       }
-      for (int c = 0; c < labels; ++c)
-        _mm512_storeu_ps(all.data() + c * 16, _mm512_add_ps(sums[c * kLeftRows + i], _mm512_set1_ps(read_bias_[c])));
+      if (odd & first_lanes(count)) return take.see(a, b + __builtin_ctz(odd & first_lanes(count)));
+      if (labels == 1) return take.one(a, b, all.data(), count);
       for (int j = 0; j < count; ++j) {
-        for (int c = 0; c < labels; ++c) logits[c] = all[c * 16 + j];
+        for (int c = 0; c < labels; ++c) logits[c] = all.data()[c * 16 + j];
         take.many(a, b + j, logits.data());
       }
     };
@@ -138,13 +144,7 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
 
 namespace {
 
-// Which of 16 scores are no finite numbers.
-__mmask16 odd_ones(const float* scores, int count) {
-  constexpr int kNan = 0x81, kInfinite = 0x18;  // quiet and signalling; of either sign
-  return _mm512_fpclass_ps_mask(_mm512_load_ps(scores), kNan | kInfinite) & first_lanes(count);
-}
-
-// What is done with a block's scores, `one` label's 16 at a time or a pair's `many` logits: `add` takes the finite ones.
+// What is done with a block's finite logits, `one` label's 16 at a time or a pair's `many`; pairs that have others are `see`n.
 template <class Self>
 struct Takes {
   const Rank& rank;
@@ -154,12 +154,11 @@ struct Takes {
 
   void see(int64_t a, int64_t b) const { odd.see(left_offset + a, right_offset + b); }
   void one(int64_t a, int64_t b, const float* scores, int count) const {
-    if (odd_ones(scores, count)) return see(a, b + __builtin_ctz(odd_ones(scores, count)));
     static_cast<const Self*>(this)->add_panel(a, b, scores, count);
   }
   void many(int64_t a, int64_t b, const float* logits) const {
     const float score = rank(logits, labels);
-    if (!finite(logits, labels) || !finite(&score, 1)) return see(a, b);
+    if (rank.by != RankBy::logit && !finite(&score, 1)) return see(a, b);
     static_cast<const Self*>(this)->add(a, b, score);
   }
 };
