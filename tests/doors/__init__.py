@@ -11,9 +11,14 @@ KINDS: dict[str, list[str]] = {
         "tests/test_concurrency.py",
         "tests/models/test_threads.py",
         "tests/teachers/test_teacher_threads.py",
+        "tests/engine/test_asked.py",
     ],
     "texts that are no list of strings": ["tests/doors/test_text_doors.py", "tests/models/test_texts.py"],
-    "order lost in an activation or in bf16": ["tests/teachers/test_fp32_logits.py", "tests/models/test_dipair.py"],
+    "order lost in an activation or in bf16": [
+        "tests/teachers/test_fp32_logits.py",
+        "tests/models/test_dipair.py",
+        "tests/engine/test_order.py",
+    ],
     "rows lost or changed by readers": [
         "tests/doors/test_reader_doors.py",
         "tests/data/test_dialects.py",
@@ -40,7 +45,7 @@ KINDS: dict[str, list[str]] = {
         "tests/test_manifest.py",
     ],
     "wild calls into the compiled module": ["tests/engine/test_wild_calls.py"],
-    "numbers that are not finite": ["tests/engine/test_scorer.py"],
+    "numbers that are not finite": ["tests/engine/test_scorer.py", "tests/engine/test_not_finite.py"],
     "forks": ["tests/engine/test_fork.py"],
     "outputs over inputs, full disks": [
         "tests/doors/test_output_doors.py",
