@@ -109,9 +109,12 @@ def _same(found: list[dict[str, torch.Tensor]], expected: list[dict[str, torch.T
     assert len(found) == len(expected) > 1
     for own, other in zip(found, expected, strict=True):
         assert own.keys() == other.keys() and len(own) > 10
+        # A margin has no gradient for the last bias: what is left of the sum there is rounding.
+        rounding = 2e-6 * max(float(gradient.abs().max()) for gradient in other.values()) + 1e-7
         for name, gradient in own.items():
             scale = float(other[name].abs().max())
-            torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-5 * scale + 1e-7, msg=name)
+            # Sums in another order: a few 1e-5 of the largest with two threads; a wrong mean differs by far more.
+            torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-4 * scale + rounding, msg=name)
 
 
 @pytest.mark.parametrize(("kind", "task", "with_queries"), CASES, ids=lambda value: str(getattr(value, "kind", value)))
