@@ -20,7 +20,7 @@ from distilmatch.engine.scorer import BestMatches, Matches, Scorer
 from distilmatch.engine.torch_kernel import TorchKernel
 from distilmatch.engine.triton_heads import Tile, tiles_for
 from distilmatch.engine.triton_kernel import TritonKernel, gpu_here, why_not_triton
-from distilmatch.errors import ConfigError
+from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
 
@@ -173,6 +173,49 @@ def test_a_tile_without_room_is_left_for_the_next(tiny_encoder: Path, monkeypatc
     monkeypatch.setattr(kernel.programs, "tiles", list(tiles_for(32))[:1])
     with pytest.raises(OutOfResources):
         kernel.pairs(prepared, rows)
+
+
+@runs
+def test_saturated_probabilities_keep_their_order(tiny_encoder: Path) -> None:
+    model = _model(tiny_encoder, "compared", THREE)
+    with torch.no_grad():
+        model.classifier.bias[2] += 60
+    sides = _sides(model)
+    scorer = Scorer(model, kernel="triton")
+    rows = np.array(list(itertools.product(range(LEFT), range(RIGHT))))
+    logits = scorer.score(*sides, rows=rows).astype(np.float64).reshape(LEFT, RIGHT, 3)
+    odds = logits[..., 2] - np.logaddexp(logits[..., 0], logits[..., 1])
+    best = scorer.all_pairs(*sides, top_k=RIGHT, by="probability", label="yes")
+    assert isinstance(best, BestMatches) and (best.scores == 1).mean() > 0.9
+    picked = np.take_along_axis(odds, best.rows, 1)
+    np.testing.assert_allclose(picked, -np.sort(-odds, axis=1), rtol=0, atol=2e-5 * np.abs(odds).max())
+
+
+@runs
+@pytest.mark.parametrize("head", ["transformer", "feed_forward"])
+def test_numbers_that_are_not_finite_are_refused_as_by_pytorch(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr("distilmatch.engine.triton_kernel._TEXTS_FOLDED", 5)
+    model = _model(tiny_encoder, head, ONE)
+    left, right = _sides(model)
+    rows = np.array([[0, 0], [1, 16]])
+    large = TokenRepresentations(right.tokens.clone(), right.mask)
+    large.tokens[16, 0] *= 1e14
+    right.tokens[16, 0, 0] = torch.nan
+    for kernel in ("torch", "triton"):
+        scorer = Scorer(model, kernel=kernel)  # type: ignore[arg-type]
+        for work in (
+            lambda side, of=scorer: of.score(left, side, rows=rows),
+            lambda side, of=scorer: of.all_pairs(left, side, top_k=2),
+        ):
+            with pytest.raises(ModelError, match="row 16 holds numbers that are not finite"):
+                work(right)
+    with torch.no_grad():  # a text's numbers are finite, what the head makes of them is not
+        (model.head.layers[0].key_value if head == "transformer" else model.head.side_inputs[1]).weight.fill_(1e12)
+    for kernel in ("torch", "triton"):
+        with pytest.raises(ModelError, match="row 16: scores are no finite numbers"):
+            Scorer(model, kernel=kernel).all_pairs(left, large, top_k=2)  # type: ignore[arg-type]
 
 
 @runs
