@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilmatch.cli import main
+from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer
 from distilmatch.errors import CacheError, ConfigError, DataError
 from distilmatch.jobs import match_output
@@ -75,8 +77,10 @@ def read(path: Path, sides: tuple[str, str] = ("query", "document"), ranked: boo
     return list(zip(*columns, strict=True))
 
 
-# The expansion alone, on scores with many ties
+# The expansion alone, on log-odds with many ties
 
+PROBABILITY = Ranking(by="probability")
+_SATURATED = 20.0  # log-odds from which on probabilities are one number in fp32
 _TEXT = st.integers(0, 5)
 
 
@@ -105,24 +109,31 @@ def side_of(name: str, rows: list[Row]) -> tuple[MatchedSide, list[str]]:
 def top_texts(scores: np.ndarray, k: int) -> BestMatches:
     k = min(k, scores.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return BestMatches(scores=np.take_along_axis(scores, order, 1), rows=order)
+    ranked = np.take_along_axis(scores, order, 1)
+    return BestMatches(scores=PROBABILITY.shown(ranked), rows=order, ranked=ranked)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    left=tables(), right=tables(), k=st.integers(1, 9), step=st.integers(1, 4), turn=st.integers(1, 5), data=st.data()
+    left=tables(),
+    right=tables(),
+    k=st.integers(1, 9),
+    step=st.integers(1, 4),
+    turn=st.integers(1, 5),
+    level=st.sampled_from([0.0, _SATURATED]),
+    data=st.data(),
 )
 def test_k_texts_are_enough_for_k_items(
-    left: list[Row], right: list[Row], k: int, step: int, turn: int, data: st.DataObject
+    left: list[Row], right: list[Row], k: int, step: int, turn: int, level: float, data: st.DataObject
 ) -> None:
     (one, texts), (other, others) = side_of("left", left), side_of("right", right)
     numbers = data.draw(st.lists(st.integers(0, 2), min_size=36, max_size=36))
-    scores = np.array(numbers[: len(texts) * len(others)], dtype=np.float32).reshape(len(texts), len(others))
+    scores = np.array(numbers[: len(texts) * len(others)], dtype=np.float32).reshape(len(texts), len(others)) + level
 
     def score(a: str, b: str) -> float:
         return float(scores[texts.index(a), others.index(b)])
 
-    made = MatchTables(one, other, k, one_label=False)
+    made = MatchTables(one, other, k, PROBABILITY, one_label=False)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(match_output, "_FOUND_A_TURN", turn)
         patch.setattr(match_output, "_ROWS_A_TURN", turn)
@@ -138,15 +149,16 @@ def test_k_texts_are_enough_for_k_items(
         assert read(Path(folder) / "best.parquet", sides) == best(left, right, score, k)
         turned = read(Path(folder) / "reverse.parquet", sides[::-1])
         assert turned == best(right, left, lambda a, b: score(b, a), k)
-        pairs = MatchTables(one, other, None, one_label=False)
+        pairs = MatchTables(one, other, None, PROBABILITY, one_label=False)
         with PartWriter(Path(folder) / "pairs.parquet", pairs.schema, "job") as writer:
             for start in range(0, len(texts), step):
                 block = scores[start : start + step]
-                rows = np.argwhere(block > 0.5)
-                found = Matches(rows=rows, scores=block[rows[:, 0], rows[:, 1]])
+                rows = np.argwhere(block > level + 0.5)
+                ranked = block[rows[:, 0], rows[:, 1]]
+                found = Matches(rows=rows, scores=PROBABILITY.shown(ranked), ranked=ranked)
                 writer.append(pairs.of_block(found, start, len(block)))
             writer.finish(pairs.order)
-        assert read(Path(folder) / "pairs.parquet", sides, ranked=False) == above(left, right, score, 0.5)
+        assert read(Path(folder) / "pairs.parquet", sides, ranked=False) == above(left, right, score, level + 0.5)
 
 
 # The whole way: tables, folders, kernels, files
@@ -240,6 +252,53 @@ def test_a_threshold_gives_all_pairs_of_items(
     )
     found = read(tmp_path / "pairs.parquet", ranked=False)
     assert found == above(left, right, scorer_of(left, right, scores), limit)
+
+
+@pytest.mark.parametrize("bias", [0.0, 40.0])
+def test_probabilities_that_are_one_number_keep_their_order_in_parts(
+    tiny_encoder: Path, tmp_path: Path, bias: float
+) -> None:
+    torch.manual_seed(0)
+    shape = StudentConfig(
+        width=16, kept_tokens=(3, 3), max_lengths=(16, 16), head_heads=2, side_names=("query", "document")
+    )
+    task = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
+    model = DiPair.from_encoder(tiny_encoder, shape, task).eval()
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    with torch.no_grad():
+        model.classifier.bias[2] += bias
+    sides = ("query", "document")
+    rows = [_table(texts, name, False) for texts, name in zip((_QUERIES[:9], _DOCUMENTS[:13]), sides, strict=True)]
+    folders = [
+        encode_table(model, some, tmp_path / name, side=name, shard_rows=4)
+        for some, name in zip(rows, sides, strict=True)
+    ]
+    scorer = Scorer(model, kernel="torch")
+    pairs = np.stack(np.divmod(np.arange(9 * 13), 13), 1)
+    logits = scorer.score(*folders, rows=pairs).astype(np.float64)
+    odds = (logits[:, 2] - np.logaddexp(logits[:, 0], logits[:, 1])).reshape(9, 13)
+    match_folders(
+        scorer, *folders, tmp_path / "best.parquet", top_k=5, reverse_output=tmp_path / "reverse.parquet",
+        by="probability", label="yes", rows_a_part=2,
+    )  # fmt: skip
+    for name, matrix, own, other in (("best", odds, *sides), ("reverse", odds.T, *sides[::-1])):
+        found = pq.read_table(tmp_path / f"{name}.parquet")
+        assert (len(set(found["score"].to_pylist())) == 1) == (bias > 0)
+        columns = [found[f"{side}_row"].to_numpy() for side in (own, other)]
+        texts_of = [dict(enumerate(_texts_of(some))) for some in (rows if own == "query" else rows[::-1])]
+        got = np.array([matrix[texts_of[0][a], texts_of[1][b]] for a, b in zip(*columns, strict=True)]).reshape(-1, 5)
+        expected = [_best_odds(matrix[texts_of[0][a]], texts_of[1], 5) for a in columns[0][::5]]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
+
+
+def _texts_of(rows: list[Row]) -> list[int]:
+    # The number of each row's text.
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(row["text"] for row in rows))}
+    return [numbers[row["text"]] for row in rows]
+
+
+def _best_odds(odds: np.ndarray, text_of: dict[int, int], k: int) -> np.ndarray:
+    return np.sort([odds[text] for text in text_of.values()])[::-1][:k]
 
 
 def test_distinct_texts_are_counted_as_texts(student: DiPair, sides: dict[bool, list[Any]], tmp_path: Path) -> None:

@@ -46,18 +46,27 @@ class BestMatches:
         scores: (n, k) fp32, falling, as `Ranking.shown` gives them; where probabilities round to one number the order of
             `rows` still is that of the log-odds. -inf where there are no more.
         rows: (n, k) int64, row numbers on the other side; -1 where there are no more.
+        ranked: (n, k) fp32, what the rows are in the order of: of probabilities their log-odds, else the scores.
     """
 
     scores: np.ndarray
     rows: np.ndarray
+    ranked: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
-    """Pairs above a threshold, by left row, then right row: `rows` (found, 2) int64 and `scores` (found,) fp32."""
+    """Pairs above a threshold, by left row, then right row.
+
+    Attributes:
+        rows: (found, 2) int64.
+        scores: (found,) fp32, as `Ranking.shown` gives them.
+        ranked: (found,) fp32, what was compared with the threshold: of probabilities their log-odds, else the scores.
+    """
 
     rows: np.ndarray
     scores: np.ndarray
+    ranked: np.ndarray
 
 
 class Scorer:
@@ -264,8 +273,8 @@ class Scorer:
         if not isinstance(index, CandidateIndex):
             index = self.index_of(right, index)
         index.check(len(other), len(one), vectors)
-        scores = np.full((len(one), top_k), -np.inf, dtype=np.float32)
-        rows = np.full((len(one), top_k), -1, dtype=np.int64)
+        best = np.empty((len(one), top_k), dtype=np.float32)
+        rows = np.empty((len(one), top_k), dtype=np.int64)
         step = max(1, _PAIRS_A_STEP // num_candidates)
         starts = range(0, len(one), step)
         quiet = _quiet(show_progress_bar, len(one) * num_candidates)
@@ -277,9 +286,9 @@ class Scorer:
             logits = self._score(pairs, [one, other], None)
             ranked = ranking(torch.from_numpy(logits)).numpy().reshape(found.shape)
             order = np.lexsort((found, -ranked))[:, :top_k]
-            scores[some] = ranking.shown(np.take_along_axis(ranked, order, 1))
+            best[some] = np.take_along_axis(ranked, order, 1)
             rows[some] = np.take_along_axis(found, order, 1)
-        return BestMatches(scores=scores, rows=rows)
+        return BestMatches(scores=ranking.shown(best), rows=rows, ranked=best)
 
     def index_of(self, texts: Representations | LoadedSide, kind: IndexKind = "hnsw", side: int = 1) -> CandidateIndex:
         """An index of the pooled vectors of texts of a side."""
@@ -381,12 +390,12 @@ def recall(found: BestMatches, exact: BestMatches) -> float:
 
 
 def _best_matches(best: Any, ranking: Ranking, side: LoadedSide) -> BestMatches:
-    scores, rows = best.best()
+    ranked, rows = best.best()
     short = (rows < 0).any(axis=1)
     if short.any():  # a kernel keeps no score that is not a number
         row = side.source_row(int(np.argmax(short)))
         raise NotFinite(row).of(f"{side.shown}, row {row}")
-    return BestMatches(scores=ranking.shown(scores), rows=rows)
+    return BestMatches(scores=ranking.shown(ranked), rows=rows, ranked=ranked)
 
 
 def _pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str:
@@ -396,9 +405,9 @@ def _pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str
 
 def _sorted_matches(found: Sequence[tuple[np.ndarray, np.ndarray]], ranking: Ranking) -> Matches:
     rows = np.concatenate([rows for rows, _ in found])
-    scores = np.concatenate([scores for _, scores in found])
     order = np.lexsort((rows[:, 1], rows[:, 0]))
-    return Matches(rows=rows[order], scores=ranking.shown(scores[order]))
+    ranked = np.concatenate([ranked for _, ranked in found])[order]
+    return Matches(rows=rows[order], scores=ranking.shown(ranked), ranked=ranked)
 
 
 def _quiet(show_progress_bar: bool | None, pairs: int) -> bool | None:

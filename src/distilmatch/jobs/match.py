@@ -117,7 +117,7 @@ def match_folders(
     place, reverse_place = check_match(output, reverse_output, folders)
     if rows_a_part is not None:
         whole_number("rows_a_part", rows_a_part)
-    tables = _tables(scorer, folders, top_k, distinct_texts, texts)
+    tables = _tables(scorer, folders, wanted, distinct_texts, texts)
     _check_top_k(tables, top_k, reverse_place is not None, "texts" if distinct_texts else "items")
     sides = [scorer.load(folder, j) for j, folder in enumerate(folders)]
     pairs_a_part = _PAIRS_A_PART if threshold is None else _PAIRS_A_PART_KEPT
@@ -202,7 +202,7 @@ class _Wanted:
         student = scorer.model.student
         if student.sides != 2:
             raise ModelError(f"matching is between two sides, this model has {student.sides}; score its tuples instead")
-        Ranking.of(scorer.model.task, self.by, self.label, self.values)
+        Ranking.of(scorer.model.task, **self.ranking)
         self.limit(scorer.model.task.num_labels == 1)
 
     def limit(self, one_label: bool) -> float | None:
@@ -237,7 +237,7 @@ class _Wanted:
 def _tables(
     scorer: Scorer,
     folders: Sequence[RepresentationFolder],
-    top_k: int | None,
+    wanted: _Wanted,
     distinct_texts: bool,
     texts: tuple[Sequence[str], Sequence[str]] | None,
 ) -> MatchTables:
@@ -249,7 +249,9 @@ def _tables(
         items = folder.item_table.first_of_texts() if distinct_texts else folder.item_table
         shown = None if texts is None else check_texts(texts[j], folder, f"the texts of {name}")
         matched.append(MatchedSide(name, items, shown))
-    return MatchTables(matched[0], matched[1], top_k, scorer.model.task.num_labels == 1)
+    task = scorer.model.task
+    ranking = Ranking.of(task, **wanted.ranking)
+    return MatchTables(matched[0], matched[1], wanted.top_k, ranking, task.num_labels == 1)
 
 
 def _check_top_k(tables: MatchTables, top_k: int | None, reverse: bool, counted: str) -> None:
@@ -320,7 +322,7 @@ class _Run:
             assert not isinstance(found, tuple)
             return found
         # A last, small block has fewer texts than each right text wants of the whole side.
-        of_right = min(self.reverse.scores.shape[1], len(block))
+        of_right = min(self.reverse.ranked.shape[1], len(block))
         both = self.scorer.all_pairs(
             block, self.sides[1], top_k=self.top_k, reverse_top_k=of_right, **self.wanted.ranking
         )

@@ -22,6 +22,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import BestMatches, Matches
 from distilmatch.errors import CacheError
 from distilmatch.files import writing
@@ -95,23 +96,25 @@ class _Lists:
     Attributes:
         ends: (b + 1,) int64.
         items: (q,) int64.
-        scores: (q,) fp32.
+        ranked: (q,) fp32, what they are ranked by.
     """
 
     ends: np.ndarray
     items: np.ndarray
-    scores: np.ndarray
+    ranked: np.ndarray
 
 
 class MatchTables:
     """Turns what the engine found into rows of the output."""
 
-    def __init__(self, left: MatchedSide, right: MatchedSide, top_k: int | None, one_label: bool) -> None:
-        self.left, self.right, self.top_k, self.one_label = left, right, top_k, one_label
+    def __init__(
+        self, left: MatchedSide, right: MatchedSide, top_k: int | None, ranking: Ranking, one_label: bool
+    ) -> None:
+        self.left, self.right, self.top_k, self.ranking, self.one_label = left, right, top_k, ranking, one_label
 
     def reversed(self) -> MatchTables:
         """The same for the best of the left side for each of the right."""
-        return MatchTables(self.right, self.left, self.top_k, self.one_label)
+        return MatchTables(self.right, self.left, self.top_k, self.ranking, self.one_label)
 
     @property
     def schema(self) -> pa.Schema:
@@ -139,49 +142,49 @@ class MatchTables:
             cuts = sorted({0, count, *np.searchsorted(ends, turns[1:]).tolist()})
         for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
             if isinstance(found, BestMatches):
-                lists = self._best(found.rows[start:stop], found.scores[start:stop])
+                lists = self._best(found.rows[start:stop], found.ranked[start:stop])
             else:
                 lists = self._above(found, ends[start : stop + 1])
             items = np.sort(self.left.of(np.arange(first + start, first + stop))[1])
             yield from self._tables(items, self.left.items.texts[items] - first - start, lists)
 
-    def of_all(self, found: BestMatches) -> Iterator[pa.Table]:
-        """The rows of all left texts, whose best are at hand: by left items, in their order."""
-        step = max(1, _FOUND_A_TURN // found.rows.shape[1])
+    def of_all(self, ranked: np.ndarray, rows: np.ndarray) -> Iterator[pa.Table]:
+        """The rows of all n left texts, whose best are at hand, as in `BestMatches`: by left items, in their order."""
+        step = max(1, _FOUND_A_TURN // rows.shape[1])
         for start in range(0, len(self.left.items), step):
             items = np.arange(start, min(start + step, len(self.left.items)))
             texts, places = np.unique(self.left.items.texts[items], return_inverse=True)
-            yield from self._tables(items, places, self._best(found.rows[texts], found.scores[texts]))
+            yield from self._tables(items, places, self._best(rows[texts], ranked[texts]))
 
-    def _best(self, rows: np.ndarray, scores: np.ndarray) -> _Lists:
-        # The k best items of (b, k) texts, which fall by score; -1 is none.
+    def _best(self, rows: np.ndarray, ranked: np.ndarray) -> _Lists:
+        # The k best items of (b, k) texts, which fall by what they are ranked by; -1 is none.
         assert self.top_k is not None
         real = rows >= 0
         if not self.right.one_each:
             counts = np.where(real, np.minimum(self.right.count(np.maximum(rows, 0)), self.top_k), 0)
             full = np.cumsum(counts, axis=1) >= self.top_k
-            # The text that fills the list, and those of its score; no item of a later one is among the best.
-            last = np.where(full.any(1), scores[np.arange(len(rows)), full.argmax(1)], -np.inf)
-            real &= scores >= last[:, None]
+            # The text that fills the list, and its equals; no item of a later one is among the best.
+            last = np.where(full.any(1), ranked[np.arange(len(rows)), full.argmax(1)], -np.inf)
+            real &= ranked >= last[:, None]
         of, column = np.nonzero(real)
         places, items = self.right.of(rows[of, column], self.top_k)
-        return self._sorted(len(rows), of[places], items, scores[of, column][places])
+        return self._sorted(len(rows), of[places], items, ranked[of, column][places])
 
     def _above(self, found: Matches, ends: np.ndarray) -> _Lists:
         # All items of the pairs of texts from ends[0] on; ends: (b + 1,) where those of each left text end.
         some = slice(ends[0], ends[-1])
         of = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
         places, items = self.right.of(found.rows[some, 1])
-        return self._sorted(len(ends) - 1, of[places], items, found.scores[some][places])
+        return self._sorted(len(ends) - 1, of[places], items, found.ranked[some][places])
 
-    def _sorted(self, count: int, of: np.ndarray, items: np.ndarray, scores: np.ndarray) -> _Lists:
+    def _sorted(self, count: int, of: np.ndarray, items: np.ndarray, ranked: np.ndarray) -> _Lists:
         if not self.right.one_each:
-            order = np.lexsort((items, of) if self.top_k is None else (items, -scores, of))
-            of, items, scores = of[order], items[order], scores[order]
+            order = np.lexsort((items, of) if self.top_k is None else (items, -ranked, of))
+            of, items, ranked = of[order], items[order], ranked[order]
             if self.top_k is not None:
                 kept = _within(np.bincount(of, minlength=count)) < self.top_k
-                of, items, scores = of[kept], items[kept], scores[kept]
-        return _Lists(ends=np.searchsorted(of, np.arange(count + 1)), items=items, scores=scores)
+                of, items, ranked = of[kept], items[kept], ranked[kept]
+        return _Lists(ends=np.searchsorted(of, np.arange(count + 1)), items=items, ranked=ranked)
 
     def _tables(self, left: np.ndarray, lists_of: np.ndarray, lists: _Lists) -> Iterator[pa.Table]:
         # left: (p,) items; lists_of: (p,) the list of each, one after another in the output.
@@ -190,12 +193,11 @@ class MatchTables:
         for cut in np.split(np.arange(len(left)), np.flatnonzero(np.diff(turns)) + 1):
             within = _within(lengths[cut])
             places = np.repeat(lists.ends[lists_of[cut]], lengths[cut]) + within
-            scores = lists.scores[places]
+            ranked = lists.ranked[places]
             columns = self.left.columns(np.repeat(left[cut], lengths[cut])) + self.right.columns(lists.items[places])
             columns += [pa.array(within + 1, pa.int32())] if self.top_k is not None else []
-            if self.one_label:
-                columns.append(pa.array(scores))
-                scores = torch.sigmoid(torch.from_numpy(scores)).numpy()
+            columns += [pa.array(ranked)] if self.one_label else []
+            scores = torch.from_numpy(ranked).sigmoid().numpy() if self.one_label else self.ranking.shown(ranked)
             yield pa.Table.from_arrays([*columns, pa.array(scores)], schema=self.schema)
 
 
@@ -205,7 +207,7 @@ class ReverseMatches:
     def __init__(self, writer: PartWriter, rows: int, k: int, path: Path, job: str) -> None:
         """`rows`: m right texts; `k` left texts are kept of each; `path`: the output; `job`: its fingerprint."""
         self.writer, self.path, self.job = writer, path, job
-        self.scores = np.full((rows, k), -np.inf, dtype=np.float32)
+        self.ranked = np.full((rows, k), -np.inf, dtype=np.float32)
         self.rows = np.full((rows, k), -1, dtype=np.int64)
 
     def take_up(self) -> None:
@@ -220,13 +222,13 @@ class ReverseMatches:
         damaged = f"{path} is damaged; delete {self.writer.folder} and run the same command again"
         try:
             state = load_file(path)
-            scores, rows = state["scores"].numpy(), state["rows"].numpy()
+            ranked, rows = state["ranked"].numpy(), state["rows"].numpy()
             told = bytes(state["checksum"].numpy())
         except (OSError, KeyError, SafetensorError) as error:
             raise CacheError(damaged) from error
-        if told != _digest(scores, rows) or scores.shape != self.scores.shape or rows.shape != self.rows.shape:
+        if told != _digest(ranked, rows) or ranked.shape != self.ranked.shape or rows.shape != self.rows.shape:
             raise CacheError(damaged)
-        self.scores, self.rows = scores, rows
+        self.ranked, self.rows = ranked, rows
 
     def add(self, found: BestMatches, first: int) -> None:
         """Sees the best of a block of left texts from row `first` on, and saves the state.
@@ -234,14 +236,14 @@ class ReverseMatches:
         Raises:
             CacheError: it cannot be written.
         """
-        scores = np.concatenate([self.scores, found.scores], 1)
+        ranked = np.concatenate([self.ranked, found.ranked], 1)
         rows = np.concatenate([self.rows, np.where(found.rows < 0, -1, found.rows + first)], 1)
-        # Earlier blocks have the lower rows and stand first: a stable sort keeps them before equal scores.
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.scores.shape[1]]
-        self.scores, self.rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        # Earlier blocks have the lower rows and stand first: a stable sort keeps them before their equals.
+        order = np.argsort(-ranked, axis=1, kind="stable")[:, : self.ranked.shape[1]]
+        self.ranked, self.rows = np.take_along_axis(ranked, order, 1), np.take_along_axis(rows, order, 1)
         number = self.writer.parts + 1
-        digest = torch.frombuffer(bytearray(_digest(self.scores, self.rows)), dtype=torch.uint8)
-        state = {"scores": torch.from_numpy(self.scores), "rows": torch.from_numpy(self.rows), "checksum": digest}
+        digest = torch.frombuffer(bytearray(_digest(self.ranked, self.rows)), dtype=torch.uint8)
+        state = {"ranked": torch.from_numpy(self.ranked), "rows": torch.from_numpy(self.rows), "checksum": digest}
         temporary = self._state(number).with_suffix(".writing")
         with writing(self._state(number)):
             save_file(state, temporary)
@@ -259,7 +261,7 @@ class ReverseMatches:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found = turned.of_all(BestMatches(scores=self.scores, rows=self.rows))
+            found = turned.of_all(self.ranked, self.rows)
             write_rows(self.path, found, turned.schema, self.job.encode(), temporary)
         finally:
             temporary.unlink(missing_ok=True)
@@ -268,8 +270,8 @@ class ReverseMatches:
         return self.writer.folder / f"reverse-{number:05d}.safetensors"
 
 
-def _digest(scores: np.ndarray, rows: np.ndarray) -> bytes:
-    digest = xxhash.xxh3_128(scores.tobytes())
+def _digest(ranked: np.ndarray, rows: np.ndarray) -> bytes:
+    digest = xxhash.xxh3_128(ranked.tobytes())
     digest.update(rows.tobytes())
     return digest.digest()
 
