@@ -19,6 +19,7 @@ HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
 KeptStrategy = Literal["first", "first_pooled", "spaced"]
 ObjectiveKind = Literal["auto", "kl", "decoupled_kl", "skewed_kl", "bce", "mse", "margin_mse", "listwise"]
 OnBadRows = Literal["stop", "quarantine"]
+Quoting = Literal["auto", "rfc4180", "none"]
 
 _LABELLED_PAIRS = 300_000
 _MOST_ROUNDS = 8
@@ -84,7 +85,7 @@ class TableConfig(FrozenConfig):
     layout: Literal["tuples", "triplets"] = "tuples"
     file_format: Literal["jsonl", "csv", "tsv", "parquet"] | None = None
     delimiter: str | None = None
-    quoting: Literal["auto", "rfc4180", "none"] = "auto"
+    quoting: Quoting = "auto"
     split: str = "train"
     on_bad_rows: OnBadRows = "stop"
     quarantine_file: str | None = None

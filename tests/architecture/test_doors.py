@@ -1,4 +1,4 @@
-"""The lists of doors are complete: what takes texts, what writes, what loads a model by name, what runs code from a hub."""
+"""The lists of doors are complete: what takes texts, what writes, what loads models, tables and teachers, what runs code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.doors import KINDS, loaders, readers, teachers
 from tests.doors.outputs import NO_INPUT, OUTPUT_DOORS
 from tests.doors.texts import INSIDE, NAME_DOORS, ONE_TEXT_DOORS, PAIR_DOORS, TEXT_DOORS
 from typer.main import get_command
@@ -33,31 +34,76 @@ _OTHER = ("Representations", "Tensor", "ndarray", "FoldedTexts", "tl.tensor", "M
 _WITHOUT = ("cli", "text_arguments", "objectives", "triton")
 
 
-def _parameters() -> Iterator[tuple[str, str]]:
-    """Public functions and methods, with each parameter whose name says that it may hold texts: (door, annotation)."""
+def _parameters() -> Iterator[tuple[str, str, str]]:
+    """(module and function, parameter, annotation) of public functions and methods."""
     for path in sorted(SOURCE.rglob("*.py")):
         module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
         if not any(part in module for part in _WITHOUT):
             yield from _of(ast.parse(path.read_text(encoding="utf-8")).body, f"{module}.")
 
 
-def _of(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
+def _of(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, str, str]]:
     for node in body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from _of(node.body, f"{prefix}{node.name}.")
         elif isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
             for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
                 annotation = "" if argument.annotation is None else ast.unparse(argument.annotation)
-                if argument.arg in _TEXTS and annotation not in ("int", "str | None"):
-                    yield f"{prefix}{node.name}({argument.arg})", annotation
+                yield f"{prefix}{node.name}", argument.arg, annotation
+
+
+def _short(door: str) -> str:
+    """`Class.method`, `Class` for its constructor, or the function, without the modules."""
+    names = door.removesuffix(".__init__").split(".")
+    is_method = len(names) > 1 and names[-2][0].isupper()
+    return ".".join(names[-2:]) if is_method else names[-1]
+
+
+def _doors(*kinds: str, parameters: tuple[str, ...] = ()) -> set[str]:
+    """The functions with a parameter whose annotation has one of the words `kinds`, or all of them joined by `&`; where
+    `parameters` are given, of one of these names.
+    """
+    return {
+        _short(door)
+        for door, name, annotation in _parameters()
+        if any(all(word in annotation for word in kind.split("&")) for kind in kinds)
+        and (not parameters or name in parameters)
+    }
 
 
 def test_every_door_for_texts_is_in_the_list() -> None:
     known = {*TEXT_DOORS, *PAIR_DOORS, *ONE_TEXT_DOORS, *NAME_DOORS, *INSIDE}
-    found = {door for door, annotation in _parameters() if not any(word in annotation for word in _OTHER)}
+    all_of_these_names = {
+        f"{door}({name})": annotation
+        for door, name, annotation in _parameters()
+        if name in _TEXTS and annotation not in ("int", "str | None")
+    }
+    found = {door for door, annotation in all_of_these_names.items() if not any(word in annotation for word in _OTHER)}
     assert found - known == set(), "put them into tests/doors/texts.py"
-    gone = known - {door for door, _ in _parameters()}
-    assert gone == set(), "no longer there"
+    assert known - all_of_these_names.keys() == set(), "no longer there"
+
+
+def test_every_reader_of_tables_is_in_the_list() -> None:
+    named = _doors("", parameters=("source", "sources")) | _doors("TableSource", "CorpusConfig")
+    folders = {"load_sts_tasks", "load_retrieval"}  # of tables
+    assert named | folders == {*readers.READER_DOORS, *readers.INSIDE}, "see tests/doors/readers.py"
+
+
+def test_every_loader_of_models_is_in_the_list() -> None:
+    names = ("model", "name", "encoder", "pretrained_model_name_or_path")
+    found = _doors("str&Path", parameters=names) | _doors("TeacherConfig", "FineTuneConfig")
+    assert found | {"evaluate_sts"} == {*loaders.LOADER_DOORS, *loaders.INSIDE}, "see tests/doors/loaders.py"
+
+
+def test_every_door_where_a_teacher_meets_a_task_is_in_the_list() -> None:
+    found = _doors("Teacher", "PairRecipe") | _doors("Any", parameters=("teacher", "teachers"))
+    found |= _doors("FineTuneConfig")
+    assert found == {*teachers.TEACHER_DOORS, *teachers.INSIDE}, "see tests/doors/teachers.py"
+
+
+def test_every_kind_of_fault_has_its_tests() -> None:
+    files = [file for files in KINDS.values() for file in files]
+    assert len(files) > 30 and [file for file in files if not (SOURCE.parents[1] / file).is_file()] == []
 
 
 def test_every_command_that_writes_is_in_the_list() -> None:
@@ -87,8 +133,8 @@ def test_nothing_runs_code_that_came_with_a_model() -> None:
 
 
 def test_no_call_changes_the_mode_of_a_model_that_others_read() -> None:
-    """`eval()` and `train()` are for models that the caller has just made, in the places named here."""
-    allowed = {"concurrency.py", "training", "tuning", "benchmarks"}
+    """`train()` is for models that the caller has just made, in the places named here."""
+    allowed = {"concurrency.py", "training", "tuning"}
     for path, call, name in _calls():
         inside = path.relative_to(SOURCE).parts[0]
         if name.endswith(".train") and inside not in allowed and name != "inverted.train":  # an index learns its lists

@@ -88,8 +88,9 @@ IDENTIFIERS: list[tuple[Any, list[str | None] | str]] = [
 def test_ids_of_every_type(tmp_path: Path, column: Any, expected: list[str | None] | str) -> None:
     for source in _sources(column, tmp_path):
         if isinstance(expected, str):
-            with pytest.raises(BadRowsError, match=f"row 1: .*column 'v'.*({expected})|row 1: .*({expected})"):
+            with pytest.raises(BadRowsError, match=f"row 1: .*({expected})") as refused:
                 load_table(source, IDS)
+            assert "column 'v'" in str(refused.value) or "cannot be read" in str(refused.value)
         else:
             ids = load_table(source, IDS).ids
             assert ids is not None and ids[:, 0].tolist() == expected == ids[:, 1].tolist()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+
+import torch
 
 from distilmatch.config import FineTuneConfig, TaskConfig, TeacherConfig
 from distilmatch.data.tables import load_table
+from distilmatch.embedding_config import EmbeddingTeacherConfig
 from distilmatch.encoders import load_sentence_encoder
 from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
+from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models.dipair import DiPair
-from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, load_teacher
+from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, load_embedding_teacher, load_teacher
+from distilmatch.teachers.ensemble import check_teacher
 from distilmatch.training.teacher import fine_tune_teacher
 
 from .outputs import OUTPUT_DOORS
-from .setup import Setup
+from .setup import TEXTS, Setup
 
 
 def _sts(setup: Setup, name: str) -> object:
@@ -31,6 +39,12 @@ def _fine_tune(setup: Setup, name: str) -> object:
     return fine_tune_teacher(rows, task, setup.fresh("-teacher"), FineTuneConfig(base_model=name, epochs=1))
 
 
+def _vectors(setup: Setup, name: str) -> object:
+    file = setup.fresh("-texts.jsonl")
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return folder_vectors(name, file, setup.representations, setup.fresh("-vectors"))
+
+
 LOADER_DOORS: dict[str, Callable[[Setup, str], object]] = {
     "DiPair.from_pretrained": lambda s, name: DiPair.from_pretrained(name),
     "DiPair.from_encoder": lambda s, name: DiPair.from_encoder(name),
@@ -38,18 +52,30 @@ LOADER_DOORS: dict[str, Callable[[Setup, str], object]] = {
     "load_teacher": lambda s, name: load_teacher(TeacherConfig(models=(name,))),
     "SentenceTeacher": lambda s, name: SentenceTeacher(name),
     "load_sentence_encoder": lambda s, name: load_sentence_encoder(name),
+    "load_embedding_teacher": lambda s, name: load_embedding_teacher(EmbeddingTeacherConfig(models=(name,))),
+    "check_teacher": lambda s, name: check_teacher(TeacherConfig(models=(name,)), TaskConfig(kind="binary")),
+    "folder_vectors": _vectors,
     "evaluate_sts": _sts,
     "fine_tune_teacher": _fine_tune,
 }
 
 
+# What takes a model's name too, and which door it stands behind.
+INSIDE = {
+    "check_encode": "a path that the output must not be; nothing is loaded",
+    "check_score": "a path that the output must not be; nothing is loaded",
+    "check_finite_weights": "what messages call the model",
+    "check_vocabulary": "behind DiPair.from_encoder and load_sentence_encoder",
+    "load_cross_encoder": "behind CrossEncoderTeacher and fine_tune_teacher",
+    "PretrainedEncoder.load": "behind DiPair.from_encoder",
+    "resolve_model": "behind every door: a name becomes a folder",
+    "DevEvaluator": "behind fine_tune_teacher",
+}
+
+
+@cache
 def broken_folders(setup: Setup) -> dict[str, Path]:
     """Folders that hold no model that can be loaded, by what is wrong with them."""
-    import json
-    import shutil
-
-    import torch
-
     made: dict[str, Path] = {"missing": setup.fresh("-missing")}
     for name in (
         "empty",

@@ -65,6 +65,7 @@ def _ladder_recipe(setup: Setup) -> Case:
         "table": {"text_columns": ["query", "document"], "label_column": "label"},
         "teacher": {"models": [str(setup.cross_encoder)]},
         "start": "encoder",
+        "student": {"kept_tokens": [3, 3], "max_lengths": [12, 12]},
     }
     match = {
         "left": {"source": str(left), "text_column": "query"},

@@ -17,6 +17,7 @@ from distilmatch.data.tables import check_table, iter_rows, load_table
 from distilmatch.data.texts import read_texts
 from distilmatch.embedding_config import CorpusConfig
 from distilmatch.jobs.encode import count_texts, encode_table
+from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.score import score_table
 
 from .setup import Setup
@@ -60,6 +61,11 @@ def _scored(setup: Setup, file: Path) -> list[str]:
     return list(dict.fromkeys(pq.read_table(output).column("a").to_pylist()))
 
 
+def _texts_of_folder(setup: Setup, file: Path) -> list[str]:
+    folder = encode_table(setup.student, file, setup.fresh("-folder"), side=0, text_column="a", show_progress_bar=False)
+    return folder_texts(file, folder, text_column="a")
+
+
 READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
     "load_table": _load,
     "iter_rows": _iterate,
@@ -67,6 +73,39 @@ READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
     "read_texts": lambda s, file: [text for text in read_texts([str(file)], _PAIRS) if not text.startswith("~")],
     "encode_table": _encoded,
     "score_table": _scored,
+    "folder_texts": _texts_of_folder,
+}
+
+# What takes a table too, and which door it stands behind.
+INSIDE = {
+    "check_table": "reads by iter_rows; compared with score_table's count",
+    "table_fingerprint": "a hash of the file",
+    "open_source": "behind iter_rows",
+    "open_table": "behind open_source: tables in memory",
+    "local_file": "a path alone",
+    "source_names": "names alone",
+    "check_encode": "names alone",
+    "check_score": "names alone",
+    "count_texts": "compared with encode_table's count",
+    "folder_vectors": "reads by write_corpus and iter_columns",
+    "rereadable": "behind encode_table and score_table",
+    "available_columns": "behind encode_table and score_table",
+    "text_column_of": "behind encode_table",
+    "tuple_columns": "behind score_table",
+    "iter_columns": "behind encode_table and score_table",
+    "say_once": "a message",
+    "corpus_key": "a hash of the files",
+    "FrozenConfig.from_dict": "what messages call a recipe",
+    "yaml_mapping": "what messages call a recipe",
+    "yaml_value": "what messages call a recipe",
+    "Quarantine": "a name for messages",
+    "RowChecker": "behind iter_rows",
+    "Scorer.load": "representations",
+    "LoadedSide": "representations",
+    "fitted": "an encoder",
+    "build_student": "an encoder",
+    "load_retrieval": "a folder of a benchmark; tests/evaluation/test_retrieval.py",
+    "load_sts_tasks": "a folder of tables, by load_table",
 }
 
 LONG = "long " * 30_000 + "end"

@@ -29,7 +29,7 @@ TEXTS = [
 ]
 
 
-@dataclass
+@dataclass(eq=False)
 class Setup:
     """Models are made when a door asks for them first."""
 

@@ -107,7 +107,7 @@ def test_one_pair_gives_one_result(setup: Setup, door: str) -> None:
 
 @pytest.mark.parametrize("value", REFUSED)
 @pytest.mark.parametrize("door", [*TEXT_DOORS, *PAIR_DOORS, *ONE_TEXT_DOORS])
-def test_anything_else_is_refused_by_name(setup: Setup, door: str, value: str) -> None:
+def test_anything_else_is_refused(setup: Setup, door: str, value: str) -> None:
     call = (TEXT_DOORS | PAIR_DOORS | ONE_TEXT_DOORS)[door]
     with pytest.raises(DistilmatchError):
         call(setup, REFUSED[value]())

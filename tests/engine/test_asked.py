@@ -128,11 +128,11 @@ def test_whole_numbers_of_any_kind_are_numbers(tiny_encoder: Path) -> None:
 @pytest.mark.parametrize(("head", "kernel"), kernels_for("compared", "feed_forward", "two_layers"))
 def test_threads_share_a_scorer_and_its_sides(tiny_encoder: Path, head: str, kernel: Any) -> None:
     model = make_model(tiny_encoder, head, ONE)
-    lefts = [make_sides(model, 5 + i, 1)[0] for i in range(6)]
-    rights = [make_sides(model, 1, 20 + 7 * i)[1] for i in range(6)]
+    lefts = [make_sides(model, 5 + i, 1)[0] for i in range(4)]
+    rights = [make_sides(model, 1, 20 + 7 * i)[1] for i in range(3)]
 
     def work(scorer: Scorer, sides: tuple[list[Any], list[Any]], number: int) -> list[np.ndarray]:
-        left, right = sides[0][number % 6], sides[1][number // 6 % 6]
+        left, right = sides[0][number % 4], sides[1][number // 4]
         rows = np.stack([np.arange(40) % len(left), (np.arange(40) + number) % len(right)], 1)
         best, other = scorer.all_pairs(left, right, top_k=3, reverse_top_k=2)  # type: ignore[misc]
         above = scorer.all_pairs(left, right, threshold=0.0)
@@ -141,12 +141,12 @@ def test_threads_share_a_scorer_and_its_sides(tiny_encoder: Path, head: str, ker
         return [scorer.score(left, right, rows=rows), best.rows, other.rows, best.scores, above.rows, near.rows]
 
     alone = Scorer(model, kernel=kernel, threads=1)
-    expected = [work(alone, (lefts, rights), number) for number in range(36)]
+    expected = [work(alone, (lefts, rights), number) for number in range(12)]
     scorer = Scorer(model, kernel=kernel, threads=2)
     loaded = ([scorer.load(side, 0) for side in lefts], [scorer.load(side, 1) for side in rights])
     for sides in ((lefts, rights), loaded):  # folded anew by each call, or once by whichever thread comes first
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda number: work(scorer, sides, number % 36), range(144)))  # noqa: B023
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda number: work(scorer, sides, number % 12), range(36)))  # noqa: B023
         for number, results in enumerate(found):
-            for got, want in zip(results, expected[number % 36], strict=True):
+            for got, want in zip(results, expected[number % 12], strict=True):
                 np.testing.assert_array_equal(got, want)

@@ -204,7 +204,6 @@ def _config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda c: c["student"].update(head_layers=3), "lacks .* weights"),
         (lambda c: c["student"].update(head="nothing"), "cannot load a student"),
         (lambda c: c["encoders"][0].update(num_hidden_layers=10**12), "beyond what can be built"),
-        (lambda c: c["encoders"][0].update(num_hidden_layers=1), "", ),
         (lambda c: c["encoders"][0].update(hidden_size=10**12), ""),
         (lambda c: c["encoders"][0].update(num_labels=10**9), "beyond what can be built"),
         (lambda c: c["encoders"][0].update(model_type="no-such"), "cannot load a student"),
@@ -225,11 +224,6 @@ def test_a_config_that_does_not_fit_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     _config(folder, change)
-    if (
-        json.loads((folder / "config.json").read_text())["encoders"][:1]
-        and 'num_hidden_layers": 1,' in (folder / "config.json").read_text()
-    ):
-        pytest.skip("a cut student is a student")
     with pytest.raises(ModelError, match=message) as refused:
         DiPair.from_pretrained(folder)
     assert str(folder) in str(refused.value)

@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # Nobody reads: what is left in the buffer must not fail once more at the end of the process.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        assert sys.__stdout__ is not None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
         sys.exit(_PIPE)
     if code == _INTERRUPTED:
         typer.echo("Interrupted. The same command goes on where this one stopped.", err=True)
@@ -109,6 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(given: list[str], debug: bool) -> int | None:
     try:
         return app(args=given, standalone_mode=False)  # type: ignore[no-any-return]
+    except SystemExit as ended:  # typer ends a command whose reader has gone away with 1
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
     except (typer.Abort, KeyboardInterrupt):  # typer may also turn an interrupt within a command into this code
         return _INTERRUPTED
     except BrokenPipeError:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, ModelPath, OnBadRows, Split, TablePath, one_of, say, student_of
+from distilmatch.cli.options import (
+    Delimiter,
+    Device,
+    DryRun,
+    ModelPath,
+    OnBadRows,
+    Quoting,
+    Split,
+    TablePath,
+    one_of,
+    say,
+    student_of,
+    table_config,
+)
 
 
 def run(
@@ -18,6 +31,8 @@ def run(
     batch_size: int = typer.Option(64, "--batch-size", help="Texts a forward pass."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Of the encoder."),
     split: Split = "train",
+    delimiter: Delimiter = None,
+    quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -41,8 +56,16 @@ def run(
     student = student_of(model)
     chosen = int(side) if side.isdigit() else side
     index = student.side_index(chosen)
+    read = table_config(delimiter=delimiter, quoting=quoting)
     if dry_run:
-        texts = count_texts(table, text_column=text_column, id_column=id_column, split=split)
+        texts = count_texts(
+            table,
+            text_column=text_column,
+            id_column=id_column,
+            split=split,
+            delimiter=read.delimiter,
+            quoting=read.quoting,
+        )
         item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, dtype)  # type: ignore[arg-type]
         say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=output)
         typer.echo("Nothing was encoded or written (--dry-run).")
@@ -60,5 +83,7 @@ def run(
         precision=precision,  # type: ignore[arg-type]
         on_bad_rows=on_bad_rows or "stop",  # type: ignore[arg-type]
         split=split,
+        delimiter=read.delimiter,
+        quoting=read.quoting,
     )
     say(texts=len(folder), side=student.student.side_names[index], folder=output)

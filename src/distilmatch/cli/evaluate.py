@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from distilmatch.cli.options import (
+    Delimiter,
     Device,
     DryRun,
     IdColumns,
     ModelPath,
     OnBadRows,
+    Quoting,
     Split,
     TablePath,
     TextColumns,
@@ -38,6 +40,8 @@ def run(
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="In which the student runs."),
     split: Split = "train",
+    delimiter: Delimiter = None,
+    quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
     device: Device = None,
     dry_run: DryRun = False,
@@ -68,6 +72,8 @@ def run(
         label_column=label_column,
         on_bad_rows=on_bad_rows,
         split=split,
+        delimiter=delimiter,
+        quoting=quoting,
         sides=student.student.sides,
     )
     rows = load_table(table, read, student.task, side_names=student.student.side_names)

@@ -8,9 +8,11 @@ import numpy as np
 import typer
 
 from distilmatch.cli.options import (
+    Delimiter,
     DryRun,
     IdColumns,
     OnBadRows,
+    Quoting,
     Split,
     TablePath,
     TextColumns,
@@ -38,6 +40,8 @@ def run(
     max_length: int | None = typer.Option(None, "--max-length", help="Tokens of a pair."),
     seed: int = typer.Option(0, "--seed"),
     split: Split = "train",
+    delimiter: Delimiter = None,
+    quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -61,6 +65,8 @@ def run(
         label_column=label_column,
         on_bad_rows=on_bad_rows,
         split=split,
+        delimiter=delimiter,
+        quoting=quoting,
     )
     given = {
         "epochs": epochs,

@@ -37,6 +37,18 @@ TextColumns = Annotated[
 ]
 IdColumns = Annotated[str | None, typer.Option("--id-columns", metavar="A,B", help="Id columns, one a side.")]
 Split = Annotated[str, typer.Option("--split", help="Split of a hub dataset.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        "--delimiter", metavar="CHARACTER", help="Of CSV and TSV; by default what the header is seen to have."
+    ),
+]
+Quoting = Annotated[
+    str,
+    typer.Option(
+        "--quoting", metavar="auto|rfc4180|none", help="Of CSV and TSV: whether quotes enclose fields, or are text."
+    ),
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default the best one here.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
@@ -85,6 +97,8 @@ def table_config(
     label_column: str | None = None,
     on_bad_rows: str | None = None,
     split: str = "train",
+    delimiter: str | None = None,
+    quoting: str = "auto",
     sides: int = 2,
 ) -> TableConfig:
     """How a table is read, from the options of a command."""
@@ -98,6 +112,8 @@ def table_config(
             "label_column": label_column,
             "on_bad_rows": on_bad_rows or "stop",
             "split": split,
+            "delimiter": delimiter,
+            "quoting": quoting,
         },
         "options",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from distilmatch.cli.options import (
+    Delimiter,
     Device,
     DryRun,
     IdColumns,
@@ -12,6 +13,7 @@ from distilmatch.cli.options import (
     ModelPath,
     OnBadRows,
     Overwrite,
+    Quoting,
     Split,
     TablePath,
     TextColumns,
@@ -33,6 +35,8 @@ def run(
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     split: Split = "train",
+    delimiter: Delimiter = None,
+    quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
     kernel: Kernel = "auto",
     threads: Threads = None,
@@ -63,6 +67,8 @@ def run(
         id_columns=id_columns,
         on_bad_rows=on_bad_rows,
         split=split,
+        delimiter=delimiter,
+        quoting=quoting,
         sides=student.student.sides,
     )
     if dry_run:

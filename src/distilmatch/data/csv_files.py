@@ -35,8 +35,8 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SAMPLE_BYTES = 2**20
 _FITTED_ROWS = 200
 _FITS = 0.9
-_LITERAL = "if quotes are part of the texts, set `quoting: none`"
-_SETTINGS = f"{_LITERAL}; if they enclose fields, set `quoting: rfc4180`"
+_LITERAL = "if quotes are part of the texts, set `quoting: none` (--quoting none)"
+_SETTINGS = f"{_LITERAL}; if they enclose fields, set `quoting: rfc4180` (--quoting rfc4180)"
 
 
 @dataclass(frozen=True, kw_only=True)

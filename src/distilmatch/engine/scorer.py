@@ -195,7 +195,8 @@ class Scorer:
         Args:
             left, right: representations of the first and the second side, in memory or in their folders.
             top_k: how many of the right side are kept for each of the left.
-            threshold: keep every pair whose score is above it; probabilities are compared as their log-odds.
+            threshold: keep every pair whose score is above it: of one label a raw logit, even with by="probability"; of a
+                class's probability a probability, compared as log-odds.
             reverse_top_k: also so many of the left side for each of the right, in the same pass.
             by, label, values: what is ranked where the model has several labels; see `Ranking.of`.
 

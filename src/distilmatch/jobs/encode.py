@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
-from distilmatch.config import OnBadRows, TableConfig
+from distilmatch.config import OnBadRows, Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import table_fingerprint
 from distilmatch.errors import ConfigError, DataError
@@ -44,6 +44,8 @@ def encode_table(
     precision: Precision = "fp32",
     on_bad_rows: OnBadRows = "stop",
     split: str = "train",
+    delimiter: str | None = None,
+    quoting: Quoting = "auto",
     resume: bool = True,
     overwrite: bool = False,
     show_progress_bar: bool | None = None,
@@ -68,6 +70,7 @@ def encode_table(
         precision: of the encoder.
         on_bad_rows: "stop" before any work, or "quarantine" them to a side file and go on.
         split: which split, where `source` is the name of a Hugging Face dataset.
+        delimiter, quoting: of CSV and TSV, see `TableConfig`.
         resume: go on in a folder that is there; False refuses one.
         overwrite: delete the representations that are there first.
         show_progress_bar: None shows one in a terminal.
@@ -85,10 +88,11 @@ def encode_table(
     """
     check_encode(source, output, dtype=dtype, shard_rows=shard_rows, batch_size=batch_size, precision=precision)
     index = model.side_index(side)
-    config = TableConfig(on_bad_rows=on_bad_rows, split=split)
+    config = TableConfig(on_bad_rows=on_bad_rows, split=split, delimiter=delimiter, quoting=quoting)
     source = rereadable(source)
     text_column = text_column_of(source, config, text_column, id_column)
     columns = Columns(texts=(text_column,), ids=() if id_column is None else (id_column,))
+    read_as = "" if (delimiter, quoting) == (None, "auto") else f", delimiter {delimiter!r}, quoting {quoting}"
     used = "bf16" if use_bf16(precision, model.device) else "fp32"
     manifest = RepresentationManifest(
         model_fingerprint=model.representation_fingerprint(index),
@@ -98,7 +102,7 @@ def encode_table(
         width=model.student.vector_width,
         dtype=dtype,
         shard_rows=shard_rows,
-        texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}, {used}",
+        texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}{read_as}, {used}",
     )
     # What is to be overwritten is deleted only once the table is known to be good.
     total = _check(iter_columns(source, columns, config)) if overwrite else None
@@ -145,14 +149,22 @@ def check_encode(
 
 
 def count_texts(
-    source: Any, *, text_column: str | None = None, id_column: str | None = None, split: str = "train"
+    source: Any,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    split: str = "train",
+    delimiter: str | None = None,
+    quoting: Quoting = "auto",
 ) -> int:
     """How many distinct texts `encode_table` would encode; the table is read and checked, nothing is written.
+
+    Arguments as there.
 
     Raises:
         BadRowsError, DataError: as `encode_table`.
     """
-    config = TableConfig(split=split)
+    config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
     column = text_column_of(source, config, text_column, id_column)
     columns = Columns(texts=(column,), ids=() if id_column is None else (id_column,))
     return len({text_key("", row.texts) for row in iter_columns(source, columns, config)})

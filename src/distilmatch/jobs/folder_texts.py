@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config import TableConfig
+from distilmatch.config import Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.errors import DataError
 from distilmatch.jobs.rows import in_batches, iter_columns, text_column_of
@@ -24,18 +24,21 @@ def folder_texts(
     text_column: str | None = None,
     id_column: str | None = None,
     split: str = "train",
+    delimiter: str | None = None,
+    quoting: Quoting = "auto",
 ) -> list[str]:
     """The texts of `folder`, row by row.
 
     Args:
         source: the table that it was encoded from; it may hold more texts than the folder.
         text_column: by default "text", or the only column that is not the id.
+        split, delimiter, quoting: as `encode_table` was given them.
 
     Raises:
         BadRowsError, DataError: the table cannot be read, or lacks a text of the folder.
     """
     opened = opened_folder(folder)
-    config = TableConfig(split=split)
+    config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
     column = text_column_of(source, config, text_column, id_column)
     found: list[str | None] = [None] * len(opened)
     for batch in in_batches(iter_columns(source, Columns(texts=(column,)), config), _BATCH):
