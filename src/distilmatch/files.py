@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pyarrow as pa
 import xxhash
 from safetensors import SafetensorError
@@ -86,6 +87,38 @@ def reserve(path: str | Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Makes a fully written temporary file durable, then gives it its name, atomically.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    handle = os.open(temporary, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(temporary, path)
+
+
+def locked(lock: Path, shown: Path) -> filelock.BaseFileLock:
+    """A lock file, held until it is released.
+
+    Args:
+        shown: what is being written, for the message.
+
+    Raises:
+        CacheError: another process holds it.
+        OSError: it cannot be made.
+    """
+    held = filelock.FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except filelock.Timeout as error:
+        raise CacheError(f"{shown} is being written by another process; wait for it, or stop it") from error
+    return held
 
 
 def write_error(path: str | Path, error: BaseException) -> CacheError:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilmatch.config import PairRecipe
+from distilmatch.config import PairRecipe, Quoting
 from distilmatch.config_base import FrozenConfig, Place
 from distilmatch.embedding_config import EmbeddingRecipe
 
@@ -23,12 +23,15 @@ class MatchSideConfig(FrozenConfig):
         text_column: None takes "text", or the only column that is not the id.
         id_column: ids of the texts.
         split: which split of a Hugging Face dataset.
+        delimiter, quoting: of CSV and TSV, as of a pair table.
     """
 
     source: Place
     text_column: str | None = None
     id_column: str | None = None
     split: str = "train"
+    delimiter: str | None = None
+    quoting: Quoting = "auto"
 
 
 class MatchConfig(FrozenConfig):

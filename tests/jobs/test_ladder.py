@@ -18,10 +18,11 @@ from distilmatch.engine.candidates import CandidateIndex
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.jobs.encode import encode_table
-from distilmatch.jobs.ladder import distil_ladder
+from distilmatch.jobs.folder_texts import folder_texts
+from distilmatch.jobs.ladder import count_items, distil_ladder
 from distilmatch.jobs.match import match_folders
 from distilmatch.jobs.vectors import folder_vectors
-from distilmatch.ladder_config import LadderRecipe
+from distilmatch.ladder_config import LadderRecipe, MatchSideConfig
 from distilmatch.models import DiPair
 from distilmatch.store.folder import RepresentationFolder
 
@@ -142,6 +143,44 @@ def test_match_by_a_sentence_encoder_at_the_command_line(
     assert call(*asked, *more, "--text-columns", "text,title") == 0
     assert pq.read_table(tmp_path / "m.parquet")["query_id"].to_pylist() == [f"l{i}" for i in range(20)]
     assert "recall" in capsys.readouterr().out
+
+
+def test_items_without_an_id_are_counted_row_by_row(student: DiPair, tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "text": "red"},
+        {"id": "", "text": "green"},
+        {"id": None, "text": "blue"},
+        {"id": "a", "text": "red"},
+    ]
+    table = _write(tmp_path / "table.jsonl", [*rows, {"id": None, "text": "green"}])
+    side = MatchSideConfig(source=str(table), text_column="text", id_column="id")
+    folder = encode_table(student, str(table), tmp_path / "f", side=0, text_column="text", id_column="id")
+    assert count_items(side) == len(folder.items()[0]) == 4
+
+
+def test_tables_of_a_match_are_read_as_they_were_encoded(
+    student: DiPair, tmp_path: Path, tiny_sentence_encoder: Path
+) -> None:
+    table = tmp_path / "t.tsv"
+    table.write_text('text\tnote\n"I sold the table\tx\na blue lamp\tx\nand the chair."\tx\n')
+    read = {"text_column": "text", "quoting": "none"}
+    folder = encode_table(student, str(table), tmp_path / "f", side=0, **read)
+    assert len(folder) == 3
+    assert folder_texts(str(table), folder, **read) == ['"I sold the table', "a blue lamp", 'and the chair."']
+    assert len(folder_vectors(tiny_sentence_encoder, str(table), folder, tmp_path / "v", device="cpu", **read)) == 3
+    with pytest.raises(DataError):
+        folder_vectors(tiny_sentence_encoder, str(table), folder, tmp_path / "w", device="cpu", text_column="text")
+    encode_table(student, str(table), tmp_path / "g", side=1, **read)
+    student.save_pretrained(tmp_path / "student")
+    asked = ["match", tmp_path / "student", "--left", tmp_path / "f", "--right", tmp_path / "g", "--output"]
+    asked += [tmp_path / "m.jsonl", "--top-k", 1, "--texts", "--left-table", table, "--right-table", table]
+    asked += ["--text-columns", "text,text"]
+    for more, code in (([], 1), (["--quoting", "none"], 0)):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in [*asked, *more]])
+        assert (stopped.value.code or 0) == code
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [line["query_text"] for line in lines] == ['"I sold the table', "a blue lamp", 'and the chair."']
 
 
 @pytest.fixture

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from distilmatch.engine.scorer import Scorer
-from distilmatch.errors import CacheError, ConfigError
+from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import match_folders
 from distilmatch.jobs.parts import PartWriter
@@ -151,6 +153,64 @@ def test_candidates_say_what_they_miss(student: DiPair, folders: Folders, tmp_pa
     tables = [pq.read_table(path) for path in (exact, few)]
     best = [set(zip(t["query_row"].to_pylist(), t["document_row"].to_pylist(), strict=True)) for t in tables]
     assert report.recall == pytest.approx(len(best[0] & best[1]) / len(best[0])) and 0 < report.recall < 1
+
+
+def test_candidates_that_were_stopped_at_the_end_still_say_what_they_miss(
+    student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer, settings = Scorer(student, kernel="torch"), {"top_k": 4, "num_candidates": 6, "index": "flat"}
+    expected = match_folders(scorer, *folders, tmp_path / "whole.parquet", **settings)
+
+    def stop(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartWriter, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            match_folders(scorer, *folders, tmp_path / "few.parquet", **settings)
+    assert match_folders(scorer, *folders, tmp_path / "few.parquet", **settings) == expected
+    assert expected.recall is not None and expected.recall < 1
+
+
+def test_weights_are_read_once_however_many_parts(
+    student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(student)
+    model.known_fingerprints = type(model.known_fingerprints)()
+    taken, take = [], model.representation_fingerprint
+    monkeypatch.setattr(model, "representation_fingerprint", lambda side: taken.append(side) or take(side))
+    match_folders(Scorer(model, kernel="torch"), *folders, tmp_path / "m.parquet", top_k=2, rows_a_part=2)
+    assert taken == [0, 1]
+
+
+def test_a_scorer_refuses_what_newer_weights_encoded(student: DiPair, folders: Folders, tmp_path: Path) -> None:
+    model = copy.deepcopy(student)
+    scorer = Scorer(model)
+    with torch.no_grad():
+        model.head_inputs[0].projection.weight[0, 0] += 0.01
+    newer = encode(model, tmp_path)
+    kept = [model.encode(["one", "two"], side) for side in (0, 1)]
+    with pytest.raises(ModelError, match=r"weights that its model had when it was made"):
+        match_folders(scorer, *newer, tmp_path / "m.parquet", top_k=2)
+    with pytest.raises(ModelError, match="weights may have changed"):
+        scorer.score(*kept, rows=[[0, 0]])
+    match_folders(Scorer(model), *newer, tmp_path / "m.parquet", top_k=2)
+    assert match_folders(scorer, *folders, tmp_path / "old.parquet", top_k=2).rows == 2 * len(QUERIES)
+
+
+def test_parts_of_another_job_and_a_foreign_output_stay(student: DiPair, folders: Folders, tmp_path: Path) -> None:
+    scorer, output = Scorer(student, kernel="torch"), tmp_path / "m.parquet"
+    with pytest.raises(KeyboardInterrupt), PartWriter(output, pa.schema([("a", pa.int64())]), "other") as writer:
+        writer.append(pa.table({"a": [1]}))
+        raise KeyboardInterrupt
+    with pytest.raises(CacheError, match="parts of another job"):
+        match_folders(scorer, *folders, output, top_k=2)
+    assert sorted(path.name for path in (tmp_path / "m.parquet.parts").glob("part*")) == ["part-00000.parquet"]
+    output = tmp_path / "n.parquet"
+    output.write_bytes(b"something else")
+    with pytest.raises(CacheError, match="exists and holds something else"):
+        match_folders(scorer, *folders, output, top_k=2)
+    assert output.read_bytes() == b"something else" and not (tmp_path / "n.parquet.parts").exists()
 
 
 def test_several_labels_say_which_is_ranked(classifier: DiPair, tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def test_predict_and_rank_have_the_shapes_of_a_cross_encoder(tiny_encoder: Path)
     assert len(ranking) == 2 and ranking[0]["score"] >= ranking[1]["score"]
     assert set(ranking[0]) == {"corpus_id", "score", "text"}
     assert isinstance(model.predict(pairs, convert_to_tensor=True), torch.Tensor)
+    scores = model.predict(pairs)
+    for form in ({}, {"convert_to_numpy": False}, {"convert_to_tensor": True}):
+        one = model.predict(pairs[0], **form)
+        assert np.ndim(one) == 0 and float(one) == pytest.approx(float(scores[0]), abs=1e-6)
     assert model.predict([]).shape == (0,)
 
 

@@ -109,6 +109,13 @@ def test_the_fingerprint_of_unchanged_weights_is_taken_once(
     assert taken == [0, 1]
 
 
+def test_weights_that_were_loaded_in_inference_mode_can_be_trained(student: DiPair, tmp_path: Path) -> None:
+    student.save_pretrained(tmp_path / "s")
+    with torch.inference_mode():
+        model = DiPair.from_pretrained(tmp_path / "s")
+    assert not any(weight.is_inference() for weight in (*model.parameters(), *model.buffers()))
+
+
 def test_weights_whose_changes_nobody_counts_are_read_anew(tiny_encoder: Path) -> None:
     student = _student(tiny_encoder)
     with torch.inference_mode():

@@ -207,6 +207,28 @@ def unfinished(folder: Path) -> Path:
 _PARTS = ("shard-00001.safetensors", "ids-00001.parquet", "progress.json")
 
 
+def test_a_last_shard_stays_where_the_next_rows_cannot_be_stored(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RepresentationWriter(tmp_path / "f", manifest(shard_rows=3)) as writer:
+        writer.append(None, keys(0, 5), representations(5))  # killed after the last shard, before the manifest
+        writer._write_shard(2)
+        raise KeyboardInterrupt
+    before = {path.name: path.read_bytes() for path in (tmp_path / "f").glob("*-0*")}
+    assert len(before) == 4
+    spoiled = representations(2, seed=1)
+    spoiled.tokens[1, 0, 0] = float("nan")
+    with (
+        pytest.raises(CacheError, match="row 6"),
+        RepresentationWriter(tmp_path / "f", manifest(shard_rows=3)) as writer,
+    ):
+        assert writer.rows == 5
+        writer.append(None, keys(5, 7), spoiled)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "f").glob("*-0*")} == before
+    with RepresentationWriter(tmp_path / "f", manifest(shard_rows=3)) as writer:
+        writer.append(None, keys(5, 7), representations(2, seed=1))
+    expected = torch.cat([representations(5).tokens, representations(2, seed=1).tokens])
+    assert torch.equal(RepresentationFolder.open(tmp_path / "f").read(np.arange(7)).tokens, expected)
+
+
 @pytest.mark.parametrize(
     ("damage", "name"),
     [(damage, name) for damage in (flip, truncate, blank) for name in _PARTS]

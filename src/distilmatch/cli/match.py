@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 import typer
 
 from distilmatch.cli.options import (
+    Delimiter,
     Device,
     DryRun,
     Kernel,
     ModelPath,
     Overwrite,
+    Quoting,
+    Split,
     Threads,
     names,
     one_of,
     say,
     student_of,
+    table_config,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from distilmatch.config import TableConfig
     from distilmatch.store.folder import RepresentationFolder
 
 
@@ -55,6 +60,9 @@ def run(
     text_columns: str | None = typer.Option(
         None, "--text-columns", metavar="LEFT,RIGHT", help="Columns of the texts in these tables."
     ),
+    split: Split = "train",
+    delimiter: Delimiter = None,
+    quoting: Quoting = "auto",
     index: str = typer.Option("hnsw", "--index", metavar="flat|hnsw|ivf", help="How candidates are found."),
     rank_by: str | None = typer.Option(
         None, "--rank-by", metavar="logit|probability|expectation", help="What is ranked, for models of several labels."
@@ -91,17 +99,18 @@ def run(
     folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
     tables = _tables(candidate_encoder, candidates, texts, left_table, right_table)
     columns = _columns(text_columns, tables)
+    read = table_config(split=split, delimiter=delimiter, quoting=quoting)
     place = output_file(output)
     vectors_place = place.with_name(f"{place.name}.vectors")
-    read = {"the model": model, "the left table": left_table, "the right table": right_table}
+    inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
     written = {"the folder of vectors": None if candidate_encoder is None else vectors_place}
-    check_match(output, reverse_output, folders, {**read, "the sentence encoder": candidate_encoder}, written)
+    check_match(output, reverse_output, folders, {**inputs, "the sentence encoder": candidate_encoder}, written)
     student = student_of(model, device)
     scorer = Scorer(student, kernel=kernel, threads=threads)  # type: ignore[arg-type]
     say(kernel=scorer.why)
     vectors = None
     if candidate_encoder is not None and not dry_run:
-        vectors = _vectors(candidate_encoder, tables, folders, vectors_place, columns, device)
+        vectors = _vectors(candidate_encoder, tables, folders, vectors_place, columns, read, device)
     report = match_folders(
         scorer,
         *folders,
@@ -116,7 +125,7 @@ def run(
         label=int(label) if label is not None and label.isdigit() else label,
         values=worth,
         distinct_texts=distinct_texts,
-        texts=_texts(tables, folders, columns) if texts else None,
+        texts=_texts(tables, folders, columns, read) if texts else None,
         overwrite=overwrite,
         dry_run=dry_run,
     )
@@ -159,12 +168,17 @@ def _columns(text_columns: str | None, tables: Sequence[str]) -> Sequence[str | 
 
 
 def _texts(
-    tables: Sequence[str], folders: Sequence[RepresentationFolder], columns: Sequence[str | None]
+    tables: Sequence[str],
+    folders: Sequence[RepresentationFolder],
+    columns: Sequence[str | None],
+    read: TableConfig,
 ) -> tuple[list[str], list[str]]:
     from distilmatch.jobs.folder_texts import folder_texts
 
     left, right = (
-        folder_texts(table, folder, text_column=column)
+        folder_texts(
+            table, folder, text_column=column, split=read.split, delimiter=read.delimiter, quoting=read.quoting
+        )
         for table, folder, column in zip(tables, folders, columns, strict=True)
     )
     return left, right
@@ -176,12 +190,23 @@ def _vectors(
     folders: Sequence[RepresentationFolder],
     place: Path,
     columns: Sequence[str | None],
+    read: TableConfig,
     device: str | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     from distilmatch.jobs.vectors import folder_vectors
 
     left, right = (
-        folder_vectors(encoder, table, folder, place / side, text_column=column, device=device)
+        folder_vectors(
+            encoder,
+            table,
+            folder,
+            place / side,
+            text_column=column,
+            split=read.split,
+            delimiter=read.delimiter,
+            quoting=read.quoting,
+            device=device,
+        )
         for side, table, folder, column in zip(("left", "right"), tables, folders, columns, strict=True)
     )
     return left, right

@@ -72,7 +72,9 @@ class Matches:
 class Scorer:
     """Scores representations with a model's folded head. Encoders are not used.
 
-    Several threads may use one. A process that was forked scores with one thread.
+    Several threads may use one. A process that was forked scores with one thread. It is of the weights that the model has
+    when it is made: after training make a new one. Representations of newer weights are refused; where only the head's
+    weights changed, nothing tells.
 
     Attributes:
         model: the student.
@@ -104,6 +106,8 @@ class Scorer:
             ModelError: the head's weights hold NaN or Inf; the tensor is named.
         """
         self.model = model
+        sides = range(model.student.sides if model.tokenizers else 0)  # without tokenizers nothing is stamped
+        self._fingerprints = [model.known_fingerprint(side) for side in sides]
         threads = None if threads is None else whole_number("threads", threads)
         check_finite_weights("the model", head_weights(model))
         watch_forks()
@@ -111,6 +115,10 @@ class Scorer:
         self.why = f"{self.kernel.name}: {why}"
         share = int(_MEMORY_SHARE * free_memory(model.device))
         self.memory_bytes = share if memory_bytes is None else whole_number("memory_bytes", memory_bytes)
+
+    def representation_fingerprint(self, side: int) -> str:
+        """The fingerprint of the representations that it scores: `DiPair.representation_fingerprint` when it was made."""
+        return self._fingerprints[side] if self._fingerprints else self.model.known_fingerprint(side)
 
     def load(self, source: Representations | LoadedSide, side: int, uses: int = 0) -> LoadedSide:
         """Representations for more than one call: what fits in memory is folded once. Every method takes it.
@@ -133,7 +141,9 @@ class Scorer:
             if source.kernel is not self.kernel:
                 raise ModelError(f"side {side} ({names[side]}) was loaded by another scorer; load it with this one")
             return source
-        loaded = LoadedSide(self.model, self.kernel, source, side, self.memory_bytes)
+        loaded = LoadedSide(
+            self.model, self.kernel, source, side, self.memory_bytes, lambda: self.representation_fingerprint(side)
+        )
         self._fold_whole(loaded, uses)
         return loaded
 

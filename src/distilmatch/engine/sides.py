@@ -5,8 +5,9 @@ Shape legend: n texts of the side; m texts asked for.
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,12 @@ class LoadedSide:
         source: Representations,
         side: int,
         memory_bytes: int,
-        rows: range | None = None,
+        wanted: Callable[[], str],
     ) -> None:
-        """Checks model, side and number of texts; `rows` are those of the source that count, None for all.
+        """Checks model, side and number of texts.
+
+        Args:
+            wanted: gives the fingerprint of the representations that the kernel scores on this side.
 
         Raises:
             ModelError: representations of another model or side, or of a shape that is not the model's.
@@ -56,18 +60,20 @@ class LoadedSide:
         self._whole: Any = None
         self._kept_bytes: int | None = None
         self.model, self.kernel, self.source, self.side, self.memory_bytes = model, kernel, source, side, memory_bytes
-        self.shown = _checked(model, source, side)
-        self._rows = range(len(source)) if rows is None else rows
-        self.first = self._rows.start
+        self.shown = _checked(model, source, side, wanted)
+        self._rows = range(len(source))
+        self.first = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def part(self, start: int, stop: int) -> LoadedSide:
-        """The texts from `start` to `stop`, which are loaded anew."""
-        return LoadedSide(
-            self.model, self.kernel, self.source, self.side, self.memory_bytes, self._rows[start : min(stop, len(self))]
-        )
+        """The texts from `start` to `stop`, to be folded on their own."""
+        some = copy.copy(self)
+        some._folding, some._whole = threading.Lock(), None
+        some._rows = self._rows[start : min(stop, len(self))]
+        some.first = some._rows.start
+        return some
 
     @property
     def kept_bytes(self) -> int:
@@ -143,15 +149,15 @@ class LoadedSide:
         return texts
 
 
-def _checked(model: DiPair, source: Representations, side: int) -> str:
+def _checked(model: DiPair, source: Representations, side: int, wanted: Callable[[], str]) -> str:
     # What an error message calls it.
     names = model.student.side_names
     shown = f"the {names[side]} side"
     if isinstance(source, RepresentationFolder):
         shown = str(source.path)
-        _check_folder(model, source, side)
+        check_folder(model, source, side, wanted())
     elif isinstance(source, TokenRepresentations):
-        check_stamp(source, side, names, lambda: model.known_fingerprint(side))
+        check_stamp(source, side, names, wanted)
         check_shape(source, side, model.student.kept_tokens[side], model.student.vector_width)
     else:
         raise ModelError(
@@ -164,14 +170,26 @@ def _checked(model: DiPair, source: Representations, side: int) -> str:
     return shown
 
 
-def _check_folder(model: DiPair, folder: RepresentationFolder, side: int) -> None:
-    # What the folder says of itself, before anything of it is read.
-    manifest, name = folder.manifest, model.student.side_names[side]
-    wanted = model.representation_fingerprint(side)
-    if manifest.side != side or manifest.model_fingerprint != wanted:
+def check_folder(model: DiPair, folder: RepresentationFolder, side: int, wanted: str) -> None:
+    """Refuses a folder by what it says of itself, before anything of it is read.
+
+    Args:
+        wanted: the fingerprint of the model's representations of this side.
+
+    Raises:
+        ModelError: another side, model or shape; it says which is which.
+    """
+    manifest, names = folder.manifest, model.student.side_names
+    if manifest.side != side:
         raise ModelError(
-            f"{folder.path} holds {manifest.side_name} representations of a model {manifest.model_fingerprint}; "
-            f"wanted are {name} representations of {wanted}: encode the texts again with this model and side"
+            f"{folder.path} was encoded for side {manifest.side} ({manifest.side_name}) and is given for side {side} "
+            f"({names[side]}); give the folders in the order {', '.join(names)}, each encoded for its side"
+        )
+    if manifest.model_fingerprint != wanted:
+        raise ModelError(
+            f"{folder.path} was encoded by another model than the one given: its {names[side]} representations have the "
+            f"fingerprint {manifest.model_fingerprint}, this model's {wanted}; encode the texts again with this model, or "
+            "take the model that encoded them (a Scorer is of the weights that its model had when it was made)"
         )
     told, expected = (
         (manifest.kept_tokens, manifest.width),

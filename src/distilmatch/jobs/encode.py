@@ -5,7 +5,6 @@ Shape legend: n rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,17 +13,16 @@ from tqdm.auto import tqdm
 from distilmatch.config import OnBadRows, Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import table_fingerprint
-from distilmatch.errors import ConfigError, DataError
+from distilmatch.errors import ConfigError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import one_of, output_place, whole_number
-from distilmatch.jobs.rows import iter_columns, rereadable, shown, text_column_of
+from distilmatch.jobs.rows import counted_items, iter_columns, rereadable, text_column_of
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, use_bf16
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.store.layout import MOST_SHARD_ROWS
-from distilmatch.types import TableRow
 
 _CHUNK_BATCHES = 32
 _CHUNK_TEXTS = 2048
@@ -105,10 +103,11 @@ def encode_table(
         texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}{read_as}, {used}",
     )
     # What is to be overwritten is deleted only once the table is known to be good.
-    total = _check(iter_columns(source, columns, config)) if overwrite else None
+    total = counted_items(iter_columns(source, columns, config))[0] if overwrite else None
     with RepresentationWriter(output, manifest, resume=resume, overwrite=overwrite) as writer:
         if not writer.finished:
-            total = _check(iter_columns(source, columns, config)) if total is None else total
+            if total is None:
+                total = counted_items(iter_columns(source, columns, config))[0]
             quiet = None if show_progress_bar is None else not show_progress_bar
             with tqdm(total=total, desc=f"Encode {manifest.side_name}", unit="row", disable=quiet) as bar:
                 encoder = _Encoder(model, writer, index, batch_size, precision)
@@ -168,24 +167,6 @@ def count_texts(
     column = text_column_of(source, config, text_column, id_column)
     columns = Columns(texts=(column,), ids=() if id_column is None else (id_column,))
     return len({text_key("", row.texts) for row in iter_columns(source, columns, config)})
-
-
-def _check(rows: Iterator[TableRow]) -> int:
-    """Reads all rows; an id must not name two texts."""
-    count = 0
-    known: dict[str, bytes] = {}
-    for row in rows:
-        count += 1
-        id, text = row.ids[0], row.texts[0]
-        if id is None:
-            continue
-        key = text_key("", (text,))
-        if known.setdefault(id, key) != key:
-            raise DataError(
-                f"{row.file}, row {row.row}: id {id!r} stands for {shown(text)} here and for another text before; "
-                "nothing was started; give each text its own id"
-            )
-    return count
 
 
 class _Encoder:

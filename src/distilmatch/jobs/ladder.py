@@ -14,12 +14,11 @@ from distilmatch.config import TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer
-from distilmatch.errors import ConfigError, DataError, MissingExtraError
+from distilmatch.errors import ConfigError, MissingExtraError
 from distilmatch.files import check_outputs
-from distilmatch.fingerprint import text_key
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import MatchReport, match_folders
-from distilmatch.jobs.rows import iter_columns, text_column_of
+from distilmatch.jobs.rows import counted_items, iter_columns, text_column_of
 from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.ladder_config import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.models import DiPair
@@ -121,22 +120,15 @@ def _check_match(recipe: LadderRecipe, match: MatchConfig) -> None:
 
 
 def count_items(side: MatchSideConfig) -> int:
-    """How many items a side of a match has: its distinct ids, or without ids its rows.
+    """How many items a side of a match has: its distinct ids, and its rows without one.
 
     Raises:
         BadRowsError, DataError: the table cannot be used.
     """
-    config = TableConfig(split=side.split)
+    config = TableConfig(split=side.split, delimiter=side.delimiter, quoting=side.quoting)
     column = text_column_of(side.source, config, side.text_column, side.id_column)
     columns = Columns(texts=(column,), ids=() if side.id_column is None else (side.id_column,))
-    rows = 0
-    text_of: dict[str, bytes] = {}
-    for row in iter_columns(side.source, columns, config):
-        rows += 1
-        id, key = row.ids[0], text_key("", row.texts)
-        if id is not None and text_of.setdefault(id, key) != key:
-            raise DataError(f"{row.file}, row {row.row}: id {id!r} stands for another text before; give each its own")
-    return rows if side.id_column is None else len(text_of)
+    return counted_items(iter_columns(side.source, columns, config))[1]
 
 
 def _encode(
@@ -154,6 +146,8 @@ def _encode(
             dtype=match.dtype,
             precision="auto",
             split=one.split,
+            delimiter=one.delimiter,
+            quoting=one.quoting,
             show_progress_bar=show_progress_bar,
         )
         for side, (name, one) in enumerate(zip(model.student.side_names, (match.left, match.right), strict=True))
@@ -179,6 +173,8 @@ def _match(
                 text_column=one.text_column,
                 id_column=one.id_column,
                 split=one.split,
+                delimiter=one.delimiter,
+                quoting=one.quoting,
                 device=recipe.device,
                 show_progress_bar=show_progress_bar,
             )

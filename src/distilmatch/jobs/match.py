@@ -121,12 +121,13 @@ def match_folders(
     _check_top_k(tables, top_k, reverse_place is not None, "texts" if distinct_texts else "items")
     sides = [scorer.load(folder, j) for j, folder in enumerate(folders)]
     pairs_a_part = _PAIRS_A_PART if threshold is None else _PAIRS_A_PART_KEPT
-    step = rows_a_part or max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, pairs_a_part // len(sides[1])))
+    pairs_a_text = min(num_candidates or len(sides[1]), len(sides[1]))
+    step = rows_a_part or max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, pairs_a_part // pairs_a_text))
     job = fingerprint(
         *wanted.facts(scorer, folders),
         [bool(reverse_place), distinct_texts, texts is not None, tables.schema.names, step],
     )
-    pairs = len(sides[0]) * min(num_candidates or len(sides[1]), len(sides[1]))
+    pairs = len(sides[0]) * pairs_a_text
     if dry_run:
         return MatchReport(rows=0, pairs=pairs)
     if reverse_place is not None and reverse_place.exists() and not overwrite and job_of(reverse_place) != job.encode():
@@ -140,7 +141,7 @@ def match_folders(
         if not done:
             run.write(writer, step, show_progress_bar)
     assert writer.finished_rows is not None
-    share, sampled = run.recall()
+    share, sampled = (None, 0) if done else run.recall()
     return MatchReport(rows=writer.finished_rows, pairs=pairs, recall=share, sampled=sampled)
 
 
@@ -349,7 +350,7 @@ class _Run:
 
     def recall(self) -> tuple[float | None, int]:
         """The mean share of the exact best texts that candidates found, and of how many left texts; where they were used."""
-        if self._found_by is None:
+        if self.wanted.num_candidates is None:
             return None, 0
         left, right = self.sides
         count = max(1, min(len(left), 1000, _RECALL_PAIRS // len(right)))

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import BestMatches, Matches
 from distilmatch.errors import CacheError
-from distilmatch.files import writing
+from distilmatch.files import move_into_place, writing
 from distilmatch.jobs.outputs import write_rows
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.store.items import Items
@@ -247,7 +247,7 @@ class ReverseMatches:
         temporary = self._state(number).with_suffix(".writing")
         with writing(self._state(number)):
             save_file(state, temporary)
-            temporary.replace(self._state(number))
+            move_into_place(temporary, self._state(number))
             self._state(number - 2).unlink(missing_ok=True)
 
     def finish(self, tables: MatchTables) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distilmatch.errors import CacheError, ConfigError, did_you_mean
-from distilmatch.files import checksum, read_json, writing
+from distilmatch.errors import ConfigError, did_you_mean
+from distilmatch.files import checksum, move_into_place, read_json, writing
 from distilmatch.runtime import write_json
 
 JOB = b"distilmatch.job"
@@ -175,9 +174,7 @@ def write_rows(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, job: b
         if ending not in ("", ".parquet"):
             # Before the output: with an older output beside it, it is of no job.
             write_json(told, {"job": job.decode(), "rows": rows, "checksum": checksum(temporary)})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        move_into_place(temporary, path)
         if ending in ("", ".parquet"):
             told.unlink(missing_ok=True)
     return rows
@@ -185,23 +182,12 @@ def write_rows(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, job: b
 
 def job_of(path: Path) -> bytes | None:
     """The fingerprint of the job that wrote a file; None if it was none of ours, or the file is another since."""
-    found = _owner(path)
+    found = owner_of(path)
     return None if found is None else found[0]
 
 
-def rows_of(path: Path) -> int:
-    """The number of rows of a file that `job_of` knows the job of.
-
-    Raises:
-        CacheError: it knows none.
-    """
-    found = _owner(path)
-    if found is None:
-        raise CacheError(f"{path} was not written by a job; name another output, or overwrite it")
-    return found[1]
-
-
-def _owner(path: Path) -> tuple[bytes, int] | None:
+def owner_of(path: Path) -> tuple[bytes, int] | None:
+    """As `job_of`, with the number of the file's rows."""
     try:
         if path.suffix.lower() in ("", ".parquet"):
             metadata = pq.read_metadata(path)

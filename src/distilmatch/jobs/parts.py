@@ -8,22 +8,20 @@ its ending.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError
-from distilmatch.files import writing
-from distilmatch.jobs.outputs import JOB, job_of, output_file, rows_of, write_rows
+from distilmatch.files import locked, move_into_place, writing
+from distilmatch.jobs.outputs import JOB, job_of, output_file, owner_of, write_rows
 
 __all__ = ["JOB", "PartWriter", "job_of", "parts_folder"]
 
@@ -70,30 +68,24 @@ class PartWriter:
         self.finished_rows: int | None = None
         self._job = job.encode()
         with writing(self.output):
-            self._look_at_output(resume, overwrite)
             self._check_foreign()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.folder / _LOCK, timeout=0)
-            try:
-                self._lock.acquire()
-            except filelock.Timeout as error:
-                raise CacheError(
-                    f"{self.output} is being written by another process; wait for it, or stop it"
-                ) from error
+            self._lock = locked(self.folder / _LOCK, self.output)
         try:
             with writing(self.folder):
+                self._look_at_output(resume, overwrite)
                 self._take_up(resume, overwrite)
         except BaseException:
-            self._lock.release()
+            self._leave(empty=all(path.name == _LOCK for path in self._own()))
             raise
 
     def _look_at_output(self, resume: bool, overwrite: bool) -> None:
         if not self.output.exists():
             return
-        owner = job_of(self.output)
-        if owner == self._job and resume:
-            self.finished_rows = rows_of(self.output)
-        elif owner != self._job and not overwrite:
+        owner = owner_of(self.output)
+        if owner is not None and owner[0] == self._job:
+            self.finished_rows = owner[1] if resume else None
+        elif not overwrite:
             raise CacheError(
                 f"{self.output} exists and holds something else than this job's scores (another model, table or "
                 "setting); name another output, or overwrite it"
@@ -146,7 +138,7 @@ class PartWriter:
             with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
                 for table in [tables] if isinstance(tables, pa.Table) else tables:
                     writer.write_table(table.cast(schema))
-            _move(temporary, self._part(self.parts))
+            move_into_place(temporary, self._part(self.parts))
         self.parts += 1
 
     def finish(self, order: Sequence[str] | None = None) -> int:
@@ -200,22 +192,16 @@ class PartWriter:
     ) -> None:
         done = kind is None and self.finished_rows is not None
         nothing = self.parts == 0 and self.finished_rows is None  # nothing was started: leave nothing behind
+        self._leave(empty=done or nothing)
+
+    def _leave(self, empty: bool) -> None:
+        """Lets go of the lock; `empty`: nothing here is needed any more."""
         with suppress(OSError):
-            if done or nothing:
-                for path in self._own():
-                    if path.name != _LOCK:
-                        path.unlink()
+            if empty:
+                # The lock's file last, and while it is held: another process then makes its own.
+                for path in sorted(self._own(), key=lambda path: path.name == _LOCK):
+                    path.unlink()
         self._lock.release()
-        if done or nothing:
+        if empty:
             with suppress(OSError):
-                (self.folder / _LOCK).unlink(missing_ok=True)
                 self.folder.rmdir()
-
-
-def _move(temporary: Path, path: Path) -> None:
-    handle = os.open(temporary, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.replace(temporary, path)

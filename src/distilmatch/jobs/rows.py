@@ -26,6 +26,7 @@ from distilmatch.data.quarantine import bad_rows_of
 from distilmatch.data.readers import open_source
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.errors import BadRow, BadRowsError, DataError
+from distilmatch.fingerprint import text_key
 from distilmatch.types import TableRow
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,29 @@ def _present(opened: Source, columns: Columns) -> tuple[str, ...]:
         if name not in opened.columns:
             raise DataError(f"{opened.name} has {missing_column(name, opened.columns)}{opened.hint}")
     return columns.wanted()
+
+
+def counted_items(rows: Iterable[TableRow]) -> tuple[int, int]:
+    """Reads rows of one text column and counts them, and their items: distinct ids, and rows without an id.
+
+    Raises:
+        DataError: an id stands for two texts.
+    """
+    count = without_id = 0
+    key_of: dict[str, bytes] = {}
+    for row in rows:
+        count += 1
+        id, text = row.ids[0], row.texts[0]
+        if id is None:
+            without_id += 1
+            continue
+        key = text_key("", (text,))
+        if key_of.setdefault(id, key) != key:
+            raise DataError(
+                f"{row.file}, row {row.row}: id {id!r} stands for {shown(text)} here and for another text before; "
+                "nothing was started; give each text its own id"
+            )
+    return count, without_id + len(key_of)
 
 
 def shown(text: str) -> str:

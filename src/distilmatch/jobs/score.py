@@ -19,8 +19,8 @@ from distilmatch.config import TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import iter_rows, table_fingerprint
 from distilmatch.engine.scorer import Scorer
-from distilmatch.engine.sides import LoadedSide
-from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.engine.sides import LoadedSide, check_folder
+from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.outputs import one_of, output_file, whole_number
@@ -87,7 +87,7 @@ def score_table(
     source = rereadable(source)
     scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
     model = scorer.model
-    _check_folders(model, folders)
+    _check_folders(scorer, folders)
     lookup = _make_lookup(model, source, folders, table, by)
     job = fingerprint(
         table_fingerprint(source, table.split),
@@ -255,24 +255,12 @@ def _make_lookup(
     return _Lookup(source=source, folders=folders, table=table, by=by, columns=columns, side_names=sides)
 
 
-def _check_folders(model: DiPair, folders: Sequence[RepresentationFolder]) -> None:
-    sides = model.student.side_names
+def _check_folders(scorer: Scorer, folders: Sequence[RepresentationFolder]) -> None:
+    sides = scorer.model.student.side_names
     if len(folders) != len(sides):
         raise ConfigError(f"{len(folders)} folders given, the model has {len(sides)} sides: {', '.join(sides)}")
     for index, (side, folder) in enumerate(zip(sides, folders, strict=True)):
-        manifest = folder.manifest
-        if manifest.side != index:
-            raise ModelError(
-                f"{folder.path} was encoded for side {manifest.side} ({manifest.side_name}) and is given for side "
-                f"{index} ({side}); give the folders in the order {', '.join(sides)}, each encoded for its side"
-            )
-        wanted = model.representation_fingerprint(index)
-        if manifest.model_fingerprint != wanted:
-            raise ModelError(
-                f"{folder.path} was encoded by another model than the one given: its {side} representations have the "
-                f"fingerprint {manifest.model_fingerprint}, this model's {wanted}; encode the {side} texts again with "
-                "this model, or score with the model that encoded them"
-            )
+        check_folder(scorer.model, folder, index, scorer.representation_fingerprint(index))
         if not len(folder):
             raise DataError(f"{folder.path} ({side}) holds no representations; encode its texts first")
 

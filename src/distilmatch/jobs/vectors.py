@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import TableConfig
+from distilmatch.config import Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.corpus import write_corpus
 from distilmatch.embedding_config import CorpusConfig
@@ -35,6 +35,8 @@ def folder_vectors(
     text_column: str | None = None,
     id_column: str | None = None,
     split: str = "train",
+    delimiter: str | None = None,
+    quoting: Quoting = "auto",
     batch_size: int = 64,
     precision: Precision = "auto",
     device: str | None = None,
@@ -50,6 +52,7 @@ def folder_vectors(
         folder: of representations, or its path.
         cache: folder for the texts and their embeddings.
         text_column: by default "text", or the only column that is not the id.
+        split, delimiter, quoting: as `encode_table` was given them.
 
     Returns:
         (n, d) float32, of length one.
@@ -64,9 +67,12 @@ def folder_vectors(
         {"the cache of vectors": place}, {"the table": source, "the encoder": encoder, "the folder": folder.path}
     )
     whole_number("batch_size", batch_size)
-    config = TableConfig(split=split)
+    config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
     column = text_column_of(source, config, text_column, id_column)
-    corpus = write_corpus(CorpusConfig(sources=(str(source),), text_columns=(column,), split=split), place / "texts")
+    texts_config = CorpusConfig(
+        sources=(str(source),), text_columns=(column,), split=split, delimiter=delimiter, quoting=quoting
+    )
+    corpus = write_corpus(texts_config, place / "texts")
     teacher = SentenceTeacher(encoder, batch_size=batch_size, precision=precision, device=device)
     found = cached_embeddings(teacher, corpus, place / "embeddings", show_progress_bar=show_progress_bar)
     # A corpus has no white space around its texts, the folder's texts are as they stand in the table.

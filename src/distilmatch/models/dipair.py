@@ -201,6 +201,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         return model
 
     @classmethod
+    @torch.inference_mode(False)  # as from_encoder
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> DiPair:

@@ -244,10 +244,8 @@ class DiPairInference:
             scores = torch.softmax(scores, dim=-1)
         if one_label:
             scores = scores[:, 0]
-        scores = scores[0] if single else scores
-        if convert_to_tensor:
-            return scores
-        return scores.numpy() if convert_to_numpy else list(scores)
+        found: Any = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
+        return found[0] if single else found
 
     def _activated(self, logits: torch.Tensor, activation: Activation | None) -> torch.Tensor:
         if activation is not None:

@@ -85,9 +85,10 @@ def known_checksum(path: Path) -> str:
 
 def forget(folder: Path) -> None:
     """Has the files of a folder checked anew: a disk may change bytes without changing a time."""
-    place = str(folder.resolve())
-    for key in [key for key in _checked if key[0].startswith(place)]:
-        _checked.pop(key, None)
+    place = folder.resolve()
+    for key in list(_checked):  # other threads add to it
+        if Path(key[0]).is_relative_to(place):
+            _checked.pop(key, None)
 
 
 def tell_unchecked(folder: Path) -> None:

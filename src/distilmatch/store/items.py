@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError
-from distilmatch.files import writing
+from distilmatch.files import move_into_place, writing
 from distilmatch.store.integrity import check_file
-from distilmatch.store.layout import ITEMS_NAME, ITEMS_SCHEMA, TEMPORARY_PREFIX, move_into_place, read_table
+from distilmatch.store.layout import ITEMS_NAME, ITEMS_SCHEMA, TEMPORARY_PREFIX, read_table
 
 _ROWS_A_GROUP = 65_536
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -34,7 +33,7 @@ from pydantic import Field, StrictInt
 
 from distilmatch.config import FrozenConfig
 from distilmatch.errors import CacheError, ConfigError
-from distilmatch.files import read_json, writing
+from distilmatch.files import move_into_place, read_json, writing
 from distilmatch.fingerprint import DIGEST_BYTES
 from distilmatch.runtime import write_json
 from distilmatch.store.codec import StoredDtype, bytes_per_item
@@ -176,16 +175,6 @@ def _json_checksum(content: dict[str, Any]) -> str:
     # Of the content, not of the file's bytes: white space between them means nothing.
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return xxhash.xxh3_128_hexdigest(canonical.encode("ascii"))
-
-
-def move_into_place(temporary: Path, path: Path) -> None:
-    """Makes a fully written temporary file durable, then gives it its name, atomically."""
-    handle = os.open(temporary, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.replace(temporary, path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

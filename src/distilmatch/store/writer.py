@@ -10,12 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import filelock
 import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
 from distilmatch.errors import CacheError
-from distilmatch.files import checksum, writing
+from distilmatch.files import checksum, locked, move_into_place, writing
 from distilmatch.fingerprint import DIGEST_BYTES
 from distilmatch.store.codec import StoredTokens, encode_tokens
 from distilmatch.store.integrity import (
@@ -46,7 +45,6 @@ from distilmatch.store.layout import (
     RepresentationManifest,
     finished_shards,
     ids_path,
-    move_into_place,
     read_manifest,
     shard_path,
     write_manifest,
@@ -88,13 +86,7 @@ class RepresentationWriter:
                 raise CacheError(f"{self.folder} is a file; name a folder for the representations")
             _check_foreign(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.folder / LOCK_NAME, timeout=0)
-            try:
-                self._lock.acquire()
-            except filelock.Timeout as error:
-                raise CacheError(
-                    f"{self.folder} is being written by another process; wait for it, or stop it"
-                ) from error
+            self._lock = locked(self.folder / LOCK_NAME, self.folder)
         try:
             with writing(self.folder):
                 self._open(resume, overwrite)
@@ -230,8 +222,6 @@ class RepresentationWriter:
         self._check_rows(names, keys, representations)
         if not len(keys):
             return
-        if self.rows_written % self.manifest.shard_rows:
-            self._take_back()
         first = self.rows
 
         def name_row(row: int) -> str:
@@ -243,7 +233,10 @@ class RepresentationWriter:
                 f"the representation of {name_row(int(empty.nonzero()[0, 0]))} has no token, it was not written; every text "
                 "keeps one at least"
             )
-        self._buffer.append(encode_tokens(representations, self.manifest.dtype, name_row))
+        stored = encode_tokens(representations, self.manifest.dtype, name_row)
+        if self.rows_written % self.manifest.shard_rows:
+            self._take_back()  # only now: rows that cannot be stored leave what is there as it is
+        self._buffer.append(stored)
         for row, (key, id) in enumerate(zip(keys, names, strict=True)):
             self._remember(key, id, first + row)
             self._buffered.append((key, id))
