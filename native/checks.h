@@ -18,6 +18,7 @@ namespace distilmatch {
 constexpr int kMostWidth = 1 << 16, kMostThreadsAsked = 1024;
 constexpr int64_t kMostNumber = int64_t{1} << 62;
 
+// Not for a loop over texts, pairs or weights: `what` is made before it is known whether it is needed.
 inline void need(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
 }
@@ -59,15 +60,15 @@ inline void check_mask(const uint8_t* mask, int64_t count, int64_t kept) {
   for (int64_t i = 0; i < count; ++i) {
     bool any = false;
     for (int64_t token = 0; token < kept; ++token) any |= mask[i * kept + token] != 0;
-    need(any, "text " + std::to_string(i) + " has no real token");
+    if (!any) throw std::invalid_argument("text " + std::to_string(i) + " has no real token");
   }
 }
 
 // (p, 2) row numbers of pairs.
 inline void check_rows(const int64_t* rows, int64_t pairs, int64_t left, int64_t right) {
   for (int64_t p = 0; p < pairs; ++p)
-    need(rows[2 * p] >= 0 && rows[2 * p] < left && rows[2 * p + 1] >= 0 && rows[2 * p + 1] < right,
-         "pair " + std::to_string(p) + " names a text that there is none of");
+    if (rows[2 * p] < 0 || rows[2 * p] >= left || rows[2 * p + 1] < 0 || rows[2 * p + 1] >= right)
+      throw std::invalid_argument("pair " + std::to_string(p) + " names a text that there is none of");
 }
 
 inline void check_packed(const LeftTexts& left, const RightTexts& right, const TransformerShape& shape) {

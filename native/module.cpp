@@ -41,7 +41,9 @@ const float* sized(const std::optional<Floats>& array, size_t size, const char* 
 template <class Array>
 const float* weights_of(const Array& array, size_t size, const char* name) {
   const float* numbers = sized(array, size, name);
-  for (size_t i = 0; i < size; ++i) need(std::isfinite(numbers[i]), std::string(name) + " holds numbers that are not finite");
+  bool finite = true;
+  for (size_t i = 0; i < size; ++i) finite &= std::isfinite(numbers[i]);
+  need(finite, std::string(name) + " holds numbers that are not finite");
   return numbers;
 }
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from types import MethodType
 
 import torch
+from tokenizers import normalizers
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from distilmatch.concurrency import evaluation_view, frozen_tokenizer
+from distilmatch.concurrency import evaluation_view, frozen_tokenizer, own_view
 
 
 def test_a_model_in_evaluation_mode_is_its_own_view() -> None:
@@ -76,3 +77,24 @@ def test_tokenizers_of_two_lengths_do_not_meet(tiny_encoder: Path) -> None:
     assert frozen_tokenizer(tokenizer, 4) is frozen_tokenizer(tokenizer, 4)
     tokenizer.add_tokens(["zyzzyva"])
     assert len(frozen_tokenizer(tokenizer, 4)("zyzzyva", truncation=True, max_length=4)["input_ids"]) == 3
+
+
+def test_a_view_of_what_torch_compile_returned_is_in_evaluation_mode() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    model = nn.Sequential(nn.Linear(4, 4), torch.compile(inner, backend="eager")).train()
+    view, inputs = own_view(model), torch.ones(8, 4)
+    assert torch.equal(view(inputs), view(inputs)) and torch.equal(view(inputs), evaluation_view(model)(inputs))
+    assert inner.training and model.training
+
+
+def test_a_frozen_tokenizer_follows_changes_of_its_original(tiny_encoder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+
+    def ids(text: str) -> list[int]:
+        return frozen_tokenizer(tokenizer, 4)([text], truncation=True, max_length=4)["input_ids"][0]
+
+    before = ids("the red car")
+    tokenizer.truncation_side = "left"
+    assert ids("the red car") == tokenizer("the red car", truncation=True, max_length=4)["input_ids"] != before
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("red", "car")
+    assert ids("the red car") == tokenizer("the car car", truncation=True, max_length=4)["input_ids"]

@@ -218,6 +218,11 @@ def test_a_byte_order_mark_and_aliases_are_read(tmp_path: Path) -> None:
     assert recipe.stage1.blocks_per_batch == recipe.stage2.blocks_per_batch == 3 and recipe.stage2.epochs == 2
 
 
+def test_what_a_merge_brings_and_a_mapping_replaces_is_no_repeated_key() -> None:
+    text = "d:\n  g:\n    one: &one\n      e: 1\n    two: &two\n      <<: *one\n      e: 2\ns:\n  <<: *two\n"
+    assert yaml_value(text, "text") == {"d": {"g": {"one": {"e": 1}, "two": {"e": 2}}}, "s": {"e": 2}}
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -17,7 +17,7 @@ from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_tokenizers: weakref.WeakKeyDictionary[Any, dict[tuple[int | None, int], Any]] = weakref.WeakKeyDictionary()
+_tokenizers: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], Any]] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
@@ -43,6 +43,9 @@ def own_view(module: Module) -> Module:
 def _view(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     if id(module) in made:
         return made[id(module)]
+    compiled = module._modules.get("_orig_mod")
+    if compiled is not None:  # what torch.compile returns calls the module that it was made of, not a view of it
+        return _view(compiled, made)
     own = module.__new__(type(module))
     made[id(module)] = own
     own.__dict__ = dict(module.__dict__)
@@ -68,9 +71,9 @@ def frozen_tokenizer(tokenizer: Any, max_length: int | None) -> Any:
     with one truncation (`max_length`, None for none) and no padding, so that nothing in it changes once it is made.
 
     Args:
-        tokenizer: stays as it is; a copy is made anew when tokens are added to it.
+        tokenizer: stays as it is; a copy is made anew when tokens are added to it, or a part of it is another.
     """
-    key = (max_length, len(tokenizer))
+    key = (max_length, *_state(tokenizer))
     known = _tokenizers.get(tokenizer)
     if known is not None and key in known:
         return known[key]
@@ -84,3 +87,10 @@ def frozen_tokenizer(tokenizer: Any, max_length: int | None) -> Any:
             own(["a"], padding=False, return_attention_mask=False, **limited)
             known[key] = own
         return known[key]
+
+
+def _state(tokenizer: Any) -> tuple[Any, ...]:
+    """What shows that a tokenizer is another than it was."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [] if backend is None else [backend.normalizer, backend.pre_tokenizer, backend.post_processor]
+    return len(tokenizer), tokenizer.truncation_side, *map(repr, parts)

@@ -78,7 +78,8 @@ def is_one_tuple(tuples: Any) -> bool:
     """Whether an argument is one tuple of texts, such as ("query", "document"), and not a sequence of them."""
     if isinstance(tuples, str | bytes) or not hasattr(tuples, "__len__") or _is_table(tuples):
         return False
-    return len(tuples) > 0 and isinstance(next(iter(_plain(tuples))), str)
+    plain = _plain(tuples)
+    return isinstance(next(iter(plain), None) if isinstance(plain, Iterable) else None, str)
 
 
 def _items(values: Any, what: str, wanted: str, error: type[DistilmatchError]) -> Iterable[Any]:

@@ -7,7 +7,6 @@ booleans, as in YAML 1.2, dates are words, and a number remembers how it was wri
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +31,7 @@ class WrittenFloat(float):
 
 
 class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        if isinstance(node, yaml.MappingNode):
-            self._refuse_repeated_keys(node)
-        return super().construct_mapping(node, deep)
-
-    def _refuse_repeated_keys(self, node: yaml.MappingNode) -> None:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise _Refused(
-                    f"line {line}: `{key.value}` stands here twice, on line {seen[key.value]} before: a key more than once "
-                    "would hide the first one; keep one of them"
-                )
-            seen[key.value] = line
+    pass
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
@@ -141,7 +124,7 @@ def yaml_mapping(value: Any, source: str, example: str) -> dict[str, Any]:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for; an alias is another name of the same node."""
+    """How many values a node stands for; an alias is another name of the same node. No mapping has a key twice."""
     if id(node) in known:
         if known[id(node)] < 0:
             raise _Refused(f"line {node.start_mark.line + 1}: an alias refers to what it stands in; write it out")
@@ -151,6 +134,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     if isinstance(node, yaml.SequenceNode):
         parts = node.value
     elif isinstance(node, yaml.MappingNode):
+        _refuse_repeated_keys(node)
         parts = [part for pair in node.value for part in pair]
     total = 1 + sum(_size(part, known) for part in parts)
     if total > _MOST_VALUES:
@@ -160,6 +144,21 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         )
     known[id(node)] = total
     return total
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    # Before anything is constructed: then merges (`<<`) stand beside a mapping's own keys, which may replace theirs.
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        line = key.start_mark.line + 1
+        if key.value in seen:
+            raise _Refused(
+                f"line {line}: `{key.value}` stands here twice, on line {seen[key.value]} before: a key more than once "
+                "would hide the first one; keep one of them"
+            )
+        seen[key.value] = line
 
 
 def _shown(character: Any) -> str:

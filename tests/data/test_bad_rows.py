@@ -201,6 +201,27 @@ def test_one_quarantine_file_serves_several_sources(tmp_path: Path) -> None:
     assert sorted(found) == [("dev.jsonl", 1), ("dev.jsonl", 3), ("train.jsonl", 2)]
 
 
+def test_a_quarantine_file_keeps_the_rows_of_sources_that_have_one_name(tmp_path: Path) -> None:
+    side = tmp_path / "side.jsonl"
+    config = TableConfig(on_bad_rows="quarantine", quarantine_file=str(side))
+    tables = [[GOOD, {**GOOD, "a": None, "b": f"of {name}"}] for name in ("train", "dev")]
+    for _ in range(2):  # a table is read twice
+        for table in tables:
+            load_table(table, config)
+    found = [json.loads(line) for line in side.read_text().splitlines()]
+    assert sorted(json.loads(entry["raw"])["b"] for entry in found) == ["of dev", "of train"]
+
+
+def test_a_quarantine_file_serves_sources_that_are_read_at_once(tmp_path: Path) -> None:
+    side = tmp_path / "side.jsonl"
+    config = TableConfig(on_bad_rows="quarantine", quarantine_file=str(side))
+    paths = [_jsonl(tmp_path / f"{name}.jsonl", [{"a": ""}, GOOD, {"a": ""}, GOOD]) for name in ("m", "n")]
+    for _ in zip(*(iter_rows(path, config) for path in paths), strict=True):
+        pass
+    found = sorted((Path(entry["file"]).stem, entry["row"]) for entry in map(json.loads, side.read_text().splitlines()))
+    assert found == [("m", 1), ("m", 3), ("n", 1), ("n", 3)]
+
+
 def test_quarantine_never_overwrites_what_it_did_not_write(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "t.jsonl", [GOOD, {"a": ""}])
     before = path.read_bytes()

@@ -76,6 +76,11 @@ CHOSEN: list[tuple[str, tuple[str, ...]]] = [
     ("b a", ("b", "a")),
     ("a* b", ("a", "b")),
     ("source target", ("source", "target")),
+    ("source_text target_text comment", ("source_text", "target_text")),
+    ("query relevant_doc irrelevant_doc", ("query", "relevant_doc")),
+    ("question gold_answer model_answer", ("question", "gold_answer")),
+    ("question duplicate_question random_question", ("question", "duplicate_question")),
+    ("label_text comment reply", ("comment", "reply")),
 ]
 
 
@@ -337,3 +342,36 @@ def test_floods_collapse_in_corpora_and_single_texts_too(tmp_path: Path) -> None
     ):
         text, error = _refused(door)
         assert text.count("\n") == 2 and "and 40 more: " in text and error.total == 50
+
+
+def test_triplets_are_read_in_their_order(tmp_path: Path) -> None:
+    for source in _sources(_table("query relevant_doc irrelevant_doc comment"), tmp_path):
+        found = tuple_columns(source, TableConfig(layout="triplets")).texts
+        assert found == ("query", "relevant_doc", "irrelevant_doc")
+
+
+def test_columns_are_looked_for_until_a_row_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("{\n" * 150 + "".join(f'{{"query": "a {i}", "title": "b {i}"}}\n' for i in range(5)))
+    table = load_table(path, TableConfig(on_bad_rows="quarantine"))
+    assert table.tuples()[0] == ("a 0", "b 0") and len(table) == 5
+    assert len((tmp_path / "t.bad_rows.jsonl").read_text().splitlines()) == 150
+
+
+def test_a_corpus_column_that_is_not_there_is_refused_beside_one_called_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\nred\nblue\n")
+    (tmp_path / "t.txt").write_text("green\n")
+    sources = (str(tmp_path / "t.csv"), str(tmp_path / "t.txt"))
+    with pytest.raises(DataError, match="no column 'body'"):
+        write_corpus(CorpusConfig(sources=sources, text_columns=("body",)), tmp_path / "c")
+    (tmp_path / "t.csv").write_text("body\nred\nblue\n")
+    corpus = write_corpus(CorpusConfig(sources=sources, text_columns=("body",)), tmp_path / "d")
+    assert sorted(corpus[i] for i in range(len(corpus))) == ["blue", "green", "red"]
+
+
+@pytest.mark.parametrize("label", [0, 6, "0", -1])
+def test_a_number_that_is_none_of_the_numbers_that_classes_are_called_is_refused(label: object) -> None:
+    task = TaskConfig(kind="classification", classes=("1", "2", "3", "4", "5"))
+    rows = [{"a": "x", "b": "y", "label": 1}, {"a": "x", "b": "z", "label": label}]
+    with pytest.raises(BadRowsError, match="is not a class"):
+        load_table(rows, LABELLED, task)

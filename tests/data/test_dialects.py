@@ -237,3 +237,11 @@ def test_a_file_of_many_lines_is_read_alike_however_it_is_quoted(tmp_path: Path,
         assert load_table(path, TableConfig(quoting=quoting)).tuples() == rows
     with pytest.raises(BadRowsError, match="too many fields: 3 where the header has 2; if quotes enclose fields, set"):
         load_table(_write(tmp_path, "u.csv", b'a,b\n"x,y",z\n'), TableConfig(quoting="none"))
+
+
+@pytest.mark.parametrize("line", ["sep=\t", '"sep=\t"', "sep=;", "SEP=|"])
+def test_a_first_line_that_states_the_delimiter_is_no_header(tmp_path: Path, line: str) -> None:
+    mark = line.strip('"')[4]
+    path = tmp_path / "t.csv"
+    path.write_text(f"{line}\na{mark}b\nred{mark}blue\n")
+    assert [row.texts for row in iter_rows(path)] == [("red", "blue")]

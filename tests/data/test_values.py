@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -445,3 +446,31 @@ def test_judgments_of_unknown_documents_are_counted(tmp_path: Path, caplog: pyte
     rows = [{"query_id": "q", "document_id": number, "relevance": 1} for number in (1, 8, 9)]
     load_retrieval(_retrieval(tmp_path, DOCUMENTS, QUERIES, rows))
     assert "2 judgments name documents that are not in documents.jsonl" in caplog.text
+
+
+def test_ids_of_many_digits_stay_apart() -> None:
+    wide = ["1234567890123456789012345678.15", "1234567890123456789012345678.25", "0.10", "-0", "1E+3"]
+    rows = [{"a": "x", "b": "y", "id": decimal.Decimal(number)} for number in wide]
+    config = TableConfig(text_columns=("a", "b"), id_columns=("id", "id"))
+    with decimal.localcontext() as context:
+        context.prec = 5  # of the caller's
+        found = [row.ids[0] for row in iter_rows(rows, config)]
+    assert found == [*wide[:2], "0.1", "0", "1000"]
+
+
+def test_a_column_that_cannot_be_read_does_not_hinder_a_fingerprint() -> None:
+    frames = [pd.DataFrame({"a": ["x"], "b": [text], "p": pd.period_range("2026", periods=1)}) for text in "yz"]
+    assert len(load_table(frames[0], TableConfig(text_columns=("a", "b")))) == 1
+    first, again, other = map(table_fingerprint, (frames[0], frames[0].copy(), frames[1]))
+    assert first == again
+
+
+@pytest.mark.parametrize("source", ["~nosuchuser/x.csv", "a\0b.csv", "query,title\n" + "red,blue\n" * 2000])
+def test_what_is_no_path_is_said(source: str) -> None:
+    with pytest.raises(DataError, match=r"is no path of a file|cannot read"):
+        load_table(source)
+
+
+def test_an_arrow_dataset_says_how_it_is_read() -> None:
+    with pytest.raises(DataError, match=r"\.to_table\(\)"):
+        load_table(pyarrow.dataset.dataset(pa.table({"a": ["x"], "b": ["y"]})))

@@ -150,3 +150,13 @@ def test_threads_share_a_scorer_and_its_sides(tiny_encoder: Path, head: str, ker
         for number, results in enumerate(found):
             for got, want in zip(results, expected[number % 12], strict=True):
                 np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_an_index_of_other_vectors_needs_those_of_the_left_texts(tiny_encoder: Path, kind: Any) -> None:
+    pytest.importorskip("faiss")
+    model = make_model(tiny_encoder, "compared", ONE)
+    sides = make_sides(model, 4, 10)
+    index = CandidateIndex(np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32), kind)
+    with pytest.raises(ConfigError, match="give `vectors`"):
+        Scorer(model, kernel="torch").candidates(*sides, top_k=2, num_candidates=5, index=index)

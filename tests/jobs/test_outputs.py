@@ -189,19 +189,32 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     places = {side: str(tmp_path / side) for side in ("query", "document")}
     scores, best, reverse = (str(tmp_path / name) for name in ("scores.csv", "best.parquet", "reverse.parquet"))
     sides = ["--left", places["query"], "--right", places["document"], "--kernel", "torch"]
+    encode_table(student, str(table), places["document"], side="document", text_column="document")
+    # Each command with limits that its first and its last files meet.
+    encode = ["encode", str(tmp_path / "model"), str(table), "--side", "query", "--text-column", "query"]
     commands = [
-        ["encode", str(tmp_path / "model"), str(table), "--side", side, "--text-column", side, "--output", place]
-        for side, place in places.items()
+        ([*encode, "--output", places["query"]], (300,)),
+        (
+            [
+                "score",
+                str(tmp_path / "model"),
+                str(table),
+                *sides,
+                "--text-columns",
+                "query,document",
+                "--output",
+                scores,
+            ],
+            (3_000,),
+        ),
+        (
+            ["match", str(tmp_path / "model"), *sides, "--top-k", "5", "--output", best, "--reverse-output", reverse],
+            (300, 3_000),
+        ),
     ]
-    commands.append(
-        ["score", str(tmp_path / "model"), str(table), *sides, "--text-columns", "query,document", "--output", scores]
-    )
-    commands.append(
-        ["match", str(tmp_path / "model"), *sides, "--top-k", "5", "--output", best, "--reverse-output", reverse]
-    )
     free = 10**9
-    for command in commands:
-        for limit in (300, 3_000):
+    for command, limits in commands:
+        for limit in limits:
             code, told = limited(limit, *command)
             lines = [line for line in told.splitlines() if "weights" not in line and "Encode" not in line]
             assert code == 1 and "Traceback" not in told, told

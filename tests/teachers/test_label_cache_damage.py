@@ -178,3 +178,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         SoftLabelCache(tmp_path / "file")
     with pytest.raises(CacheError, match="cannot write"):
         SoftLabelCache("/proc/no/such/place")
+
+
+def test_a_cache_from_before_checksums_is_whole(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / _FILE) as connection:
+        connection.execute("CREATE TABLE labels (key BLOB PRIMARY KEY, logits BLOB NOT NULL) WITHOUT ROWID")
+    assert verify_label_cache(tmp_path) == []
+    (tmp_path / "other").mkdir()
+    with sqlite3.connect(tmp_path / "other" / _FILE) as connection:
+        connection.execute("CREATE TABLE something (key BLOB)")
+    assert "holds no labels" in verify_label_cache(tmp_path / "other")[0]
+
+
+def test_a_damaged_label_is_not_counted_as_there(whole: Path, tmp_path: Path) -> None:
+    shutil.copy(whole / _FILE, tmp_path / _FILE)
+    with sqlite3.connect(tmp_path / _FILE) as connection:
+        connection.execute(
+            "UPDATE checked_labels SET checksum = zeroblob(8) WHERE key IN (SELECT key FROM checked_labels LIMIT 3)"
+        )
+    assert SoftLabelCache(tmp_path).count(Teacher(), PAIRS) == len(PAIRS) - 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def test_a_model_put_into_training_under_a_call_drops_nothing_out(
         while not done.is_set():
             model.train()
             model.eval()
+            time.sleep(1e-4)  # or the call beside it hardly gets a turn
 
     other = threading.Thread(target=toggle)
     other.start()

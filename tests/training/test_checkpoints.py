@@ -7,15 +7,19 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import Trainer
 
 from distilmatch.config import ObjectiveConfig, StageConfig, StudentConfig, TaskConfig
 from distilmatch.errors import CacheError
 from distilmatch.models import DiPair
-from distilmatch.training.checkpoints import CheckpointTrainer, last_whole_checkpoint
+from distilmatch.training import checkpoints
+from distilmatch.training.checkpoints import CheckpointTrainer, last_whole_checkpoint, save_beside
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import run_stage
 from distilmatch.types import TupleTable
@@ -99,3 +103,37 @@ def test_a_stage_goes_on_after_a_full_disk_and_after_a_killed_write(tiny_encoder
 
 if __name__ == "__main__":
     _train(*sys.argv[1:])
+
+
+def test_what_is_put_beside_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "beside.safetensors"
+    save_beside({"a": torch.ones(3)}, path)
+    assert torch.equal(load_file(path)["a"], torch.ones(3)) and [found.name for found in tmp_path.iterdir()] == [
+        path.name
+    ]
+
+    def torn(tensors: object, where: Path) -> None:
+        Path(where).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", torn)
+    with pytest.raises(CacheError, match="disk is full"):
+        save_beside({"a": torch.zeros(3)}, path)
+    assert torch.equal(load_file(path)["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"), [("CUDA out of memory", RuntimeError), ("PytorchStreamWriter failed writing file", CacheError)]
+)
+def test_only_what_the_writer_says_is_called_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, kind: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    trainer = object.__new__(CheckpointTrainer)
+    trainer.args = SimpleNamespace(output_dir=str(tmp_path))
+    with pytest.raises(kind) as raised:
+        trainer._save_checkpoint(torch.nn.Linear(1, 1), None)
+    assert type(raised.value) is kind and said in str(raised.value)

@@ -128,8 +128,8 @@ def _empty(given: Sequence[str]) -> str | None:
         name, equals, value = argument.partition("=")
         if name.startswith("--") and name != "--set" and equals and not value:
             return name
-        if not argument.strip():
-            before = given[place - 1] if place else ""
+        before = given[place - 1] if place else ""
+        if not (argument if before == "--delimiter" else argument.strip()):
             return before if before.startswith("-") else f"argument {place + 1}"
     return None
 

@@ -103,10 +103,16 @@ def check_demo(output: Path, asked: dict[str, Any]) -> None:
     of_demo = mark.is_file() or ((output / "data" / "products.jsonl").is_file() and (output / "recipe.yaml").is_file())
     if not of_demo:
         raise ConfigError(f"{output} holds other things: give the demo a folder of its own, which it may write over")
-    if mark.is_file() and read_json(mark) != asked:
+    if not mark.is_file():
+        return
+    try:
+        made_with = read_json(mark)
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{output} holds a demo with other options ({read_json(mark)}): give this one another --output"
-        )
+            f"{mark} is damaged ({error}): give this demo another --output, or delete {output}"
+        ) from error
+    if made_with != asked:
+        raise ConfigError(f"{output} holds a demo with other options ({made_with}): give this one another --output")
 
 
 def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str, object]:

@@ -61,11 +61,12 @@ def open_table(source: Any) -> Source | None:
         DataError: two columns of one name, or a table that can be read only once or has not been computed.
     """
     kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
+    if kind in ("pyarrow.FileSystemDataset", "pyarrow.InMemoryDataset", "pyarrow.UnionDataset"):
+        raise DataError(f"cannot read rows from a {kind}: give what its .to_table() gives")
     if kind in ("polars.LazyFrame", "pyarrow.RecordBatchReader", "pandas.Series", "polars.Series"):
         ways = {
             "polars.LazyFrame": ".collect()",
             "pyarrow.RecordBatchReader": ".read_all()",
-            "pyarrow.Dataset": ".to_table()",
         }
         way = f"give what its {ways[kind]} gives" if kind in ways else "give a table with columns, such as .to_frame()"
         raise DataError(f"cannot read rows from a {kind}: {way}")

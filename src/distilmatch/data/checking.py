@@ -150,6 +150,8 @@ class RowChecker:
             return classes.index(self._names[index])
         if self._names is None and str(index) in classes:  # classes that are called by numbers
             return classes.index(str(index))
+        if self._names is None and all(name.lstrip("-").isdigit() for name in classes):
+            raise RowProblem(f"label {value!r} is not a class; the classes are {listed}", kind="label class")
         if self._names is not None or not 0 <= index < len(classes):
             count = len(classes) if self._names is None else len(self._names)
             raise RowProblem(f"label {value!r} is out of range: there are {count} classes, from 0", kind="label range")

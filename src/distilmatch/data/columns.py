@@ -55,7 +55,7 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("first",), ("second",)),
     (("original",), ("paraphrase",)),
 )
-_TWINS = (("1", "2"), ("0", "1"), ("a", "b"), ("left", "right"), ("first", "second"))
+_TWINS = (("1", "2"), ("0", "1"), ("a", "b"), ("left", "right"), ("first", "second"), ("source", "target"))
 _ALONE = (
     "text",
     "sentence",
@@ -92,6 +92,10 @@ _LABEL_WORDS = {
     "label", "labels", "score", "scores", "grade", "grades", "relevance", "relevant", "rel", "target", "gold", "similarity",
     "rating", "ratings", "stars", "class", "prob", "probability", "logit", "logits", "weight", "duplicate", "teacher", "split",
     "fold", "rank", "judgment", "judgement", "qrel", "votes", "confidence",
+}  # fmt: skip
+_QUALIFIERS = {"relevant", "gold", "target", "duplicate", "source", "teacher"}  # of a text, before a word for one
+_TEXT_WORDS = {
+    *_ANSWERS, *_ALONE, "texts", "sentence", "query", "question", "paragraph", "context", "name", "headline", "summary",
 }  # fmt: skip
 _NOTE_WORDS = {
     "genre", "filename", "file", "lang", "language", "locale", "country", "date", "time", "timestamp", "year", "domain",
@@ -201,7 +205,7 @@ def begin_reading(opened: Source, config: TableConfig) -> tuple[Columns, list[Ra
     """
     if opened.columns is None:
         rows = opened.read(None)
-        first = list(islice(rows, _PEEKED_ROWS))
+        first = peeked_rows(rows)
         if not first:
             raise DataError(f"{opened.name} has no rows; give a source with rows")
         columns = resolve_columns(usual_columns(first, config), config, opened.name, complete=False, rows=first)
@@ -213,6 +217,16 @@ def begin_reading(opened: Source, config: TableConfig) -> tuple[Columns, list[Ra
         opened.columns, config, opened.name, complete=True, rows=first, not_texts=opened.not_texts, hint=opened.hint
     )
     return columns, first, opened.read(columns.wanted())
+
+
+def peeked_rows(rows: Iterator[RawRow]) -> list[RawRow]:
+    """The first rows of a stream whose columns are told by its rows: as many as it takes for one that can be read."""
+    first = []
+    for raw in rows:
+        first.append(raw)
+        if len(first) >= _PEEKED_ROWS and any(row.values is not None for row in first):
+            break
+    return first
 
 
 def first_rows(opened: Source, names: Sequence[str]) -> list[RawRow]:
@@ -284,7 +298,10 @@ def _like_other(name: str) -> bool:
     words = _words(name)
     if not words or words[-1] in _ID_WORDS or words[0] == "unnamed" or _IDS.fullmatch("".join(words)):
         return True
-    return any(word.rstrip("0123456789") in _LABEL_WORDS | _NOTE_WORDS for word in words)
+    others = _LABEL_WORDS | _NOTE_WORDS
+    if words[-1].rstrip("0123456789") in _TEXT_WORDS:
+        others = others - _QUALIFIERS
+    return any(word.rstrip("0123456789") in others for word in words)
 
 
 def _named_pair(free: Sequence[str]) -> tuple[str, str] | None:

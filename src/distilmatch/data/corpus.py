@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilmatch.config import TableConfig
-from distilmatch.data.columns import first_rows, is_missing, only_text_column, shortened
+from distilmatch.data.columns import first_rows, is_missing, only_text_column, peeked_rows, shortened
 from distilmatch.data.quarantine import BadRows, Quarantine, quarantine_path
 from distilmatch.data.readers import open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
@@ -37,7 +37,6 @@ FORMAT = "distilmatch-corpus"
 FORMAT_VERSION = 1
 _TEXTS, _EVERY, _ROWS = "texts.arrow", "every_text.arrow", "rows.npy"
 _PLAIN = (".txt", ".txt.gz")
-_PEEKED_ROWS = 100
 
 
 class TextCorpus(MappedTexts):
@@ -175,7 +174,9 @@ class _Reading:
             source = _open(name, self.config)
             quarantine = None
             if self.config.on_bad_rows == "quarantine":
-                quarantine = Quarantine(quarantine_path(source, _table(self.config)), source.name)
+                quarantine = Quarantine(
+                    quarantine_path(source, _table(self.config)), source.name, in_memory=source.in_memory
+                )
             self._bad.quarantine = quarantine
             try:
                 yield from self._of(source)
@@ -236,11 +237,8 @@ def _table(config: CorpusConfig) -> TableConfig:
 def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str, ...], Iterator[RawRow]]:
     """The columns whose texts count, and the rows from the start."""
     if source.columns is None:
-        rows, first = source.read(None), []
-        for raw in rows:
-            first.append(raw)
-            if len(first) >= _PEEKED_ROWS and raw.values is not None:
-                break
+        rows = source.read(None)
+        first = peeked_rows(rows)
         keys = Counter(tuple(row.values) for row in first if row.values is not None)
         columns = _columns(max(keys, key=lambda names: keys[names], default=()), config, source, first)
         return columns, chain(first, rows)
@@ -250,7 +248,7 @@ def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str, ...], Itera
 
 
 def _columns(available: tuple[str, ...], config: CorpusConfig, source: Source, first: list[RawRow]) -> tuple[str, ...]:
-    if source.columns == ("text",):
+    if source.is_lines:
         return ("text",)
     columns = config.text_columns
     if columns is None:
@@ -267,10 +265,9 @@ def _columns(available: tuple[str, ...], config: CorpusConfig, source: Source, f
                 raise DataError(
                     f"{source.name} has no column {name!r}{did_you_mean(name, seen)}, but {', '.join(seen)}"
                 )
-    shown = next(
-        (shortened(row.values[columns[0]]) for row in first if row.values and columns[0] in row.values), "nothing"
-    )
-    say_once(logger, source, f"texts {', '.join(map(repr, columns))}. Row 1: {shown}")
+    named = next((row for row in first if row.values and columns[0] in row.values), None)
+    shown = "" if named is None else f". Row {named.row}: {shortened((named.values or {})[columns[0]])}"
+    say_once(logger, source, f"texts {', '.join(map(repr, columns))}{shown}")
     return columns
 
 

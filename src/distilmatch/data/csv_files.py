@@ -204,7 +204,7 @@ class _Sample:
 
 def _stated_delimiter(line: bytes) -> str | None:
     # Excel's own first line, "sep=;", is no header.
-    text = line.decode("utf-8", errors="replace").strip().strip('"')
+    text = line.decode("utf-8", errors="replace").strip("\r\n").strip('"')
     return text[4] if text.lower().startswith("sep=") and len(text) == 5 else None
 
 

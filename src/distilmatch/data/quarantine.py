@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ KEPT_BAD_ROWS = 10_000
 _MOST_GROUPS = 1_000
 _RAW_SHOWN = 500
 _KEYS = {"file", "row", "reason", "raw"}
+_closing = threading.Lock()
 
 
 def quarantine_path(opened: Source, config: TableConfig) -> Path:
@@ -100,20 +102,24 @@ class _Group:
 def bad_rows_of(opened: Source, config: TableConfig) -> BadRows:
     """Where the bad rows of a source go, as `on_bad_rows` has it."""
     stops = config.on_bad_rows == "stop"
-    return BadRows(None if stops else Quarantine(quarantine_path(opened, config), opened.name))
+    if stops:
+        return BadRows(None)
+    return BadRows(Quarantine(quarantine_path(opened, config), opened.name, in_memory=opened.in_memory))
 
 
 class Quarantine:
     """Writes the bad rows of one pass over `source`; the file appears whole, with the first bad row or not at all.
 
-    Rows of other sources in the same file stay; those of an earlier pass over this source are replaced.
+    Rows of other sources in the same file stay; those of an earlier pass over this source are replaced. Sources in memory have
+    one name: their rows are added to those that are there, each once.
     """
 
-    def __init__(self, path: Path, source: str) -> None:
+    def __init__(self, path: Path, source: str, *, in_memory: bool = False) -> None:
         self.path = path
         self.count = 0
-        self._source = source
+        self._source, self._in_memory = source, in_memory
         self._file: Any = None
+        self._written: set[str] = set()  # lines, of a source in memory
 
     def add(self, bad: BadRow) -> None:
         """Writes one row.
@@ -124,10 +130,13 @@ class Quarantine:
         if self._file is None:
             self._start()
         self.count += 1
-        self._write({"file": bad.file, "row": bad.row, "reason": bad.reason, "raw": bad.raw})
+        line = _line({"file": bad.file, "row": bad.row, "reason": bad.reason, "raw": bad.raw})
+        self._file.write(line)
+        if self._in_memory:
+            self._written.add(line)
 
     def _start(self) -> None:
-        kept = self._others()
+        self._others()  # what stands there must be such a list
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, self._temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
@@ -137,11 +146,6 @@ class Quarantine:
             ) from error
         # Half a surrogate pair in a row becomes the JSON escape of the same code point.
         self._file = os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
-        for entry in kept:
-            self._write(entry)
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def _others(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -158,12 +162,22 @@ class Quarantine:
             raise DataError(
                 f"{self.path} exists and is no list of bad rows, so it stays as it is; set another `quarantine_file`"
             ) from error
+        if self._in_memory:
+            return [entry for entry in kept if _line(entry) not in self._written]
         return [entry for entry in kept if entry["file"] != self._source]
 
     def close(self) -> None:
-        """Puts the file in its place."""
-        if self._file is not None:
+        """Puts the file in its place, with the rows that other passes have put there by now."""
+        if self._file is None:
+            return
+        with _closing:
+            for entry in self._others():
+                self._file.write(_line(entry))
             self._file.close()
             os.chmod(self._temporary, 0o644)
             os.replace(self._temporary, self.path)
             self._file = None
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"

@@ -53,14 +53,23 @@ _PEEKED = 100
 
 
 def local_file(source: Any) -> Path | None:
-    """The path of `source` if it is the path of a file (that need not exist), None if it is anything else."""
+    """The path of `source` if it is the path of a file (that need not exist), None if it is anything else.
+
+    Raises:
+        DataError: what no path can be.
+    """
     if not isinstance(source, (str, Path)):
         return None
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return None
-    if isinstance(source, Path) or path.exists() or path.suffix.lower() in _FILE_ENDINGS:
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return None
+        is_file = isinstance(source, Path) or path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, of a user that is not there
+        raise DataError(f"{str(source)[:60]!r} is no path of a file: {error}; give {_SOURCES}") from error
+    if is_file or path.suffix.lower() in _FILE_ENDINGS:
         return path
+    source = str(source)
     looks_local = source.startswith((".", "/", "~", "\\")) or source.count("/") > 1
     return path if looks_local else None
 
@@ -117,7 +126,7 @@ def open_lines(path: str | Path) -> Source:
                 problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
                 yield RawRow(row=number, original=line.rstrip(b"\r\n"), problem=problem, kind="utf-8")
 
-    return Source(name=str(path), columns=("text",), read=read, folder=path.parent, stem=_stem(path))
+    return Source(name=str(path), columns=("text",), read=read, folder=path.parent, stem=_stem(path), is_lines=True)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class Source:
         not_texts: columns whose type says that they hold no texts.
         folder, stem: where a side file goes and how its name starts.
         in_memory: the rows are objects of this process.
+        is_lines: a text a line, without columns of its own.
         hint: what a message about a column that is not there ends with.
     """
 
@@ -67,6 +68,7 @@ class Source:
     folder: Path = Path()
     stem: str = "rows"
     in_memory: bool = False
+    is_lines: bool = False
     hint: str = ""
 
     def __post_init__(self) -> None:

@@ -213,7 +213,7 @@ def table_fingerprint(source: TableSource, split: str = "train") -> str:
     rows: Any = source
     table = open_table(source)
     if table is not None:
-        rows = [raw.values for raw in table.read(None)]
+        rows = [{"": f"{raw.problem} {raw.text()}"} if raw.values is None else raw.values for raw in table.read(None)]
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         return fingerprint("rows", *(json.dumps(dict(row), sort_keys=True, default=str) for row in rows))
     raise DataError(

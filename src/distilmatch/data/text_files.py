@@ -67,9 +67,10 @@ def check_regular(path: Path) -> None:
     """
     try:
         mode = path.stat().st_mode
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a zero byte in a path is a ValueError
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise DataError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"cannot read {str(path)!r}: {reason}; check the path") from error
         raise DataError(f"no file at {path}; check the path") from error
     if stat.S_ISDIR(mode):
         raise DataError(f"{path} is a folder, not a file; name a file in it")

@@ -93,7 +93,9 @@ def _decimal_id(value: Decimal, name: str) -> str | None:
         return None
     if value.is_infinite():
         raise RowProblem(f"the id in column {name!r} is infinite")
-    return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
+    written = format(value, "f")  # every digit, whatever the context's precision
+    written = written.rstrip("0").rstrip(".") if "." in written else written
+    return "0" if written == "-0" else written
 
 
 def _float_id(value: Any, name: str) -> str:

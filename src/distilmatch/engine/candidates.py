@@ -59,13 +59,14 @@ class CandidateIndex:
             raise MissingExtraError("faiss", "faiss")
         self.index = _faiss_index(vectors, kind)
 
-    def check(self, texts: int, queries: int, vectors: np.ndarray | None) -> None:
+    def check(self, texts: int, queries: int, vectors: np.ndarray | None, pooled_width: int) -> None:
         """Refuses what the index is not of.
 
         Args:
             texts: m, how many it must hold.
             queries: n, how many texts ask.
             vectors: of these, where they do not come from the student.
+            pooled_width: of those that come from the student.
 
         Raises:
             ConfigError: another number of texts, or vectors that are not (n, d).
@@ -73,6 +74,11 @@ class CandidateIndex:
         held, width = self.vectors.shape
         if held != texts:
             raise ConfigError(f"the index is of {held:,} texts, there are {texts:,}: build it of these")
+        if vectors is None and width != pooled_width:
+            raise ConfigError(
+                f"the index is of vectors of width {width}, the student's are {pooled_width} wide: give `vectors`, the left "
+                "texts' in the space of the index"
+            )
         if vectors is not None and vectors.shape != (queries, width):
             raise ConfigError(
                 f"vectors of shape {vectors.shape} do not fit {queries:,} texts and an index of width {width}"
@@ -119,7 +125,7 @@ def _faiss_index(vectors: np.ndarray, kind: IndexKind) -> Any:
         graph.hnsw.efSearch = 2 * _HNSW_CONSTRUCTION
         graph.add(vectors)
         return graph
-    lists = max(1, int(4 * count**0.5))
+    lists = max(1, min(count, int(4 * count**0.5)))
     inverted = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     random = np.random.default_rng(0)
     inverted.train(vectors[random.permutation(count)[: _IVF_TRAINED * lists]])

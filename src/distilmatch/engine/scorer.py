@@ -283,7 +283,8 @@ class Scorer:
             raise ConfigError(f"{num_candidates} candidates are fewer than the {top_k} that are wanted")
         if not isinstance(index, CandidateIndex):
             index = self.index_of(right, index)
-        index.check(len(other), len(one), vectors)
+        pooled = pooled_vectors(self.model, one.read(np.arange(1)))
+        index.check(len(other), len(one), vectors, pooled.shape[1])
         best = np.empty((len(one), top_k), dtype=np.float32)
         rows = np.empty((len(one), top_k), dtype=np.int64)
         step = max(1, _PAIRS_A_STEP // num_candidates)

@@ -139,7 +139,7 @@ class SoftLabelCache:
         fingerprint = teacher.fingerprint
         keys = list(dict.fromkeys(text_key(fingerprint, pair) for pair in pair_list(pairs)))
         with closing(self._connect()) as connection:
-            return len({key for found in self._rows(connection, keys) for key, _ in found})
+            return len({key for found in self._rows(connection, keys) for key, blob in found if blob is not None})
 
     def _find(
         self, connection: sqlite3.Connection, keys: list[bytes], labels: int, row_of: dict[bytes, int], out: np.ndarray
@@ -257,7 +257,10 @@ def verify_label_cache(folder: str | Path) -> list[str]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             found = [f"{path}: {problem}" for problem in _structure(connection)]
-            rows = connection.execute(f"SELECT key, logits, checksum FROM {_TABLE}")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not tables & {_TABLE, _OLD_TABLE}:
+                found.append(f"{path}: it holds no labels; delete it and label again")
+            rows = connection.execute(f"SELECT key, logits, checksum FROM {_TABLE}") if _TABLE in tables else ()
             broken = sum(_intact(*row, old=False) is None for row in rows)
     except _FAULTS as error:
         return [f"{path}: {error}; delete it and label again"]

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from distilmatch.training.checkpoints import save_beside
 
 _FILE = "averaged_weights.safetensors"
 
@@ -52,7 +54,7 @@ class WeightAverage(TrainerCallback):
         """Puts the average beside the checkpoint that was just written."""
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            save_file({name: weight.contiguous() for name, weight in self.average.items()}, folder / _FILE)
+            save_beside({name: weight.contiguous() for name, weight in self.average.items()}, folder / _FILE)
 
     @torch.no_grad()
     def swap(self) -> None:

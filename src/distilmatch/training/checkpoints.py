@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from distilmatch.errors import CacheError
-from distilmatch.files import read_json, writing
+from distilmatch.files import move_into_place, read_json, writing
 
 logger = logging.getLogger(__name__)
+
+
+# What PyTorch's writer of files says; other RuntimeErrors, such as memory of a GPU, are none of the disk's.
+_WRITER_WORDS = ("PytorchStreamWriter", "unexpected pos", "iostream", "file write failed", "write failed")
 
 
 class CheckpointTrainer(Trainer):
@@ -28,13 +34,25 @@ class CheckpointTrainer(Trainer):
             with writing(folder):
                 super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            if isinstance(error, CacheError):
+            if isinstance(error, CacheError) or not any(word in str(error) for word in _WRITER_WORDS):
                 raise
             # PyTorch's writer says no more than that its stream failed, or where.
             raise CacheError(
                 f"cannot write a checkpoint to {folder}, most likely because the disk is full "
                 f"({str(error).splitlines()[0]}); free some space and run the same command again: it goes on where it stopped"
             ) from error
+
+
+def save_beside(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Puts tensors beside a checkpoint that the trainer has written, atomically.
+
+    Raises:
+        CacheError: they cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    with writing(path):
+        save_file(dict(tensors), temporary)
+        move_into_place(temporary, path)
 
 
 def last_whole_checkpoint(folder: Path, needs: Sequence[str] = (), *, removes: bool = True) -> str | None:

@@ -192,7 +192,8 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
         read_texts(recipe.unlabelled, recipe.table)
     if train is not None and recipe.teacher is None and len(unlabelled_rows(train)):
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
-    if train is not None or not all(map(finished_stage, (run.stage1, run.stage2))):
+    stages = ((recipe.stage1, run.stage1), (recipe.stage2, run.stage2))
+    if train is not None or any(stage.epochs and finished_stage(folder) is None for stage, folder in stages):
         if recipe.teacher is not None:
             check_teacher(recipe.teacher, recipe.task)
         own = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import AnglELoss, CoSENTLoss
 from torch import nn
@@ -31,7 +31,7 @@ from distilmatch.models.sentence_student import ProjectedStudent
 from distilmatch.objectives import MemoryBank, embedding_distillation_loss, gather_rows, info_nce
 from distilmatch.runtime import Precision, autocast
 from distilmatch.training.accumulation import step_shares
-from distilmatch.training.checkpoints import CheckpointTrainer
+from distilmatch.training.checkpoints import CheckpointTrainer, save_beside
 from distilmatch.training.embedding_batches import LabelledTables, TableSampler
 from distilmatch.types import TupleTable
 
@@ -212,4 +212,4 @@ class BankState(TrainerCallback):
         """Puts the bank beside the checkpoint that was just written."""
         if self.writes:
             self._path(args, state).parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: part.cpu() for name, part in self.bank.state_dict().items()}, self._path(args, state))
+            save_beside({name: part.cpu() for name, part in self.bank.state_dict().items()}, self._path(args, state))

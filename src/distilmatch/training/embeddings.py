@@ -116,7 +116,7 @@ def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
             check_scores(table, config.source)
     labelled = _tables(recipe) if recipe.has_stage2 else None
     begins = recipe.has_stage1 and finished_stage(run.stage1) is None
-    if begins or not recipe.has_stage1:
+    if begins or (not recipe.has_stage1 and finished_stage(run.stage2) is None):
         student = new_student(recipe)
         StudentTokens(student, recipe.student.max_length)
         width = _checked_teacher(recipe) if begins else None

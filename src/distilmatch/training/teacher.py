@@ -253,9 +253,11 @@ def _new_cross_encoder(task: TaskConfig, config: FineTuneConfig) -> CrossEncoder
 
 def _put_head_in_order(model: CrossEncoder, name: str, task: TaskConfig) -> None:
     """Where the base model has the task's classes in another order, its head learns on with each row at its own class."""
+    if task.kind != "classification":
+        return
     own = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
     names = configured_names(own, task.num_labels)
-    if task.kind != "classification" or names is None or own.num_labels != task.num_labels:
+    if names is None or own.num_labels != task.num_labels:
         return
     try:
         order = name_order(names, task.classes, name)
