@@ -1,8 +1,9 @@
-"""Memory a row of the table takes in `encode` and `score`: the growth of a process's peak from a small table to a large one.
+"""Memory that `encode` and `score` take a row of the table, and a folder a text once it is looked up: the growth of a process's
+peak from a small table to a large one.
 
 `python -m benchmarks.table_memory`. Each measurement is a process of its own, on a student so tiny that its work is nothing.
 Theory: encode keeps a key of 16 bytes and an id for each distinct text in dictionaries (about 100 bytes an entry and 33 to 60 an
-object); score reads its table in batches.
+object); score reads its table in batches, and a folder in which rows are looked up by text or id keeps an index of these.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from distilmatch.engine.scorer import Scorer
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.score import score_table
 from distilmatch.models.dipair import DiPair
+from distilmatch.store.folder import RepresentationFolder
 
 SIZES = (100_000, 400_000)
 TEXTS = 2_000  # a side of the table that is scored
-STEPS = ("encode", "encode_with_ids", "score")
+STEPS = ("encode", "encode_with_ids", "score", "find_texts", "find_ids")
 
 
 def _table(path: Path, rows: int, texts: int) -> Path:
@@ -43,6 +45,10 @@ def _child(step: str, folder: Path, rows: int) -> None:
         columns = TableConfig(text_columns=("query", "document"))
         sides = [folder / "query", folder / "document"]
         score_table(Scorer(model), str(table), folder / f"{rows}.parquet", sides, table=columns, batch_rows=8192)
+    elif step.startswith("find"):
+        opened = RepresentationFolder.open(folder / f"encode_with_ids-{rows}")
+        row = opened.row_of_text(["red shoe 5"])[0] if step == "find_texts" else opened.row_of_id(["q5"])[0]
+        assert row == 5
     else:
         table = _table(folder / f"{step}-{rows}.csv", rows, rows)
         ids = "qid" if step == "encode_with_ids" else None
@@ -76,8 +82,9 @@ def main() -> None:
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 peaks.append(int(done.stdout.splitlines()[-1]))
                 metrics[f"{step}_peak_mb_{rows}"] = peaks[-1] / 1e6
-            metrics[f"{step}_bytes_a_row"] = (peaks[1] - peaks[0]) / (SIZES[1] - SIZES[0])
-            print(step, round(metrics[f"{step}_bytes_a_row"]), "bytes a row", flush=True)
+            unit = "text" if step.startswith("find") else "row"
+            metrics[f"{step}_bytes_a_{unit}"] = (peaks[1] - peaks[0]) / (SIZES[1] - SIZES[0])
+            print(step, round(metrics[f"{step}_bytes_a_{unit}"]), "bytes a", unit, flush=True)
     publish("table_memory", metrics, [0], {"texts a side of the scored table": TEXTS})
 
 

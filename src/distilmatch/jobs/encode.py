@@ -52,7 +52,7 @@ def encode_table(
 
     The table is read twice: the first pass checks every row, so that nothing is started on a table with bad rows.
     Killed and called again in the same way, it goes on after the last whole shard and writes the same bytes; a finished folder
-    costs nothing. Memory grows with the table, by about 430 bytes a distinct text with an id, 170 without.
+    costs nothing. Memory grows with the table, by about 380 bytes a distinct text with an id, 250 without.
 
     Args:
         source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them; also a pair table, of which
