@@ -25,11 +25,12 @@ from matplotlib.figure import Figure
 from benchmarks.quality_sick import TABLE, TASK
 from benchmarks.results import publish
 from benchmarks.runs import pairs_of, run_all
-from distilmatch.config import ObjectiveConfig, PairRecipe, StudentConfig
+from distilmatch.config.pairs import ObjectiveConfig, PairRecipe, StudentConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
+from distilmatch.files import write_json
 from distilmatch.metrics import agreement_metrics, task_metrics
-from distilmatch.runtime import pick_device, seed_everything, write_json
+from distilmatch.runtime import pick_device, seed_everything
 from distilmatch.teachers import CrossEncoderTeacher, in_task_order
 from distilmatch.training.distil import new_student, stages_from
 from distilmatch.training.processes import Processes

@@ -40,7 +40,7 @@ from sentence_transformers.sentence_transformer.losses import MSELoss
 from transformers import TrainerCallback
 
 from benchmarks.results import publish
-from distilmatch.embedding_config import EmbeddingRecipe
+from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.encoders import encoder_width, load_sentence_encoder
 from distilmatch.engine.limits import rate
 from distilmatch.runtime import has_fast_bf16, pick_device, resolve_model

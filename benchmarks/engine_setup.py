@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
 

@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.quality_sick import STUDENTS
 from benchmarks.results import publish
 from benchmarks.runs import options, run_all, spread, student_recipe, teacher_command, train_students
-from distilmatch.config import PairRecipe, TableConfig, TaskConfig
+from distilmatch.config.pairs import PairRecipe
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.neighbours import nearest
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.results import publish
 from benchmarks.runs import options, pairs_of, run_all, spread, student_recipe, teacher_command, train_students
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.metrics import agreement_metrics, task_metrics
 from distilmatch.models import DiPair

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.results import publish
 from benchmarks.runs import run_all, spread
+from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.data.corpus import TextCorpus
-from distilmatch.embedding_config import EmbeddingRecipe
 from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
-from distilmatch.runtime import write_json
+from distilmatch.files import write_json
 from distilmatch.training.embeddings import new_student
 
 TEACHER = "all-MiniLM-L6-v2"

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distilmatch.runtime import environment, write_json
+from distilmatch.files import write_json
+from distilmatch.runtime import environment
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from distilmatch.config import TableConfig, TaskConfig
-from distilmatch.runtime import write_json
+from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.files import write_json
 from distilmatch.types import TupleTable
 
 

@@ -22,8 +22,9 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MSELoss
 
-from distilmatch.embedding_config import EmbeddingRecipe
-from distilmatch.runtime import has_fast_bf16, pick_device, write_json
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.files import write_json
+from distilmatch.runtime import has_fast_bf16, pick_device
 from distilmatch.training.embeddings import embed_corpus, new_student
 
 

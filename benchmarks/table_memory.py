@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.first_week_models import Models
 from benchmarks.results import publish
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.engine.scorer import Scorer
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.score import score_table

@@ -18,11 +18,13 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from distilmatch.config import ObjectiveConfig, TaskConfig
+from distilmatch.config.pairs import ObjectiveConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.data.saved import read_saved_table
+from distilmatch.files import write_json
 from distilmatch.models.attention import trained_attention
 from distilmatch.objectives import distillation_loss
-from distilmatch.runtime import autocast, keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
+from distilmatch.runtime import autocast, keep_freed_memory, pick_device, resolve_model, seed_everything
 
 _GROUP = 50
 

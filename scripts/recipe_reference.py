@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from distilmatch import config, embedding_config, ladder_config
+from distilmatch import config
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference" / "recipe.md"
 SECTIONS = (
@@ -23,17 +23,17 @@ SECTIONS = (
     ("objective", config.ObjectiveConfig),
     ("stage1, stage2", config.StageConfig),
     ("finetune-teacher", config.FineTuneConfig),
-    ("The embedding recipe", embedding_config.EmbeddingRecipe),
-    ("Embedding recipe: corpus", embedding_config.CorpusConfig),
-    ("Embedding recipe: teacher", embedding_config.EmbeddingTeacherConfig),
-    ("Embedding recipe: student", embedding_config.EmbeddingStudentConfig),
-    ("Embedding recipe: objective", embedding_config.EmbeddingObjectiveConfig),
-    ("Embedding recipe: stage1, stage2", embedding_config.EmbeddingStageConfig),
-    ("Embedding recipe: contrastive", embedding_config.ContrastiveConfig),
-    ("Embedding recipe: labelled, dev", embedding_config.LabelledConfig),
-    ("The ladder recipe", ladder_config.LadderRecipe),
-    ("Ladder recipe: match", ladder_config.MatchConfig),
-    ("Ladder recipe: match.left, match.right", ladder_config.MatchSideConfig),
+    ("The embedding recipe", config.EmbeddingRecipe),
+    ("Embedding recipe: corpus", config.CorpusConfig),
+    ("Embedding recipe: teacher", config.EmbeddingTeacherConfig),
+    ("Embedding recipe: student", config.EmbeddingStudentConfig),
+    ("Embedding recipe: objective", config.EmbeddingObjectiveConfig),
+    ("Embedding recipe: stage1, stage2", config.EmbeddingStageConfig),
+    ("Embedding recipe: contrastive", config.ContrastiveConfig),
+    ("Embedding recipe: labelled, dev", config.LabelledConfig),
+    ("The ladder recipe", config.LadderRecipe),
+    ("Ladder recipe: match", config.MatchConfig),
+    ("Ladder recipe: match.left, match.right", config.MatchSideConfig),
 )
 HEAD = """# Recipe settings
 

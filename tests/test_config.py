@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from distilmatch.config import FrozenConfig, PairRecipe, TransferConfig
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.pairs import PairRecipe, TransferConfig
 from distilmatch.errors import ConfigError
 
 NEEDED: dict[str, Any] = {"train": "t.jsonl", "output": "run", "task": {"kind": "binary"}, "teacher": {"models": ["m"]}}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from distilmatch.config import FrozenConfig
-from distilmatch.embedding_config import EmbeddingRecipe, LabelledConfig
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig
 from distilmatch.errors import ConfigError
 
 NEEDED: dict[str, Any] = {"corpus": {"sources": ["a.txt"]}, "teacher": {"models": ["m"]}, "output": "run"}

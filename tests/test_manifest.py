@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distilmatch import manifest as module
+from distilmatch import files as module
+from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.data.corpus import TextCorpus, write_corpus
 from distilmatch.data.saved import MappedTexts, read_saved_table, save_table, write_texts
 from distilmatch.data.token_file import MappedTokenIds, write_token_ids
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import CacheError
-from distilmatch.manifest import read_manifest, verify_manifest, write_manifest
+from distilmatch.files import read_manifest, verify_manifest, write_manifest
 from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
 from distilmatch.types import TupleTable
 

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilmatch.cli.options import load_recipe_of
-from distilmatch.config import FineTuneConfig, FrozenConfig, PairRecipe, TableConfig, TaskConfig, TeacherConfig
-from distilmatch.embedding_config import EmbeddingRecipe
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.ladder import LadderRecipe
+from distilmatch.config.pairs import FineTuneConfig, PairRecipe, TeacherConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
-from distilmatch.ladder_config import LadderRecipe
 from distilmatch.yaml_files import yaml_value
 
 BASE = "train: x.jsonl\noutput: o\ntable: {text_columns: [a, b], label_column: label}\n"
@@ -302,7 +304,7 @@ def test_an_item_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_every_config_explains_a_setting_that_it_has_not() -> None:
     seen = set()
-    for module in ("config", "embedding_config", "ladder_config"):
+    for module in ("config.pairs", "config.tables", "config.embeddings", "config.ladder"):
         for value in vars(__import__(f"distilmatch.{module}", fromlist=["x"])).values():
             if isinstance(value, type) and issubclass(value, FrozenConfig) and value is not FrozenConfig:
                 seen.add(value)

@@ -9,19 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilmatch.config import (
-        FineTuneConfig,
-        ObjectiveConfig,
-        PairRecipe,
-        StageConfig,
-        StudentConfig,
-        TableConfig,
-        TaskConfig,
-        TeacherConfig,
-        TransferConfig,
-    )
-    from distilmatch.data.tables import load_table
-    from distilmatch.embedding_config import (
+    from distilmatch.config.embeddings import (
         ContrastiveConfig,
         CorpusConfig,
         EmbeddingObjectiveConfig,
@@ -31,6 +19,18 @@ if TYPE_CHECKING:
         EmbeddingTeacherConfig,
         LabelledConfig,
     )
+    from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
+    from distilmatch.config.pairs import (
+        FineTuneConfig,
+        ObjectiveConfig,
+        PairRecipe,
+        StageConfig,
+        StudentConfig,
+        TeacherConfig,
+        TransferConfig,
+    )
+    from distilmatch.config.tables import TableConfig, TaskConfig
+    from distilmatch.data.tables import load_table
     from distilmatch.engine.scorer import Scorer
     from distilmatch.errors import DistilmatchError
     from distilmatch.evaluation.report import evaluate_pairs
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from distilmatch.jobs.ladder import distil_ladder
     from distilmatch.jobs.match import match_folders
     from distilmatch.jobs.score import score_table
-    from distilmatch.ladder_config import LadderRecipe, MatchConfig, MatchSideConfig
     from distilmatch.models import DiPair, DiPairConfig
     from distilmatch.store.folder import RepresentationFolder
     from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, SoftLabelCache, TeacherEnsemble
@@ -50,35 +49,35 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "ContrastiveConfig": "embedding_config",
-    "CorpusConfig": "embedding_config",
+    "ContrastiveConfig": "config.embeddings",
+    "CorpusConfig": "config.embeddings",
     "CrossEncoderTeacher": "teachers",
     "DiPair": "models",
     "DiPairConfig": "models",
     "DistilmatchError": "errors",
-    "EmbeddingObjectiveConfig": "embedding_config",
-    "EmbeddingRecipe": "embedding_config",
-    "EmbeddingStageConfig": "embedding_config",
-    "EmbeddingStudentConfig": "embedding_config",
-    "EmbeddingTeacherConfig": "embedding_config",
-    "FineTuneConfig": "config",
-    "LabelledConfig": "embedding_config",
-    "LadderRecipe": "ladder_config",
-    "MatchConfig": "ladder_config",
-    "MatchSideConfig": "ladder_config",
-    "ObjectiveConfig": "config",
-    "PairRecipe": "config",
+    "EmbeddingObjectiveConfig": "config.embeddings",
+    "EmbeddingRecipe": "config.embeddings",
+    "EmbeddingStageConfig": "config.embeddings",
+    "EmbeddingStudentConfig": "config.embeddings",
+    "EmbeddingTeacherConfig": "config.embeddings",
+    "FineTuneConfig": "config.pairs",
+    "LabelledConfig": "config.embeddings",
+    "LadderRecipe": "config.ladder",
+    "MatchConfig": "config.ladder",
+    "MatchSideConfig": "config.ladder",
+    "ObjectiveConfig": "config.pairs",
+    "PairRecipe": "config.pairs",
     "RepresentationFolder": "store.folder",
     "Scorer": "engine.scorer",
     "SentenceTeacher": "teachers",
     "SoftLabelCache": "teachers",
-    "StageConfig": "config",
-    "StudentConfig": "config",
-    "TableConfig": "config",
-    "TaskConfig": "config",
-    "TeacherConfig": "config",
+    "StageConfig": "config.pairs",
+    "StudentConfig": "config.pairs",
+    "TableConfig": "config.tables",
+    "TaskConfig": "config.tables",
+    "TeacherConfig": "config.pairs",
     "TeacherEnsemble": "teachers",
-    "TransferConfig": "config",
+    "TransferConfig": "config.pairs",
     "distil_embeddings": "training.embeddings",
     "distil_ladder": "jobs.ladder",
     "distil_pairs": "training.distil",

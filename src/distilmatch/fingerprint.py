@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 DIGEST_BYTES = 16
 
@@ -41,6 +42,8 @@ def text_key(prefix: str, texts: Sequence[str]) -> bytes:
 
 def fingerprint_tensors(tensors: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> str:
     """A fingerprint of named tensors: names, dtypes, shapes and bytes."""
+    import torch  # not for those who read a config
+
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     items = tensors.items() if isinstance(tensors, Mapping) else tensors
     for name, tensor in sorted(items, key=lambda item: item[0]):

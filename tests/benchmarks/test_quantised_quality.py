@@ -9,7 +9,8 @@ import pytest
 import torch
 from benchmarks.quantised_quality import REFERENCE, Pairs, all_logits, distinct, figures, largest_difference, students
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.runs import run_all, spread, write_recipe
 
-from distilmatch.config import PairRecipe
+from distilmatch.config.pairs import PairRecipe
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__")

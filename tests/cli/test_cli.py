@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from distilmatch.cli import main
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.evaluation.report import PairReport
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from distilmatch.cli import app, main
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.models import DiPair
 from distilmatch.store.folder import RepresentationFolder
 

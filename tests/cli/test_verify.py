@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from distilmatch.cli import main
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.jobs.encode import encode_table
 from distilmatch.models import DiPair
 from distilmatch.teachers import SoftLabelCache

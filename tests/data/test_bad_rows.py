@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data import quarantine, readers, sources
 from distilmatch.data.tables import (
     check_table,

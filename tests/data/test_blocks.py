@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilmatch.config import TransferConfig
+from distilmatch.config.pairs import TransferConfig
 from distilmatch.data.blocks import build_blocks, pools_merge
 from distilmatch.data.neighbours import nearest, neighbour_groups
 from distilmatch.data.perturb import perturb

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.embeddings import CorpusConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.columns import only_text_column
 from distilmatch.data.conflicts import conflicting_rows
 from distilmatch.data.corpus import write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import BadRowsError, DataError
 from distilmatch.jobs.rows import text_column_of, tuple_columns
 from distilmatch.types import TupleTable

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.data import corpus as module
 from distilmatch.data import saved
 from distilmatch.data.corpus import TextCorpus, corpus_key, write_corpus
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import BadRowsError, CacheError, DataError
 
 

@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data import demo as demo_module
 from distilmatch.data.demo import DemoPaths, write_demo_catalogue
 from distilmatch.data.demo_words import BRANDS, CATEGORIES

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data import csv_files
 from distilmatch.data.csv_records import quoted_records
 from distilmatch.data.tables import check_table, iter_rows, load_table

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import (
     load_table,
     read_saved_table,

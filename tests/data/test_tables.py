@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data import readers
 from distilmatch.data.tables import (
     check_table,

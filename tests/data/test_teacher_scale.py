@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import check_table, iter_rows, load_table
 from distilmatch.data.teacher_scale import are_probabilities, logits_of
 from distilmatch.errors import BadRowsError, ConfigError

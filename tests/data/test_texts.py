@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.texts import read_texts
 from distilmatch.errors import DataError
 

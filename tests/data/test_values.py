@@ -20,11 +20,11 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.embeddings import CorpusConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.corpus import write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table, table_fingerprint
 from distilmatch.data.texts import read_texts
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import BadRowsError, ConfigError, DataError, DistilmatchError
 from distilmatch.evaluation.retrieval import load_retrieval
 from distilmatch.jobs.encode import count_texts

@@ -15,9 +15,10 @@ import yaml
 from benchmarks.pages import engine, quality, sts
 
 from distilmatch.cli.app import app
-from distilmatch.config import FrozenConfig, PairRecipe
-from distilmatch.embedding_config import EmbeddingRecipe
-from distilmatch.ladder_config import LadderRecipe
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.ladder import LadderRecipe
+from distilmatch.config.pairs import PairRecipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from distilmatch.config import FineTuneConfig, TaskConfig, TeacherConfig
+from distilmatch.config.embeddings import EmbeddingTeacherConfig
+from distilmatch.config.pairs import FineTuneConfig, TeacherConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tables import load_table
-from distilmatch.embedding_config import EmbeddingTeacherConfig
 from distilmatch.encoders import load_sentence_encoder
 from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
 from distilmatch.jobs.vectors import folder_vectors
@@ -31,7 +32,7 @@ def _sts(setup: Setup, name: str) -> object:
 
 
 def _fine_tune(setup: Setup, name: str) -> object:
-    from distilmatch.config import TableConfig
+    from distilmatch.config.tables import TableConfig
 
     columns = TableConfig(text_columns=("query", "document"), label_column="label")
     task = TaskConfig(kind="binary")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distilmatch.config import TableConfig
+from distilmatch.config.embeddings import CorpusConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.corpus import write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table
 from distilmatch.data.texts import read_texts
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.jobs.encode import count_texts, encode_table
 from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.score import score_table

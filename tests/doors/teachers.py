@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from transformers import BertForSequenceClassification
 
-from distilmatch.config import PairRecipe, StudentConfig, TableConfig, TaskConfig
+from distilmatch.config.pairs import PairRecipe, StudentConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.evaluation.report import evaluate_pairs
 from distilmatch.models.dipair import DiPair

@@ -131,7 +131,8 @@ def test_a_list_where_one_text_is_meant_is_refused(setup: Setup, door: str) -> N
 
 
 def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> None:
-    from distilmatch.config import StudentConfig, TableConfig
+    from distilmatch.config.pairs import StudentConfig
+    from distilmatch.config.tables import TableConfig
     from distilmatch.data.texts import read_texts
     from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
     from distilmatch.models.dipair import DiPair

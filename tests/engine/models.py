@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations

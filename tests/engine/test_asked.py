@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.candidates import CandidateIndex
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer
 from distilmatch.errors import ConfigError, ModelError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.folding import fold_head
 from distilmatch.models.heads import make_head
 from distilmatch.types import TokenRepresentations

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.limits import activation_rate
 from distilmatch.engine.native_module import runs_native
 from distilmatch.models import DiPair

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.engine.scorer import BestMatches, Scorer
 from distilmatch.errors import CacheError, ConfigError, ModelError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.limits import head_operations
 from distilmatch.engine.native_module import native_module, runs_native
 from distilmatch.engine.planner import Work, calibrate, plan, smaller_settings

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.native import NativeKernel
 from distilmatch.engine.native_module import NativeBestRows, native_module, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking

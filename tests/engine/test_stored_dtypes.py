@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.planner import Work, plan
 from distilmatch.engine.scorer import BestMatches, Scorer
 from distilmatch.models import DiPair

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer
 from distilmatch.engine.torch_kernel import TorchKernel

@@ -17,7 +17,7 @@ from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine import triton_kernel
 from distilmatch.models.heads import make_head
 from distilmatch.types import TokenRepresentations

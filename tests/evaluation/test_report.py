@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError, ConfigError, DataError, ModelError
 from distilmatch.evaluation.report import PairReport, evaluate_pairs
 from distilmatch.metrics import task_metrics

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.models.dipair import DiPair
 
 CLASSES = ("no", "maybe", "yes")

@@ -14,6 +14,7 @@ import yaml
 from sentence_transformers import SentenceTransformer
 
 from distilmatch.cli import main
+from distilmatch.config.ladder import LadderRecipe, MatchSideConfig
 from distilmatch.engine.candidates import CandidateIndex
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, DataError
@@ -22,7 +23,6 @@ from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.ladder import count_items, distil_ladder
 from distilmatch.jobs.match import match_folders
 from distilmatch.jobs.vectors import folder_vectors
-from distilmatch.ladder_config import LadderRecipe, MatchSideConfig
 from distilmatch.models import DiPair
 from distilmatch.store.folder import RepresentationFolder
 

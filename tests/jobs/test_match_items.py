@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilmatch.cli import main
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer
 from distilmatch.errors import CacheError, ConfigError, DataError

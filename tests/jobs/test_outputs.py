@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, DistilmatchError
 from distilmatch.jobs.encode import encode_table

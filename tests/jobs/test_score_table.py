@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import BadRowsError, CacheError, ConfigError, DataError, ModelError
 from distilmatch.jobs.encode import encode_table

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.models import DiPair
 
 PAIRS = [("red car", "a big blue house"), ("the dog runs", "a dog sleeps in the sun"), ("old tea", "old tea")]

@@ -20,7 +20,7 @@ from transformers import (
     RobertaModel,
 )
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.errors import ModelError
 from distilmatch.models import DiPair
 from distilmatch.models.dipair import HeadInput

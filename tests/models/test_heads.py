@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.models.heads import CosineHead, HeadLayer, LiteHead, TransformerHead, make_head
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.types import TokenRepresentations

@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError, DistilmatchError, ModelError
 from distilmatch.files import checksum
 from distilmatch.models import DiPair, integrity

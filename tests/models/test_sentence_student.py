@@ -19,7 +19,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from distilmatch.embedding_config import EmbeddingStudentConfig
+from distilmatch.config.embeddings import EmbeddingStudentConfig
 from distilmatch.encoders import encoder_width, load_sentence_encoder
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models.sentence_card import save_student

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ModelError
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tokenising import token_ids
 from distilmatch.models import DiPair
 from distilmatch.models.head_start import sampled_outputs

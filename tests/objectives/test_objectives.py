@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilmatch.config import ObjectiveConfig, TaskConfig
+from distilmatch.config.pairs import ObjectiveConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.objectives import (
     check_soft_labels,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from distilmatch.config import TaskConfig, TeacherConfig
+from distilmatch.config.pairs import TeacherConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, DistilmatchError, ModelError
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, check_teacher, ensemble, load_teacher
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.evaluation.report import evaluate_pairs
 from distilmatch.models import DiPair

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 
-from distilmatch.config import TeacherConfig
+from distilmatch.config.pairs import TeacherConfig
 from distilmatch.errors import DistilmatchError, ModelError
 from distilmatch.teachers import CrossEncoderTeacher, TeacherEnsemble, load_teacher
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from distilmatch.config.embeddings import CorpusConfig, EmbeddingTeacherConfig
 from distilmatch.data.corpus import TextCorpus, write_corpus
-from distilmatch.embedding_config import CorpusConfig, EmbeddingTeacherConfig
 from distilmatch.errors import CacheError, ConfigError, DataError, ModelError
 from distilmatch.teachers import (
     PrecomputedTeacher,

@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainingArguments
 
-from distilmatch.config import ObjectiveConfig, StudentConfig, TaskConfig
-from distilmatch.embedding_config import EmbeddingObjectiveConfig
+from distilmatch.config.embeddings import EmbeddingObjectiveConfig
+from distilmatch.config.pairs import ObjectiveConfig, StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.models import DiPair
 from distilmatch.objectives import distillation_loss, loss_items
 from distilmatch.training.accumulation import step_shares

@@ -15,16 +15,15 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from distilmatch.config import (
+from distilmatch.config.pairs import (
     ObjectiveConfig,
     PairRecipe,
     StageConfig,
     StudentConfig,
-    TableConfig,
-    TaskConfig,
     TeacherConfig,
     TransferConfig,
 )
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from distilmatch.cli import main
-from distilmatch.config import PairRecipe
-from distilmatch.embedding_config import EmbeddingRecipe
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.ladder import LadderRecipe
+from distilmatch.config.pairs import PairRecipe
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.jobs.ladder import distil_ladder
-from distilmatch.ladder_config import LadderRecipe
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher
 from distilmatch.training.distil import check_pair_recipe, distil_pairs, label_transfer_set
 from distilmatch.training.embeddings import distil_embeddings

@@ -15,9 +15,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tables import load_table
-from distilmatch.embedding_config import EmbeddingRecipe
 from distilmatch.encoders import load_sentence_encoder
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import cosine_spearman
@@ -388,7 +389,7 @@ def test_two_processes_train_one_student(settings: dict[str, Any], tmp_path: Pat
     script = tmp_path / "train.py"
     script.write_text(
         "import sys\n"
-        "from distilmatch.embedding_config import EmbeddingRecipe\n"
+        "from distilmatch.config.embeddings import EmbeddingRecipe\n"
         "from distilmatch.training.embeddings import distil_embeddings\n"
         "distil_embeddings(EmbeddingRecipe.from_yaml(sys.argv[1]))\n"
     )

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import (
+from distilmatch.config.pairs import (
     FineTuneConfig,
     PairRecipe,
     StageConfig,
     StudentConfig,
-    TableConfig,
-    TaskConfig,
     TeacherConfig,
     TransferConfig,
 )
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.engine.scorer import Scorer
 from distilmatch.evaluation.report import evaluate_pairs

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.training.frozen import KeptOutputs, cache_kept_outputs

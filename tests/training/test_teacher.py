@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
 
-from distilmatch.config import FineTuneConfig, TaskConfig
+from distilmatch.config.pairs import FineTuneConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import task_metrics
 from distilmatch.teachers import CrossEncoderTeacher

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distilmatch.config import PairRecipe, StageConfig, StudentConfig, TableConfig, TaskConfig, TeacherConfig
+from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.training.distil import stages_from
 from distilmatch.tuning import search

@@ -25,13 +25,14 @@ def run(
     import time
 
     from distilmatch.cli.evaluate import show
-    from distilmatch.config import FineTuneConfig, PairRecipe, TableConfig, TaskConfig
+    from distilmatch.config.pairs import FineTuneConfig, PairRecipe
+    from distilmatch.config.tables import TableConfig, TaskConfig
     from distilmatch.data.demo import write_demo_catalogue
     from distilmatch.data.tables import load_table
     from distilmatch.evaluation.report import evaluate_pairs
+    from distilmatch.files import write_json
     from distilmatch.jobs.encode import encode_table
     from distilmatch.jobs.score import score_table
-    from distilmatch.runtime import write_json
     from distilmatch.teachers import CrossEncoderTeacher
     from distilmatch.training.distil import distil_pairs, label_transfer_set
     from distilmatch.training.teacher import fine_tune_teacher

@@ -23,7 +23,7 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from distilmatch.embedding_config import EmbeddingRecipe
+    from distilmatch.config.embeddings import EmbeddingRecipe
     from distilmatch.training.embeddings import EmbeddingTables
 
 
@@ -41,7 +41,7 @@ def run(
     A stopped run goes on from its last checkpoint. For several processes: torchrun --nproc_per_node=2 -m
     distilmatch.cli embed-train RECIPE.
     """
-    from distilmatch.embedding_config import EmbeddingRecipe
+    from distilmatch.config.embeddings import EmbeddingRecipe
 
     options = {"output": output, "seed": seed, "corpus.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe_of(EmbeddingRecipe, recipe, changes, options)

@@ -47,7 +47,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Measure a student on a labelled table, beside its teacher: quality, agreement, speed, cache size."""
-    from distilmatch.config import TeacherConfig
+    from distilmatch.config.pairs import TeacherConfig
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError, DataError
     from distilmatch.files import check_outputs

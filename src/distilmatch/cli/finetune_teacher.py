@@ -46,7 +46,8 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a cross-encoder on labelled pairs, for those who have no teacher yet."""
-    from distilmatch.config import FineTuneConfig, TaskConfig
+    from distilmatch.config.pairs import FineTuneConfig
+    from distilmatch.config.tables import TaskConfig
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError, DataError
     from distilmatch.files import check_outputs

@@ -10,7 +10,7 @@ from distilmatch.cli import embed_train, train
 from distilmatch.cli.options import Device, DryRun, Output, RecipePath, Seed, Set, load_recipe_of, say
 
 if TYPE_CHECKING:
-    from distilmatch.ladder_config import LadderRecipe
+    from distilmatch.config.ladder import LadderRecipe
 
 
 def run(
@@ -25,7 +25,7 @@ def run(
 
     A stopped ladder goes on where it was; steps that are done are not repeated.
     """
-    from distilmatch.ladder_config import LadderRecipe
+    from distilmatch.config.ladder import LadderRecipe
 
     settings = load_recipe_of(LadderRecipe, recipe, changes, {"output": output, "seed": seed, "device": device})
     if dry_run:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from distilmatch.config import TableConfig
+    from distilmatch.config.tables import TableConfig
     from distilmatch.store.folder import RepresentationFolder
 
 

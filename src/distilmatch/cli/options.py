@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from distilmatch.config import FrozenConfig, PairRecipe, TableConfig
+    from distilmatch.config.base import FrozenConfig
+    from distilmatch.config.pairs import PairRecipe
+    from distilmatch.config.tables import TableConfig
     from distilmatch.models import DiPair
 
     Recipe = TypeVar("Recipe", bound=FrozenConfig)
@@ -102,7 +104,7 @@ def table_config(
     sides: int = 2,
 ) -> TableConfig:
     """How a table is read, from the options of a command."""
-    from distilmatch.config import TableConfig
+    from distilmatch.config.tables import TableConfig
 
     return TableConfig.from_dict(
         {
@@ -125,7 +127,7 @@ def load_recipe(path: Path, changes: list[str] | None, extra: dict[str, Any]) ->
     Raises:
         ConfigError: no such file, no such setting, or a value that does not fit.
     """
-    from distilmatch.config import PairRecipe
+    from distilmatch.config.pairs import PairRecipe
 
     return load_recipe_of(PairRecipe, path, changes, extra)
 

@@ -35,7 +35,7 @@ def run(
     json_output: str | None = typer.Option(None, "--json", help="Also write the plan as JSON."),
 ) -> None:
     """Measure for some seconds, then say how long all-pairs or candidate scoring of so many texts takes."""
-    from distilmatch.runtime import write_json
+    from distilmatch.files import write_json
     from distilmatch.store.codec import STORED_DTYPES
 
     one_of("--dtype", dtype, STORED_DTYPES)

@@ -22,7 +22,7 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from distilmatch.config import PairRecipe
+    from distilmatch.config.pairs import PairRecipe
     from distilmatch.training.distil import PairTables
 
 

@@ -72,7 +72,7 @@ def _thing(path: Path) -> tuple[str, Callable[[Path], list[str]]] | None:
             from distilmatch.store.folder import verify_folder
 
             return "representations", verify_folder
-        from distilmatch.manifest import verify_manifest
+        from distilmatch.files import verify_manifest
 
         return "cache", verify_manifest
     if any((path / name).exists() for name in ("config.json", "checksums.json", "modules.json")):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from distilmatch.config import TransferConfig
+from distilmatch.config.pairs import TransferConfig
 from distilmatch.data.neighbours import nearest, neighbour_groups
 from distilmatch.data.perturb import perturb
 from distilmatch.errors import DataError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config import TableConfig, TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.columns import Columns, missing_column, resolve_columns, shortened, usual_columns
 from distilmatch.data.quarantine import BadRows
 from distilmatch.data.sources import RawRow, Source, say_once

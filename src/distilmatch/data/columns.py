@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.sources import RawRow, Source
 from distilmatch.errors import ConfigError, DataError, did_you_mean
 

@@ -19,17 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distilmatch.config import TableConfig
+from distilmatch.config.embeddings import CorpusConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.columns import first_rows, is_missing, only_text_column, peeked_rows, shortened
 from distilmatch.data.quarantine import BadRows, Quarantine, quarantine_path
 from distilmatch.data.readers import open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.data.tables import table_fingerprint
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import BadRow, CacheError, ConfigError, DataError, did_you_mean
+from distilmatch.files import MANIFEST, check_files, read_manifest, write_manifest
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
-from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 

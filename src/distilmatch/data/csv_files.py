@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.csv_records import OPEN, RETURN, Record, body, plain_records, quoted_records
 from distilmatch.data.sources import RawRow
 from distilmatch.data.text_files import TextFile

@@ -19,7 +19,7 @@ from typing import Any
 
 from distilmatch.data.demo_words import BRANDS, CATEGORIES, Category, Forms
 from distilmatch.errors import ConfigError
-from distilmatch.runtime import write_atomically
+from distilmatch.files import write_atomically
 
 PAIRS_PER_QUERY = 5
 MATCHES = 2  # of a query's pairs; then one or two that fail by one wish; the rest fail by more

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.sources import Source
 from distilmatch.errors import BadRow, BadRowGroup, BadRowsError, DataError
 

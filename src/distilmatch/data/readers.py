@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data import sources
 from distilmatch.data.arrow_tables import batch_rows, class_names, not_texts, open_parquet, open_table
 from distilmatch.data.csv_files import read_rows, sniff

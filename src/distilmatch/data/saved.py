@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError, DataError
-from distilmatch.files import writing
+from distilmatch.files import MANIFEST, owned_manifest, read_manifest, write_manifest, writing
 from distilmatch.fingerprint import fingerprint_file
-from distilmatch.manifest import MANIFEST, owned_manifest, read_manifest, write_manifest
 from distilmatch.types import TupleTable
 
 FORMAT = "distilmatch-table"

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from distilmatch.config import FrozenConfig, TableConfig, TaskConfig
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.arrow_tables import open_table
 from distilmatch.data.checking import RowChecker, checked_rows
 from distilmatch.data.columns import begin_reading, described

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.readers import open_lines
 from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError, DataError

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from distilmatch.data.saved import mapped_column
 from distilmatch.errors import CacheError
-from distilmatch.files import writing
-from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
+from distilmatch.files import MANIFEST, check_files, read_manifest, write_manifest, writing
 
 FORMAT = "distilmatch-tokens"
 FORMAT_VERSION = 1

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.finite import LARGEST_WEIGHT, NotFinite, check_folded
 from distilmatch.engine.folding import FoldedFeedForward, FoldedHead, FoldedTexts, FoldedTransformer, fold_head
 from distilmatch.engine.forking import threads_here, watch_forks

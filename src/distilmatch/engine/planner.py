@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.kernels import Kernel
 from distilmatch.engine.limits import head_operations, multiply_rate, rate, read_rate
 from distilmatch.engine.native import why_not_int8

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.arguments import real_number
 from distilmatch.errors import ConfigError, did_you_mean
 

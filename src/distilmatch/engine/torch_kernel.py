@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.finite import check_block, check_folded
 from distilmatch.engine.folding import FoldedCosine, FoldedFeedForward, FoldedTexts, fold_head, take
 from distilmatch.engine.native_module import NativeBestRows, runs_native

@@ -13,14 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from distilmatch.config import FrozenConfig, TaskConfig
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.bootstrap import Intervals, query_intervals, resampled_intervals
 from distilmatch.evaluation.speed import PairTeacher, head_pairs_per_s, student_logits, teacher_pairs_per_s
-from distilmatch.files import read_json, writing
+from distilmatch.files import read_json, write_atomically, write_json, writing
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
 from distilmatch.models.dipair import DiPair
-from distilmatch.runtime import Precision, environment, use_bf16, write_atomically, write_json
+from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.teachers.classes import in_task_order
 from distilmatch.types import TupleTable

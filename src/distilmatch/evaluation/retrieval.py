@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.columns import is_missing
 from distilmatch.data.readers import open_source
 from distilmatch.data.values import RowProblem, identifier, text_of

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distilmatch.config.embeddings import LabelledConfig
 from distilmatch.data.tables import load_table
-from distilmatch.embedding_config import LabelledConfig
 from distilmatch.encoders import encoder_width, load_sentence_encoder
 from distilmatch.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from distilmatch.evaluation.retrieval import RetrievalSet, measure_retrieval
 from distilmatch.evaluation.speed import median_seconds
-from distilmatch.files import writing
+from distilmatch.files import write_atomically, write_json, writing
 from distilmatch.metrics import alignment, cosine_spearman, uniformity
-from distilmatch.runtime import Precision, pick_device, resolve_model, use_bf16, write_atomically, write_json
+from distilmatch.runtime import Precision, pick_device, resolve_model, use_bf16
 from distilmatch.teachers.embedding import SentenceTeacher
 from distilmatch.text_arguments import text_list
 from distilmatch.types import TupleTable

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
-from distilmatch.config import OnBadRows, Quoting, TableConfig
+from distilmatch.config.tables import OnBadRows, Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import table_fingerprint
 from distilmatch.errors import ConfigError

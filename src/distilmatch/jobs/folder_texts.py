@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config import Quoting, TableConfig
+from distilmatch.config.tables import Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.errors import DataError
 from distilmatch.jobs.rows import in_batches, iter_columns, text_column_of

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import TableConfig
+from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer
@@ -20,7 +21,6 @@ from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import MatchReport, match_folders
 from distilmatch.jobs.rows import counted_items, iter_columns, text_column_of
 from distilmatch.jobs.vectors import folder_vectors
-from distilmatch.ladder_config import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.models import DiPair
 from distilmatch.models.sentence_card import save_student
 from distilmatch.runtime import pick_device

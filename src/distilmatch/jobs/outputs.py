@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilmatch.errors import ConfigError, did_you_mean
-from distilmatch.files import checksum, move_into_place, read_json, writing
-from distilmatch.runtime import write_json
+from distilmatch.files import checksum, move_into_place, read_json, write_json, writing
 
 JOB = b"distilmatch.job"
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
-from distilmatch.config import TableConfig
+from distilmatch.config.tables import TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.tables import iter_rows, table_fingerprint
 from distilmatch.engine.scorer import Scorer

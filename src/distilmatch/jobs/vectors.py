@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import Quoting, TableConfig
+from distilmatch.config.embeddings import CorpusConfig
+from distilmatch.config.tables import Quoting, TableConfig
 from distilmatch.data.checking import Columns
 from distilmatch.data.corpus import write_corpus
-from distilmatch.embedding_config import CorpusConfig
 from distilmatch.errors import DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, log_softmax
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import DataError
 from distilmatch.metrics.checks import checked_logits, pearson, spearman
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import DataError
 from distilmatch.metrics.checks import checked_logits, pearson, spearman
 

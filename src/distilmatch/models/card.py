@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config import StudentConfig, TaskConfig
-from distilmatch.runtime import write_atomically
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
+from distilmatch.files import write_atomically
 
 _CARD = """---
 library_name: distilmatch

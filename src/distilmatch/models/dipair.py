@@ -18,7 +18,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from distilmatch.config import StudentConfig, TaskConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ModelError
 from distilmatch.files import writing
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer

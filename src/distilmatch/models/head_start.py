@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.data.tokenising import pad_batch, pad_id, token_ids
 from distilmatch.models.heads import HeadLayer, TransformerHead
 

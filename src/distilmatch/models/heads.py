@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.models.attention import attend
 from distilmatch.models.fp32 import Fp32Module
 from distilmatch.models.gathering import gather

@@ -35,7 +35,8 @@ class DiPairInference:
     """
 
     if TYPE_CHECKING:  # what the mixin needs of the model
-        from distilmatch.config import StudentConfig, TaskConfig
+        from distilmatch.config.pairs import StudentConfig
+        from distilmatch.config.tables import TaskConfig
 
         student: StudentConfig
         task: TaskConfig

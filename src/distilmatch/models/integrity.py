@@ -16,8 +16,7 @@ from safetensors import safe_open
 
 from distilmatch.encoders import check_model_folder
 from distilmatch.errors import DistilmatchError, ModelError
-from distilmatch.files import checksum, read_json
-from distilmatch.runtime import write_atomically
+from distilmatch.files import checksum, read_json, write_atomically
 
 logger = logging.getLogger(__name__)
 

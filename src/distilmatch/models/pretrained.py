@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-from distilmatch.config import StudentConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.encoders import check_model_folder, check_vocabulary, first_line, input_embeddings, position_limit
 from distilmatch.errors import ModelError
 from distilmatch.models.encoder_probe import check_encoder

@@ -9,7 +9,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from distilmatch.encoders import encoder_width
-from distilmatch.runtime import write_atomically
+from distilmatch.files import write_atomically
 
 _CARD = """---
 library_name: sentence-transformers

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
-from distilmatch.embedding_config import EmbeddingStudentConfig, LayerChoice
+from distilmatch.config.embeddings import EmbeddingStudentConfig, LayerChoice
 from distilmatch.encoders import encoder_width, first_line, load_sentence_encoder, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models.encoder_probe import unused_weights

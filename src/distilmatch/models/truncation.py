@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from distilmatch.config import KeptStrategy
+from distilmatch.config.pairs import KeptStrategy
 
 
 def keep_tokens(

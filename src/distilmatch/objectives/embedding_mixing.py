@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import normalize
 
-from distilmatch.embedding_config import EmbeddingObjectiveConfig
+from distilmatch.config.embeddings import EmbeddingObjectiveConfig
 from distilmatch.objectives.embeddings import embedding_mse, key_distillation
 from distilmatch.objectives.memory_bank import MemoryBank
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from distilmatch.config import ObjectiveConfig, ObjectiveKind, TaskConfig
+from distilmatch.config.pairs import ObjectiveConfig, ObjectiveKind
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,

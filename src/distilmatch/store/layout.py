@@ -31,11 +31,10 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field, StrictInt
 
-from distilmatch.config import FrozenConfig
+from distilmatch.config.base import FrozenConfig
 from distilmatch.errors import CacheError, ConfigError
-from distilmatch.files import move_into_place, read_json, writing
+from distilmatch.files import move_into_place, read_json, write_json, writing
 from distilmatch.fingerprint import DIGEST_BYTES
-from distilmatch.runtime import write_json
 from distilmatch.store.codec import StoredDtype, bytes_per_item
 
 FormatVersion = Literal[1, 2]

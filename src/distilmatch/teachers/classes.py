@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.fingerprint import fingerprint
 from distilmatch.teachers.base import Pairs, Teacher

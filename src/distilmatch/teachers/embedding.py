@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from sentence_transformers import SentenceTransformer
 
-from distilmatch.embedding_config import Combination, EmbeddingTeacherConfig, Pooling
+from distilmatch.config.embeddings import Combination, EmbeddingTeacherConfig, Pooling
 from distilmatch.encoders import encoder_fingerprint, encoder_width, load_sentence_encoder, position_limit
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_file

@@ -12,14 +12,21 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from distilmatch.config.embeddings import StoredPrecision
 from distilmatch.data.corpus import TextCorpus
 from distilmatch.data.tokenising import length_order
-from distilmatch.embedding_config import StoredPrecision
 from distilmatch.errors import CacheError, ModelError
-from distilmatch.files import read_json, reserve, writing
+from distilmatch.files import (
+    MANIFEST,
+    check_files,
+    read_json,
+    read_manifest,
+    reserve,
+    write_json,
+    write_manifest,
+    writing,
+)
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
-from distilmatch.manifest import MANIFEST, check_files, read_manifest, write_manifest
-from distilmatch.runtime import write_json
 from distilmatch.teachers.embedding import EmbeddingTeacher
 
 FORMAT = "distilmatch-embeddings"

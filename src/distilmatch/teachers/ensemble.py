@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from distilmatch.config import TaskConfig, TeacherConfig
+from distilmatch.config.pairs import TeacherConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.encoders import UNLIMITED, check_model_folder, first_line, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.files import read_json

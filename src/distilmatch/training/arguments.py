@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from distilmatch.config import StageConfig
-from distilmatch.embedding_config import EmbeddingStageConfig
+from distilmatch.config.embeddings import EmbeddingStageConfig
+from distilmatch.config.pairs import StageConfig
 from distilmatch.errors import ConfigError
 from distilmatch.runtime import pick_device, use_bf16
 from distilmatch.training.processes import Processes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import TaskConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.encoders import check_model_folder
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import task_metrics

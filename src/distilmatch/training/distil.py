@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from distilmatch.config import PairRecipe, StageConfig, StudentConfig
+from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig
 from distilmatch.data.blocks import build_blocks
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import check_table, load_table
 from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
+from distilmatch.files import write_json
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_kind
-from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, seed_everything, write_json
+from distilmatch.runtime import keep_freed_memory, pick_device, resolve_model, seed_everything
 from distilmatch.teachers import SoftLabelCache, in_task_order, load_teacher
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev

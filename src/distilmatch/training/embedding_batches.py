@@ -16,8 +16,8 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from torch.utils.data import Dataset, Sampler
 
+from distilmatch.config.embeddings import LabelledKind
 from distilmatch.data.tokenising import length_chunks, length_order, pad_batch
-from distilmatch.embedding_config import LabelledKind
 from distilmatch.errors import DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tokenizer
 from distilmatch.types import TupleTable

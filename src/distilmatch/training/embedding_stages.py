@@ -16,12 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from distilmatch.embedding_config import ContrastiveConfig, EmbeddingObjectiveConfig, EmbeddingStageConfig
+from distilmatch.config.embeddings import ContrastiveConfig, EmbeddingObjectiveConfig, EmbeddingStageConfig
+from distilmatch.files import write_json
 from distilmatch.models.attention import trained_attention
 from distilmatch.models.sentence_card import save_student
 from distilmatch.models.sentence_student import ProjectedStudent
 from distilmatch.objectives import MemoryBank
-from distilmatch.runtime import keep_freed_memory, pick_device, write_json
+from distilmatch.runtime import keep_freed_memory, pick_device
 from distilmatch.training.arguments import steps_an_epoch, training_arguments
 from distilmatch.training.checkpoints import last_whole_checkpoint
 from distilmatch.training.embedding_batches import (

@@ -23,7 +23,7 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.embedding_config import ContrastiveConfig, EmbeddingObjectiveConfig
+from distilmatch.config.embeddings import ContrastiveConfig, EmbeddingObjectiveConfig
 from distilmatch.errors import DataError
 from distilmatch.metrics import cosine_spearman
 from distilmatch.models.gathering import gather

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig
 from distilmatch.data.corpus import TextCorpus, write_corpus
 from distilmatch.data.readers import local_file
 from distilmatch.data.tables import load_table
 from distilmatch.data.token_file import MappedTokenIds, write_token_ids
-from distilmatch.embedding_config import EmbeddingRecipe, LabelledConfig
 from distilmatch.encoders import encoder_width, load_sentence_encoder
 from distilmatch.errors import ConfigError, DataError
+from distilmatch.files import write_json
 from distilmatch.fingerprint import fingerprint
 from distilmatch.models.sentence_card import save_student
 from distilmatch.models.sentence_student import ProjectedStudent, build_student, trained_body
-from distilmatch.runtime import keep_freed_memory, seed_everything, write_json
+from distilmatch.runtime import keep_freed_memory, seed_everything
 from distilmatch.teachers import PrecomputedTeacher, cached_embeddings, load_embedding_teacher, read_embeddings
 from distilmatch.teachers.embedding_cache import embedding_key
 from distilmatch.training.arguments import training_device

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from distilmatch.errors import CacheError, ModelError
-from distilmatch.files import read_json, reserve, writing
+from distilmatch.files import check_checksums, file_checksums, read_json, reserve, write_json, writing
 from distilmatch.fingerprint import fingerprint_tensors, text_key
-from distilmatch.manifest import check_checksums, file_checksums
 from distilmatch.models import DiPair
-from distilmatch.runtime import Precision, write_json
+from distilmatch.runtime import Precision
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)

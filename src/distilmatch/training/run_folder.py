@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config import PairRecipe
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.tables import table_fingerprint
-from distilmatch.embedding_config import EmbeddingRecipe
 from distilmatch.errors import ConfigError
-from distilmatch.files import check_outputs
+from distilmatch.files import check_outputs, write_json
 from distilmatch.fingerprint import fingerprint
-from distilmatch.runtime import environment, write_json
+from distilmatch.runtime import environment
 
 _RECIPE = "recipe.yaml"
 _ENVIRONMENT = "environment.json"

@@ -14,10 +14,11 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from distilmatch.config import ObjectiveConfig, StageConfig
+from distilmatch.config.pairs import ObjectiveConfig, StageConfig
+from distilmatch.files import write_json
 from distilmatch.models import DiPair
 from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import keep_freed_memory, pick_device, write_json
+from distilmatch.runtime import keep_freed_memory, pick_device
 from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator

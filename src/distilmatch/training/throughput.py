@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config import ObjectiveConfig, StageConfig
+from distilmatch.config.pairs import ObjectiveConfig, StageConfig
 from distilmatch.models import DiPair
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import run_stage

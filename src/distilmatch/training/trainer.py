@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distilmatch.config import ObjectiveConfig, TaskConfig
+from distilmatch.config.pairs import ObjectiveConfig
+from distilmatch.config.tables import TaskConfig
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
 from distilmatch.models import DiPair
 from distilmatch.objectives import distillation_loss, loss_items, objective_kind

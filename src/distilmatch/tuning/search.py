@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config import PairRecipe, StageConfig, StudentConfig
+from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.speed import head_pairs_per_s
-from distilmatch.files import check_outputs
+from distilmatch.files import check_outputs, write_json
 from distilmatch.models import DiPair
-from distilmatch.runtime import pick_device, seed_everything, write_json
+from distilmatch.runtime import pick_device, seed_everything
 from distilmatch.training.distil import (
     PairTables,
     check_pair_recipe,

@@ -10,9 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distilmatch.config import OnBadRows, TableConfig, TaskConfig
-from distilmatch.config_base import FrozenConfig, Place
-from distilmatch.runtime import Precision
+from distilmatch.config.base import FrozenConfig, Place, Precision
+from distilmatch.config.tables import OnBadRows, TableConfig, TaskConfig
 
 Pooling = Literal["auto", "mean", "cls", "max", "lasttoken"]
 LayerChoice = Literal["first", "last", "spaced"]

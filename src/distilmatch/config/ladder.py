@@ -10,9 +10,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilmatch.config import PairRecipe, Quoting
-from distilmatch.config_base import FrozenConfig, Place
-from distilmatch.embedding_config import EmbeddingRecipe
+from distilmatch.config.base import FrozenConfig, Place
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.pairs import PairRecipe
+from distilmatch.config.tables import Quoting
 
 
 class MatchSideConfig(FrozenConfig):

@@ -12,10 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distilmatch.errors import ConfigError, did_you_mean
-from distilmatch.runtime import write_atomically
+from distilmatch.files import write_atomically
 from distilmatch.yaml_files import WrittenFloat, WrittenInt, read_yaml, yaml_mapping
 
 Place = Annotated[str, Field(min_length=1)]
+Precision = Literal["auto", "fp32", "bf16"]
 """A path or a name, which is never empty."""
 
 _SHOWN = 60

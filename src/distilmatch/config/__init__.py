@@ -1,0 +1,73 @@
+"""Frozen, keyword-only configs: one for each component, validated here, and the recipes that hold them."""
+
+from __future__ import annotations
+
+from distilmatch.config.base import FrozenConfig, Place, Precision
+from distilmatch.config.embeddings import (
+    Combination,
+    ContrastiveConfig,
+    CorpusConfig,
+    EmbeddingObjectiveConfig,
+    EmbeddingRecipe,
+    EmbeddingStageConfig,
+    EmbeddingStudentConfig,
+    EmbeddingTeacherConfig,
+    LabelledConfig,
+    LabelledKind,
+    LayerChoice,
+    Pooling,
+    StoredPrecision,
+    StudentStart,
+)
+from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
+from distilmatch.config.pairs import (
+    FineTuneConfig,
+    HeadKind,
+    KeptStrategy,
+    ObjectiveConfig,
+    ObjectiveKind,
+    PairRecipe,
+    StageConfig,
+    StudentConfig,
+    TeacherConfig,
+    TransferConfig,
+)
+from distilmatch.config.tables import OnBadRows, Quoting, TableConfig, TaskConfig, TaskKind
+
+__all__ = [
+    "Combination",
+    "ContrastiveConfig",
+    "CorpusConfig",
+    "EmbeddingObjectiveConfig",
+    "EmbeddingRecipe",
+    "EmbeddingStageConfig",
+    "EmbeddingStudentConfig",
+    "EmbeddingTeacherConfig",
+    "FineTuneConfig",
+    "FrozenConfig",
+    "HeadKind",
+    "KeptStrategy",
+    "LabelledConfig",
+    "LabelledKind",
+    "LadderRecipe",
+    "LayerChoice",
+    "MatchConfig",
+    "MatchSideConfig",
+    "ObjectiveConfig",
+    "ObjectiveKind",
+    "OnBadRows",
+    "PairRecipe",
+    "Place",
+    "Pooling",
+    "Precision",
+    "Quoting",
+    "StageConfig",
+    "StoredPrecision",
+    "StudentConfig",
+    "StudentStart",
+    "TableConfig",
+    "TaskConfig",
+    "TaskKind",
+    "TeacherConfig",
+    "TransferConfig",
+]
