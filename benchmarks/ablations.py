@@ -32,10 +32,10 @@ from distilmatch.files import write_json
 from distilmatch.metrics import agreement_metrics, task_metrics
 from distilmatch.runtime import pick_device, seed_everything
 from distilmatch.teachers import CrossEncoderTeacher, in_task_order
-from distilmatch.training.distil import new_student, stages_from
+from distilmatch.training.pairs.distil import new_student, stages_from
+from distilmatch.training.pairs.stage import run_stage
+from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import run_stage
-from distilmatch.training.throughput import epochs_for, seconds_per_step
 from distilmatch.tuning.search import scaled
 from distilmatch.types import TupleTable
 

@@ -41,10 +41,11 @@ from transformers import TrainerCallback
 
 from benchmarks.results import publish
 from distilmatch.config.embeddings import EmbeddingRecipe
-from distilmatch.encoders import encoder_width, load_sentence_encoder
-from distilmatch.engine.limits import rate
-from distilmatch.runtime import has_fast_bf16, pick_device, resolve_model
-from distilmatch.training.embeddings import distil_embeddings, embed_corpus, new_student
+from distilmatch.planning.limits import rate
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
+from distilmatch.runtime import has_fast_bf16, pick_device
+from distilmatch.training.embeddings.distil import distil_embeddings, embed_corpus, new_student
 from distilmatch.training.stages import finished_stage
 
 TEACHER = "all-MiniLM-L6-v2"

@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.engine_setup import HEADS, representations, student
 from benchmarks.results import publish
-from distilmatch.engine.limits import activation_rate, head_operations, multiply_rate, rate
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.engine.scorer import Scorer
+from distilmatch.planning.limits import activation_rate, head_operations, multiply_rate, rate
 from distilmatch.runtime import keep_freed_memory
 
 TOP = 10

@@ -25,12 +25,12 @@ import torch
 
 from benchmarks.engine_setup import HEADS, random_rows, student
 from benchmarks.results import publish
-from distilmatch.engine.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.engine.kernels.torch import TorchKernel
+from distilmatch.engine.kernels.triton import TritonKernel, why_not_triton
+from distilmatch.engine.kernels.triton_heads import tiles_for
 from distilmatch.engine.ranking import Ranking
-from distilmatch.engine.torch_kernel import TorchKernel
-from distilmatch.engine.triton_heads import tiles_for
-from distilmatch.engine.triton_kernel import TritonKernel, why_not_triton
 from distilmatch.models import DiPair
+from distilmatch.planning.limits import head_operations, multiply_rate, rate, read_rate
 from distilmatch.types import TokenRepresentations
 
 NAMES = ("transformer", "transformer_16_16", "transformer_default", "feed_forward", "feed_forward_relu")

@@ -26,9 +26,11 @@ from torch import nn
 
 from benchmarks.engine_setup import random_rows, representations, student
 from benchmarks.results import publish
-from distilmatch.engine.folding import FoldedTexts, FoldedTransformer, fold_head, take
-from distilmatch.engine.limits import head_operations, multiply_rate, rate
-from distilmatch.engine.native import NativeKernel, why_not
+from distilmatch.engine.heads.base import FoldedTexts, take
+from distilmatch.engine.heads.kinds import fold_head
+from distilmatch.engine.heads.transformer import FoldedTransformer
+from distilmatch.engine.kernels.native import NativeKernel, why_not
+from distilmatch.planning.limits import head_operations, multiply_rate, rate
 from distilmatch.runtime import keep_freed_memory
 
 BATCHES = (256, 1024, 4096)

@@ -36,11 +36,13 @@ from benchmarks.engine_setup import (
     student,
 )
 from benchmarks.results import publish
-from distilmatch.engine.limits import head_operations, multiply_rate, rate, read_rate
-from distilmatch.engine.scorer import KernelName, Scorer
+from distilmatch.engine.kernels.choice import KernelName
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
-from distilmatch.runtime import keep_freed_memory, resolve_model
+from distilmatch.planning.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.runtime import keep_freed_memory
 
 SHAPES: dict[str, dict[str, Any]] = {
     "bert_base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),

@@ -24,7 +24,7 @@ from distilmatch.data.neighbours import nearest
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher
-from distilmatch.training.distil import mean_embeddings
+from distilmatch.training.pairs.distil import mean_embeddings
 
 TASK = TaskConfig(kind="ranking")
 TABLE = TableConfig(text_columns=("query", "document"), label_column="label")

@@ -24,9 +24,9 @@ from benchmarks.results import publish
 from benchmarks.runs import run_all, spread
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.data.corpus import TextCorpus
-from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
+from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
 from distilmatch.files import write_json
-from distilmatch.training.embeddings import new_student
+from distilmatch.training.embeddings.distil import new_student
 
 TEACHER = "all-MiniLM-L6-v2"
 COLUMNS = ["sentence1", "sentence2"]

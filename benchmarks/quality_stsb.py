@@ -22,7 +22,7 @@ from distilmatch.data.tables import load_table
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher
-from distilmatch.training.distil import mean_embeddings
+from distilmatch.training.pairs.distil import mean_embeddings
 
 TASK = TaskConfig(kind="regression", label_range=(0.0, 5.0))
 TABLE = TableConfig(text_columns=("sentence1", "sentence2"), label_column="score")

@@ -28,8 +28,9 @@ from benchmarks import quality_cranfield, quality_sick
 from benchmarks.results import publish
 from benchmarks.runs import spread
 from distilmatch.data.tables import load_table
-from distilmatch.engine.native import why_not, why_not_int8
-from distilmatch.engine.scorer import KernelName, Scorer
+from distilmatch.engine.kernels.choice import KernelName
+from distilmatch.engine.kernels.native import why_not, why_not_int8
+from distilmatch.engine.scorer import Scorer
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype, bytes_per_item, decode_tokens, encode_tokens
 

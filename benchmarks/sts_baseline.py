@@ -25,7 +25,7 @@ from sentence_transformers.sentence_transformer.losses import MSELoss
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.files import write_json
 from distilmatch.runtime import has_fast_bf16, pick_device
-from distilmatch.training.embeddings import embed_corpus, new_student
+from distilmatch.training.embeddings.distil import embed_corpus, new_student
 
 
 def main() -> None:

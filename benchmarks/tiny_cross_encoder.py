@@ -24,7 +24,8 @@ from distilmatch.data.saved import read_saved_table
 from distilmatch.files import write_json
 from distilmatch.models.attention import trained_attention
 from distilmatch.objectives import distillation_loss
-from distilmatch.runtime import autocast, keep_freed_memory, pick_device, resolve_model, seed_everything
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.runtime import autocast, keep_freed_memory, pick_device, seed_everything
 
 _GROUP = 50
 

@@ -36,9 +36,10 @@ from distilmatch.config.pairs import ObjectiveConfig, StageConfig, StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.models import DiPair
-from distilmatch.runtime import pick_device, resolve_model, seed_everything, use_bf16
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.runtime import pick_device, seed_everything, use_bf16
+from distilmatch.training.pairs.throughput import seconds_per_step
 from distilmatch.training.processes import Processes
-from distilmatch.training.throughput import seconds_per_step
 from distilmatch.types import TupleTable
 
 ENCODER = "all-MiniLM-L6-v2"

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from distilmatch.errors import MissingExtraError
-from distilmatch.runtime import resolve_model
+from distilmatch.pretrained.names import resolve_model
 
 # No test is timed. The default tier draws the same examples every time, `make slow` new ones (CONTRIBUTING).
 settings.register_profile("same", deadline=None, derandomize=True)

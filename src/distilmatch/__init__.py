@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from distilmatch.data.tables import load_table
     from distilmatch.engine.scorer import Scorer
     from distilmatch.errors import DistilmatchError
-    from distilmatch.evaluation.report import evaluate_pairs
-    from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
+    from distilmatch.evaluation.pairs.report import evaluate_pairs
+    from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
     from distilmatch.jobs.encode import encode_table
     from distilmatch.jobs.ladder import distil_ladder
     from distilmatch.jobs.match import match_folders
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from distilmatch.models import DiPair, DiPairConfig
     from distilmatch.store.folder import RepresentationFolder
     from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, SoftLabelCache, TeacherEnsemble
-    from distilmatch.training.distil import distil_pairs, label_transfer_set
-    from distilmatch.training.embeddings import distil_embeddings, embed_corpus
+    from distilmatch.training.embeddings.distil import distil_embeddings, embed_corpus
+    from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set
     from distilmatch.training.teacher import fine_tune_teacher
 
 __version__ = "0.1.0"
@@ -78,16 +78,16 @@ _HOME = {
     "TeacherConfig": "config.pairs",
     "TeacherEnsemble": "teachers",
     "TransferConfig": "config.pairs",
-    "distil_embeddings": "training.embeddings",
+    "distil_embeddings": "training.embeddings.distil",
     "distil_ladder": "jobs.ladder",
-    "distil_pairs": "training.distil",
-    "embed_corpus": "training.embeddings",
+    "distil_pairs": "training.pairs.distil",
+    "embed_corpus": "training.embeddings.distil",
     "encode_table": "jobs.encode",
-    "evaluate_pairs": "evaluation.report",
-    "evaluate_sts": "evaluation.sts",
+    "evaluate_pairs": "evaluation.pairs.report",
+    "evaluate_sts": "evaluation.sts.report",
     "fine_tune_teacher": "training.teacher",
-    "label_transfer_set": "training.distil",
-    "load_sts_tasks": "evaluation.sts",
+    "label_transfer_set": "training.pairs.distil",
+    "load_sts_tasks": "evaluation.sts.report",
     "load_table": "data.tables",
     "match_folders": "jobs.match",
     "score_table": "jobs.score",

@@ -11,7 +11,7 @@ from benchmarks.quantised_quality import REFERENCE, Pairs, all_logits, distinct,
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES
 

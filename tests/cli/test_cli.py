@@ -11,7 +11,7 @@ import yaml
 
 from distilmatch.cli import main
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.evaluation.report import PairReport
+from distilmatch.evaluation.pairs.report import PairReport
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES
 from distilmatch.store.folder import RepresentationFolder
@@ -384,7 +384,7 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_interrupt_is_130(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from distilmatch.training import distil
+    from distilmatch.training.pairs import distil
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

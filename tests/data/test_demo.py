@@ -14,10 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data import demo as demo_module
-from distilmatch.data.demo import DemoPaths, write_demo_catalogue
-from distilmatch.data.demo_words import BRANDS, CATEGORIES
 from distilmatch.data.tables import load_table
+from distilmatch.demo import catalogue as demo_module
+from distilmatch.demo.catalogue import DemoPaths, write_demo_catalogue
+from distilmatch.demo.words import BRANDS, CATEGORIES
 from distilmatch.errors import ConfigError
 
 

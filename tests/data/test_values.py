@@ -26,7 +26,7 @@ from distilmatch.data.corpus import write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table, table_fingerprint
 from distilmatch.data.texts import read_texts
 from distilmatch.errors import BadRowsError, ConfigError, DataError, DistilmatchError
-from distilmatch.evaluation.retrieval import load_retrieval
+from distilmatch.evaluation.sts.retrieval import load_retrieval
 from distilmatch.jobs.encode import count_texts
 from distilmatch.jobs.rows import available_columns, iter_columns, text_column_of, tuple_columns
 

@@ -14,10 +14,10 @@ from distilmatch.config.embeddings import EmbeddingTeacherConfig
 from distilmatch.config.pairs import FineTuneConfig, TeacherConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tables import load_table
-from distilmatch.encoders import load_sentence_encoder
-from distilmatch.evaluation.sts import evaluate_sts, load_sts_tasks
+from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
 from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models.dipair import DiPair
+from distilmatch.pretrained.sentence import load_sentence_encoder
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, load_embedding_teacher, load_teacher
 from distilmatch.teachers.ensemble import check_teacher
 from distilmatch.training.teacher import fine_tune_teacher

@@ -10,7 +10,7 @@ import torch
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
 

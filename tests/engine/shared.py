@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilmatch.engine.planner import Rates
 from distilmatch.models import DiPair
+from distilmatch.planning.planner import Rates
 from distilmatch.store.codec import StoredDtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.types import TokenRepresentations

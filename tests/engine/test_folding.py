@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.engine.folding import fold_head
+from distilmatch.engine.heads.kinds import fold_head
 from distilmatch.models.heads import make_head
 from distilmatch.types import TokenRepresentations
 

@@ -8,9 +8,9 @@ import pytest
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.limits import activation_rate
-from distilmatch.engine.native_module import runs_native
+from distilmatch.engine.kernels.native_module import runs_native
 from distilmatch.models import DiPair
+from distilmatch.planning.limits import activation_rate
 
 SHAPE = {"width": 32, "head": "feed_forward", "kept_tokens": (3, 4), "max_lengths": (24, 24)}
 
@@ -28,6 +28,6 @@ def test_gelu_costs_more_instructions_than_relu(tiny_encoder: Path) -> None:
 
 
 def test_no_rate_without_the_kernels(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distilmatch.engine.limits.runs_native", lambda: False)
+    monkeypatch.setattr("distilmatch.planning.limits.runs_native", lambda: False)
     model = DiPair.from_encoder(tiny_encoder, StudentConfig(**SHAPE), TaskConfig(kind="binary"))  # type: ignore[arg-type]
     assert activation_rate(model) is None

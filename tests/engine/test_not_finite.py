@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.engine.scorer import BestMatches, Scorer
 from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.store.codec import StoredTokens, encode_tokens

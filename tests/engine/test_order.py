@@ -11,7 +11,7 @@ import torch
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer
 from distilmatch.errors import ConfigError

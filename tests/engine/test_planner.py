@@ -9,11 +9,11 @@ import pytest
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.limits import head_operations
-from distilmatch.engine.native_module import native_module, runs_native
-from distilmatch.engine.planner import Work, calibrate, plan, smaller_settings
+from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
+from distilmatch.planning.limits import head_operations
+from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
 from .shared import RATES
 
@@ -54,7 +54,7 @@ def test_every_stage_is_measured(tiny_encoder: Path, candidates: int | None) -> 
 
 
 def test_smaller_numbers_are_planned(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distilmatch.engine.planner.has_fast_bf16", lambda _: True)
+    monkeypatch.setattr("distilmatch.planning.planner.has_fast_bf16", lambda _: True)
     student = model(tiny_encoder)
     texts = [["a red car"], ["the green house"]]
     found = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distilmatch.engine.native_module import runs_native
+from distilmatch.engine.kernels.native_module import runs_native
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "native"

@@ -12,8 +12,8 @@ import torch
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.native import NativeKernel
-from distilmatch.engine.native_module import NativeBestRows, native_module, runs_native
+from distilmatch.engine.kernels.native import NativeKernel
+from distilmatch.engine.kernels.native_module import NativeBestRows, native_module, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer, recall
 from distilmatch.errors import ConfigError, DataError, ModelError

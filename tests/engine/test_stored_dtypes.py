@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.engine.planner import Work, plan
 from distilmatch.engine.scorer import BestMatches, Scorer
 from distilmatch.models import DiPair
+from distilmatch.planning.planner import Work, plan
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype, bytes_per_item, decode_tokens, encode_tokens
 from distilmatch.types import TokenRepresentations
 

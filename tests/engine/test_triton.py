@@ -16,11 +16,11 @@ import torch
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.engine.kernels.torch import TorchKernel
+from distilmatch.engine.kernels.triton import TritonKernel, gpu_here, why_not_triton
+from distilmatch.engine.kernels.triton_heads import Tile, tiles_for
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import BestMatches, Matches, Scorer
-from distilmatch.engine.torch_kernel import TorchKernel
-from distilmatch.engine.triton_heads import Tile, tiles_for
-from distilmatch.engine.triton_kernel import TritonKernel, gpu_here, why_not_triton
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
@@ -110,9 +110,9 @@ def test_the_programs_give_the_oracle_s_logits(
 def test_what_the_scorer_finds_is_the_oracle_s(
     tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, head: str, task: TaskConfig, memory: int | None
 ) -> None:
-    monkeypatch.setattr("distilmatch.engine.triton_kernel._LOGITS_A_BLOCK", 300)
-    monkeypatch.setattr("distilmatch.engine.triton_kernel._PAIRS_A_CALL", 32)
-    monkeypatch.setattr("distilmatch.engine.triton_kernel._TEXTS_FOLDED", 5)
+    monkeypatch.setattr("distilmatch.engine.kernels.triton._LOGITS_A_BLOCK", 300)
+    monkeypatch.setattr("distilmatch.engine.kernels.triton._PAIRS_A_CALL", 32)
+    monkeypatch.setattr("distilmatch.engine.kernels.triton._TEXTS_FOLDED", 5)
     model = _model(tiny_encoder, head, task)
     sides = _sides(model)
     scorer = Scorer(model, kernel="triton", memory_bytes=memory)
@@ -147,7 +147,7 @@ def test_what_the_scorer_finds_is_the_oracle_s(
 def test_a_tile_without_room_is_left_for_the_next(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime.errors import OutOfResources
 
-    from distilmatch.engine import triton_programs
+    from distilmatch.engine.kernels.base import triton_programs
 
     model = _model(tiny_encoder, "transformer", ONE)
     sides = _sides(model)
@@ -197,7 +197,7 @@ def test_saturated_probabilities_keep_their_order(tiny_encoder: Path) -> None:
 def test_numbers_that_are_not_finite_are_refused_as_by_pytorch(
     tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    monkeypatch.setattr("distilmatch.engine.triton_kernel._TEXTS_FOLDED", 5)
+    monkeypatch.setattr("distilmatch.engine.kernels.triton._TEXTS_FOLDED", 5)
     model = _model(tiny_encoder, head, ONE)
     left, right = _sides(model)
     rows = np.array([[0, 0], [1, 16]])
@@ -236,8 +236,8 @@ def test_the_programs_compile_without_a_gpu(tmp_path: Path, capability: int) -> 
 
 
 def test_why_a_model_has_no_program(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distilmatch.engine.triton_kernel._why_not_on", lambda _: None)
-    monkeypatch.setattr("distilmatch.engine.triton_kernel.MOST_COMPARED_TOKENS", 18)
+    monkeypatch.setattr("distilmatch.engine.kernels.triton._why_not_on", lambda _: None)
+    monkeypatch.setattr("distilmatch.engine.kernels.triton.MOST_COMPARED_TOKENS", 18)
     many = TaskConfig(kind="classification", classes=tuple("abcdefghijklmnopq"))
     for task, shape, reason in [
         (ONE, {"head_layers": 2}, "2 layers"),

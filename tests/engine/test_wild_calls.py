@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distilmatch.engine.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module, runs_native
 
 from .wild_calls import count_outcomes
 

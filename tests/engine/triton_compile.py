@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.engine import triton_kernel
+from distilmatch.engine.kernels.base import triton as triton_kernel
 from distilmatch.models.heads import make_head
 from distilmatch.types import TokenRepresentations
 

@@ -293,7 +293,7 @@ def _told(value: Any) -> str:
 
 def make_calls(seed: int, count: int) -> None:
     """Makes so many calls in this process, each printed before it is made; then one right call, whose result is checked."""
-    from distilmatch.engine.native_module import native_module
+    from distilmatch.engine.kernels.native_module import native_module
 
     native = native_module()
     wild = Wild(native, seed)

@@ -238,7 +238,7 @@ def test_a_ladder_from_one_recipe(ladder: dict[str, Any], tmp_path: Path, monkey
     assert report.report.pairs == 19 * 6 and table.num_rows == 20 * 3
     assert table.column_names == ["query_row", "query_id", "item_row", "item_id", "rank", "logit", "score"]
     # A second call finds all of it done, and says the same.
-    monkeypatch.setattr("distilmatch.training.stages.run_stage", None)
+    monkeypatch.setattr("distilmatch.training.pairs.stage.run_stage", None)
     again = distil_ladder(recipe)
     assert again.matches == report.matches and pq.read_table(report.matches).equals(table)
 

@@ -19,8 +19,8 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tokenising import pad_batch, pad_id, token_ids
 from distilmatch.errors import ModelError
 from distilmatch.models import DiPair
-from distilmatch.models.encoder_probe import unused_weights
-from distilmatch.training.batches import TextCollator
+from distilmatch.pretrained.probe import unused_weights
+from distilmatch.training.pairs.batches import TextCollator
 from distilmatch.types import TupleTable
 
 WORDS = "red blue green large small wooden steel chair table lamp cup shirt one two three four five six".split()

@@ -24,8 +24,9 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.errors import ModelError
 from distilmatch.models import DiPair
 from distilmatch.models.dipair import HeadInput
-from distilmatch.models.head_start import pretrained_layers, start_head
+from distilmatch.models.head_start import start_head
 from distilmatch.models.heads import TransformerHead, make_head
+from distilmatch.pretrained.layers import pretrained_layers
 from distilmatch.types import TokenRepresentations
 
 SIZES = dict(vocab_size=50, hidden_size=16, num_attention_heads=4, intermediate_size=32)

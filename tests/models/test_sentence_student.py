@@ -20,11 +20,13 @@ from transformers import (
 )
 
 from distilmatch.config.embeddings import EmbeddingStudentConfig
-from distilmatch.encoders import encoder_width, load_sentence_encoder
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models.sentence_card import save_student
-from distilmatch.models.sentence_student import ProjectedStudent, build_student, chosen_layers, trained_body
-from distilmatch.training.embedding_batches import StudentTokens
+from distilmatch.models.sentence_student import build_student
+from distilmatch.pretrained.layers import chosen_layers
+from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
+from distilmatch.training.embeddings.batches import StudentTokens
+from distilmatch.training.embeddings.projected import ProjectedStudent, trained_body
 
 TEXTS = ["the red car", "a dog", "a small green house by the river"]
 

@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-from distilmatch.encoders import load_sentence_encoder
 from distilmatch.errors import ConfigError
 from distilmatch.objectives import ContrastiveDistillationLoss, contrastive_distillation
+from distilmatch.pretrained.sentence import load_sentence_encoder
 
 TEXTS = ["the red car", "a dog", "a small green house", "two books", "one old lamp", "the blue coat"]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from distilmatch.evaluation.sts import StsTask, evaluate_sts
+from distilmatch.evaluation.sts.report import StsTask, evaluate_sts
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher
 from distilmatch.types import TupleTable
 

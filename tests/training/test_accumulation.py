@@ -21,10 +21,10 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.models import DiPair
 from distilmatch.objectives import distillation_loss, loss_items
 from distilmatch.training.accumulation import step_shares
-from distilmatch.training.batches import BlockDataset, TextCollator
-from distilmatch.training.embedding_batches import Numbers
-from distilmatch.training.embedding_trainer import DistilTrainer
-from distilmatch.training.trainer import BlockTrainer
+from distilmatch.training.embeddings.batches import Numbers
+from distilmatch.training.embeddings.trainer import DistilTrainer
+from distilmatch.training.pairs.batches import BlockDataset, TextCollator
+from distilmatch.training.pairs.trainer import BlockTrainer
 from distilmatch.types import TupleTable
 
 CLASSES = TaskConfig(kind="classification", classes=("a", "b", "c"))

@@ -21,8 +21,8 @@ from distilmatch.errors import CacheError
 from distilmatch.models import DiPair
 from distilmatch.training import checkpoints
 from distilmatch.training.checkpoints import CheckpointTrainer, last_whole_checkpoint, save_beside
+from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import run_stage
 from distilmatch.types import TupleTable
 
 

@@ -28,8 +28,8 @@ from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.averaging import WeightAverage
-from distilmatch.training.batches import BlockDataset, CachedCollator, TextCollator
-from distilmatch.training.distil import (
+from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, TextCollator
+from distilmatch.training.pairs.distil import (
     better_start,
     distil_pairs,
     label_transfer_set,
@@ -38,12 +38,12 @@ from distilmatch.training.distil import (
     possible_starts,
     stages_from,
 )
-from distilmatch.training.frozen import cache_kept_outputs
+from distilmatch.training.pairs.frozen import cache_kept_outputs
+from distilmatch.training.pairs.run import RunFolder
+from distilmatch.training.pairs.stage import highest_grade, run_stage
+from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
+from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.run_folder import RunFolder
-from distilmatch.training.stages import highest_grade, run_stage
-from distilmatch.training.throughput import epochs_for, seconds_per_step
-from distilmatch.training.trainer import DevSet
 from distilmatch.types import TupleTable
 
 COLOURS = ["red", "green", "blue"]
@@ -287,7 +287,7 @@ def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypat
     whole = distil_pairs(recipe)
     expected = whole.state_dict()
     shutil.rmtree(recipe.output)
-    from distilmatch.training import trainer as module
+    from distilmatch.training.pairs import trainer as module
 
     original = module.BlockTrainer.compute_loss
     seen = {"steps": 0}
@@ -516,7 +516,7 @@ def test_two_processes_train_one_student(recipe: PairRecipe, tmp_path: Path) -> 
     script.write_text(
         "import sys\n"
         "from distilmatch.config import PairRecipe\n"
-        "from distilmatch.training.distil import distil_pairs\n"
+        "from distilmatch.training.pairs.distil import distil_pairs\n"
         "distil_pairs(PairRecipe.from_yaml(sys.argv[1]))\n"
     )
     command = [

@@ -18,8 +18,8 @@ from distilmatch.config.pairs import PairRecipe
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.jobs.ladder import distil_ladder
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher
-from distilmatch.training.distil import check_pair_recipe, distil_pairs, label_transfer_set
-from distilmatch.training.embeddings import distil_embeddings
+from distilmatch.training.embeddings.distil import distil_embeddings
+from distilmatch.training.pairs.distil import check_pair_recipe, distil_pairs, label_transfer_set
 from distilmatch.tuning.search import tune
 
 WORDS = "red green blue car house dog lamp book coat boat tree one two three".split()

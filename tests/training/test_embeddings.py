@@ -19,21 +19,21 @@ from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tables import load_table
-from distilmatch.encoders import load_sentence_encoder
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import cosine_spearman
 from distilmatch.metrics.similarity import cosines
 from distilmatch.models import DiPair
-from distilmatch.training import embedding_trainer as trainer_module
-from distilmatch.training.embedding_batches import (
+from distilmatch.pretrained.sentence import load_sentence_encoder
+from distilmatch.training.embeddings.batches import (
     ContrastiveCollator,
     DistilCollator,
     LabelledTables,
     StudentTokens,
     TableSampler,
 )
-from distilmatch.training.embedding_trainer import DistilTrainer
-from distilmatch.training.embeddings import distil_embeddings, embed_corpus, new_student
+from distilmatch.training.embeddings.distil import distil_embeddings, embed_corpus, new_student
+from distilmatch.training.embeddings.distil import trainer as trainer_module
+from distilmatch.training.embeddings.trainer import DistilTrainer
 
 COLOURS = ["red", "green", "blue", "white"]
 THINGS = ["car", "house", "dog", "lamp", "book", "coat"]
@@ -308,7 +308,7 @@ def test_given_embeddings_are_read_by_row(
 def test_the_teacher_is_not_loaded_again(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = EmbeddingRecipe.from_dict(settings)
     first = embed_corpus(recipe)[1]
-    monkeypatch.setattr("distilmatch.training.embeddings.load_embedding_teacher", lambda *_, **__: pytest.fail())
+    monkeypatch.setattr("distilmatch.training.embeddings.distil.load_embedding_teacher", lambda *_, **__: pytest.fail())
     np.testing.assert_array_equal(embed_corpus(recipe)[1], first)
 
 
@@ -390,7 +390,7 @@ def test_two_processes_train_one_student(settings: dict[str, Any], tmp_path: Pat
     script.write_text(
         "import sys\n"
         "from distilmatch.config.embeddings import EmbeddingRecipe\n"
-        "from distilmatch.training.embeddings import distil_embeddings\n"
+        "from distilmatch.training.embeddings.distil import distil_embeddings\n"
         "distil_embeddings(EmbeddingRecipe.from_yaml(sys.argv[1]))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -18,12 +18,12 @@ from distilmatch.config.pairs import (
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.engine.scorer import Scorer
-from distilmatch.evaluation.report import evaluate_pairs
+from distilmatch.evaluation.pairs.report import evaluate_pairs
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.score import score_table
 from distilmatch.metrics import task_metrics
 from distilmatch.teachers import CrossEncoderTeacher
-from distilmatch.training.distil import distil_pairs, new_student
+from distilmatch.training.pairs.distil import distil_pairs, new_student
 from distilmatch.training.teacher import fine_tune_teacher
 
 TASK = TaskConfig(kind="binary")

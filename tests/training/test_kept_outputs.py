@@ -14,7 +14,7 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError, ModelError
 from distilmatch.models import DiPair
-from distilmatch.training.frozen import KeptOutputs, cache_kept_outputs
+from distilmatch.training.pairs.frozen import KeptOutputs, cache_kept_outputs
 from distilmatch.types import TupleTable
 
 TEXTS = ["the red car", "a dog", "a small green house", "two books", "an old lamp", "rain"]

@@ -11,7 +11,7 @@ import yaml
 from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
-from distilmatch.training.distil import stages_from
+from distilmatch.training.pairs.distil import stages_from
 from distilmatch.tuning import search
 from distilmatch.tuning.plots import plot_frontier
 from distilmatch.tuning.search import shape, tune

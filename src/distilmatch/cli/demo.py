@@ -27,14 +27,14 @@ def run(
     from distilmatch.cli.evaluate import show
     from distilmatch.config.pairs import FineTuneConfig, PairRecipe
     from distilmatch.config.tables import TableConfig, TaskConfig
-    from distilmatch.data.demo import write_demo_catalogue
     from distilmatch.data.tables import load_table
-    from distilmatch.evaluation.report import evaluate_pairs
+    from distilmatch.demo.catalogue import write_demo_catalogue
+    from distilmatch.evaluation.pairs.report import evaluate_pairs
     from distilmatch.files import write_json
     from distilmatch.jobs.encode import encode_table
     from distilmatch.jobs.score import score_table
     from distilmatch.teachers import CrossEncoderTeacher
-    from distilmatch.training.distil import distil_pairs, label_transfer_set
+    from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set
     from distilmatch.training.teacher import fine_tune_teacher
 
     output = Path(place)

@@ -24,7 +24,7 @@ from distilmatch.cli.options import (
 
 if TYPE_CHECKING:
     from distilmatch.config.embeddings import EmbeddingRecipe
-    from distilmatch.training.embeddings import EmbeddingTables
+    from distilmatch.training.embeddings.distil import EmbeddingTables
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
     if dry_run:
         plan(settings)
         return
-    from distilmatch.training.embeddings import distil_embeddings
+    from distilmatch.training.embeddings.distil import distil_embeddings
 
     distil_embeddings(settings)
     root = Path(settings.output)
@@ -58,7 +58,7 @@ def run(
 
 def plan(settings: EmbeddingRecipe) -> None:
     """Checks everything and prints how much there is to do; nothing is written."""
-    from distilmatch.training.embeddings import check_embedding_recipe
+    from distilmatch.training.embeddings.distil import check_embedding_recipe
 
     show_plan(settings, check_embedding_recipe(settings))
 
@@ -67,7 +67,7 @@ def show_plan(settings: EmbeddingRecipe, checked: EmbeddingTables) -> None:
     """Reads the corpus, builds the student and prints how much there is to do of a recipe that is checked."""
     from distilmatch.data.corpus import write_corpus
     from distilmatch.teachers import PrecomputedTeacher
-    from distilmatch.training.embeddings import new_student
+    from distilmatch.training.embeddings.distil import new_student
 
     facts: dict[str, object] = {}
     if settings.corpus is not None and settings.has_stage1:

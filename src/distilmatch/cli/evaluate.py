@@ -26,7 +26,7 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from distilmatch.evaluation.report import PairReport
+    from distilmatch.evaluation.pairs.report import PairReport
 
 
 def run(
@@ -88,7 +88,7 @@ def run(
         say(rows=len(rows), distinct_texts=len(rows.texts), gold="yes" if rows.gold is not None else "no")
         typer.echo("Nothing was measured or written (--dry-run).")
         return
-    from distilmatch.evaluation.report import evaluate_pairs
+    from distilmatch.evaluation.pairs.report import evaluate_pairs
     from distilmatch.teachers import load_teacher
 
     student.to(pick_device(device))  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def show(report: PairReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from distilmatch.evaluation.markdown import headline, report_tables
+    from distilmatch.evaluation.pairs.markdown import headline, report_tables
 
     console = Console()
     for part in report_tables(report):

@@ -7,7 +7,7 @@ from distilmatch.cli.options import say
 
 def run() -> None:
     """Show versions, processor, device, precision and scoring kernel as this package sees them."""
-    from distilmatch.engine.native import kernel_here
+    from distilmatch.engine.kernels.native import kernel_here
     from distilmatch.runtime import environment
 
     facts = environment() | {"kernel": kernel_here()}

@@ -24,7 +24,7 @@ def run(
     """
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe(recipe, changes, options)
-    from distilmatch.training.distil import check_pair_recipe, label_transfer_set, plan_transfer_set
+    from distilmatch.training.pairs.distil import check_pair_recipe, label_transfer_set, plan_transfer_set
 
     if dry_run:
         table = plan_transfer_set(settings, check_pair_recipe(settings, trains=False).train)

@@ -10,7 +10,7 @@ import typer
 from distilmatch.cli.options import Device, Kernel, ModelPath, TextColumns, Threads, one_of, say, student_of
 
 if TYPE_CHECKING:
-    from distilmatch.engine.planner import Plan, Work
+    from distilmatch.planning.planner import Plan, Work
 
 
 def run(
@@ -40,7 +40,7 @@ def run(
 
     one_of("--dtype", dtype, STORED_DTYPES)
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
-    from distilmatch.engine.planner import Work, calibrate, plan, smaller_settings
+    from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
     work = Work(
         left=_count("--left", left),

@@ -23,7 +23,7 @@ from distilmatch.cli.options import (
 
 if TYPE_CHECKING:
     from distilmatch.config.pairs import PairRecipe
-    from distilmatch.training.distil import PairTables
+    from distilmatch.training.pairs.distil import PairTables
 
 
 def run(
@@ -46,7 +46,7 @@ def run(
     if dry_run:
         plan(settings)
         return
-    from distilmatch.training.distil import distil_pairs
+    from distilmatch.training.pairs.distil import distil_pairs
 
     distil_pairs(settings)
     root = Path(settings.output)
@@ -55,14 +55,14 @@ def run(
 
 def plan(settings: PairRecipe) -> None:
     """Checks everything and prints how much there is to do; nothing is written."""
-    from distilmatch.training.distil import check_pair_recipe
+    from distilmatch.training.pairs.distil import check_pair_recipe
 
     show_plan(settings, check_pair_recipe(settings))
 
 
 def show_plan(settings: PairRecipe, checked: PairTables) -> None:
     """Prints how much there is to do of a recipe that is checked."""
-    from distilmatch.training.distil import plan_transfer_set
+    from distilmatch.training.pairs.distil import plan_transfer_set
 
     table = plan_transfer_set(settings, checked.train)
     assert table.blocks is not None

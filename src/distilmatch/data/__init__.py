@@ -1,7 +1,6 @@
 """Tables of texts: reading and checking them, keeping them on disk, and a generated catalogue to try things on."""
 
 from distilmatch.data.corpus import TextCorpus, write_corpus
-from distilmatch.data.demo import DemoPaths, write_demo_catalogue
 from distilmatch.data.tables import (
     check_table,
     iter_rows,
@@ -10,6 +9,7 @@ from distilmatch.data.tables import (
     save_table,
     table_fingerprint,
 )
+from distilmatch.demo.catalogue import DemoPaths, write_demo_catalogue
 
 __all__ = [
     "DemoPaths",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,19 +19,14 @@ from distilmatch.engine.arguments import how_many, row_numbers, whole_number
 from distilmatch.engine.candidates import CandidateIndex, IndexKind, pooled_vectors
 from distilmatch.engine.finite import NotFinite, check_logits
 from distilmatch.engine.forking import tell_forked, watch_forks
-from distilmatch.engine.kernels import Kernel
-from distilmatch.engine.native import NativeKernel, head_weights, why_not, why_not_int8
+from distilmatch.engine.kernels.choice import KernelName, kernel_for
+from distilmatch.engine.kernels.native import head_weights
 from distilmatch.engine.ranking import RankBy, Ranking
 from distilmatch.engine.sides import LoadedSide, Representations
-from distilmatch.engine.torch_kernel import TorchKernel, has_products
-from distilmatch.engine.triton_kernel import TritonKernel, gpu_name, why_not_triton
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
-from distilmatch.models.integrity import check_finite_weights
-from distilmatch.runtime import has_fast_bf16
+from distilmatch.pretrained.weights import check_finite_weights
 
-KernelName = Literal["auto", "native", "native-int8", "triton", "torch-bf16", "torch"]
-KERNELS = get_args(KernelName)
 _MEMORY_SHARE = 0.25
 _FEWEST_TEXTS = 256
 _PAIRS_A_STEP = 2**20
@@ -111,7 +106,7 @@ class Scorer:
         threads = None if threads is None else whole_number("threads", threads)
         check_finite_weights("the model", head_weights(model))
         watch_forks()
-        self.kernel, why = _kernel_for(own_view(model), kernel, threads)
+        self.kernel, why = kernel_for(own_view(model), kernel, threads)
         self.why = f"{self.kernel.name}: {why}"
         share = int(_MEMORY_SHARE * free_memory(model.device))
         self.memory_bytes = share if memory_bytes is None else whole_number("memory_bytes", memory_bytes)
@@ -352,38 +347,6 @@ class Scorer:
         columns = len(right) if whole else max(_FEWEST_TEXTS, room // right.bytes_per_text)
         rows = max(1, min(room // left.bytes_per_text, self.kernel.pairs_a_call // min(columns, len(right))))
         return rows, columns
-
-
-def _kernel_for(model: DiPair, name: KernelName, threads: int | None) -> tuple[Kernel, str]:
-    # The kernel that was asked for, or the best one for a model where it is, and why it is this one.
-    if name not in KERNELS:
-        raise ConfigError(f"`kernel` must be one of {', '.join(KERNELS)}, not {name!r}")
-    if name == "torch":
-        return TorchKernel(model), "PyTorch was asked for"
-    if name == "torch-bf16":
-        if not has_products(model.student):
-            raise ConfigError(
-                f"the torch-bf16 kernel cannot be used: a {model.student.head} head has no matrix product that bf16 would "
-                "make faster; take kernel='auto' or 'torch'"
-            )
-        return TorchKernel(model, "bf16"), "PyTorch with products in bf16 was asked for"
-    place = model.device
-    if name == "triton" or (name == "auto" and place.type == "cuda"):
-        reason = why_not_triton(model)
-        if reason is None:
-            return TritonKernel(model), f"bf16 on {gpu_name(place)}"
-    else:
-        small = name == "native-int8"
-        reason = why_not_int8(model) if small else why_not(model)
-        if place.type != "cpu":
-            reason = f"the model is on {place}"
-        if reason is None:
-            native = NativeKernel(model, threads, "int8" if small else None)
-            return native, native.unit
-    if name != "auto":
-        raise ConfigError(f"the {name} kernel cannot be used: {reason}; take kernel='auto' or 'torch'")
-    small = has_products(model.student) and has_fast_bf16(place)
-    return TorchKernel(model, "bf16" if small else "fp32"), reason
 
 
 def free_memory(device: torch.device) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from distilmatch.engine.finite import NotFinite
-from distilmatch.engine.kernels import Kernel
+from distilmatch.engine.kernels.base import Kernel
 from distilmatch.engine.ranking import MOST_TEXTS
 from distilmatch.errors import DataError, ModelError
 from distilmatch.models import DiPair

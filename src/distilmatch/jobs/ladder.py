@@ -25,8 +25,13 @@ from distilmatch.models import DiPair
 from distilmatch.models.sentence_card import save_student
 from distilmatch.runtime import pick_device
 from distilmatch.store.folder import RepresentationFolder
-from distilmatch.training.distil import PairTables, check_pair_recipe, distil_pairs
-from distilmatch.training.embeddings import EmbeddingTables, check_embedding_recipe, distil_embeddings, new_student
+from distilmatch.training.embeddings.distil import (
+    EmbeddingTables,
+    check_embedding_recipe,
+    distil_embeddings,
+    new_student,
+)
+from distilmatch.training.pairs.distil import PairTables, check_pair_recipe, distil_pairs
 from distilmatch.training.run_folder import check_folder
 
 logger = logging.getLogger(__name__)

@@ -25,17 +25,17 @@ from distilmatch.files import writing
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
-from distilmatch.models.encoder_probe import as_buffers, unused_weights
 from distilmatch.models.fp32 import FP32_PARTS, Fp32Module, Logits
 from distilmatch.models.head_start import sampled_outputs, start_head
 from distilmatch.models.heads import CosineHead, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.integrity import write_checksums
 from distilmatch.models.loading import check_loaded, check_student_folder, explained
-from distilmatch.models.pretrained import PretrainedEncoder, fitted, without_pooler
 from distilmatch.models.stamps import KnownFingerprints
 from distilmatch.models.truncation import keep_tokens
-from distilmatch.runtime import resolve_model
+from distilmatch.pretrained.encoder import PretrainedEncoder, fitted, without_pooler
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.probe import as_buffers, unused_weights
 from distilmatch.text_arguments import text_list
 from distilmatch.types import TokenRepresentations
 

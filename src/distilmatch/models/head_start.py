@@ -11,95 +11,19 @@ Shape legend: n tokens; h width of the encoder; d of the head; e of one attentio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.config.pairs import StudentConfig
 from distilmatch.data.tokenising import pad_batch, pad_id, token_ids
 from distilmatch.models.heads import HeadLayer, TransformerHead
+from distilmatch.pretrained.layers import PretrainedLayer
 
 _SAMPLED_WORDS = 32
 _SAMPLED_LENGTH = 64
 _SAMPLED_TEXTS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainedLayer:
-    """The parts of a post-norm transformer layer, whatever its architecture calls them."""
-
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    output: nn.Linear
-    attention_norm: nn.LayerNorm
-    intermediate: nn.Linear
-    feed_forward: nn.Linear
-    feed_forward_norm: nn.LayerNorm
-
-
-def pretrained_layers(encoder: nn.Module) -> list[PretrainedLayer]:
-    """The layers of an encoder of the BERT, RoBERTa, ELECTRA, MPNet or DistilBERT kind, in order; empty for others."""
-    try:
-        return _post_norm_layers(encoder)
-    except AttributeError:  # of families that are alike in part, such as those that normalise before
-        return []
-
-
-def _post_norm_layers(own: Any) -> list[PretrainedLayer]:
-    if hasattr(own, "transformer") and hasattr(own.transformer, "layer"):
-        return [_distilbert_layer(layer) for layer in own.transformer.layer]
-    if not hasattr(own, "encoder") or not hasattr(own.encoder, "layer"):
-        return []
-    layers = list(own.encoder.layer)
-    if not all(hasattr(layer, "attention") and hasattr(layer, "intermediate") for layer in layers):
-        return []
-    if all(hasattr(layer.attention, "attn") for layer in layers):
-        return [_mpnet_layer(layer) for layer in layers]
-    known = all(hasattr(getattr(layer.attention, "self", None), "query") for layer in layers)
-    return [_bert_layer(layer) for layer in layers] if known else []
-
-
-def _bert_layer(layer: Any) -> PretrainedLayer:
-    own, output = layer.attention.self, layer.attention.output
-    return _with_bert_feed_forward(layer, own.query, own.key, own.value, output.dense, output.LayerNorm)
-
-
-def _mpnet_layer(layer: Any) -> PretrainedLayer:
-    own = layer.attention.attn
-    return _with_bert_feed_forward(layer, own.q, own.k, own.v, own.o, layer.attention.LayerNorm)
-
-
-def _with_bert_feed_forward(
-    layer: Any, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear, norm: nn.LayerNorm
-) -> PretrainedLayer:
-    return PretrainedLayer(
-        query=query,
-        key=key,
-        value=value,
-        output=output,
-        attention_norm=norm,
-        intermediate=layer.intermediate.dense,
-        feed_forward=layer.output.dense,
-        feed_forward_norm=layer.output.LayerNorm,
-    )
-
-
-def _distilbert_layer(layer: Any) -> PretrainedLayer:
-    attention = layer.attention
-    return PretrainedLayer(
-        query=attention.q_lin,
-        key=attention.k_lin,
-        value=attention.v_lin,
-        output=attention.out_lin,
-        attention_norm=layer.sa_layer_norm,
-        intermediate=layer.ffn.lin1,
-        feed_forward=layer.ffn.lin2,
-        feed_forward_norm=layer.output_layer_norm,
-    )
 
 
 @torch.no_grad()
@@ -162,19 +86,6 @@ def start_head(
         else:
             offset = mean if number == 0 else layers[number - 1].feed_forward_norm.bias
             _cut(own, source, basis, offset)
-
-
-def fits(student: StudentConfig, layers: Sequence[PretrainedLayer]) -> bool:
-    """Whether `start_head` can start the head of `student` from these layers."""
-    source = layers[0]
-    encoder_width, width = source.query.in_features, student.vector_width
-    if student.head_norm != "post" or student.head_activation != "gelu" or len(layers) != student.head_layers:
-        return False
-    if width % student.attention_heads or width > encoder_width:
-        return False
-    if width == encoder_width and (student.head_intermediate or 4 * width) != source.intermediate.out_features:
-        return False
-    return encoder_width % (width // student.attention_heads) == 0
 
 
 def _components(outputs: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from distilmatch.concurrency import evaluation_view
 from distilmatch.data.tokenising import length_order, pad_batch, pad_id, token_ids
-from distilmatch.encoders import input_embeddings
 from distilmatch.errors import ModelError
 from distilmatch.models.stamps import KnownFingerprints, check_numbers, check_shape, check_stamp
+from distilmatch.pretrained.sentence import input_embeddings
 from distilmatch.runtime import Precision, autocast
 from distilmatch.text_arguments import is_one_tuple, one_text, text_list, text_tuples
 from distilmatch.types import TokenRepresentations

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
-from distilmatch.encoders import check_model_folder
 from distilmatch.errors import DistilmatchError, ModelError
 from distilmatch.files import checksum, read_json, write_atomically
+from distilmatch.pretrained.sentence import check_model_folder
+from distilmatch.pretrained.weights import not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -105,28 +105,6 @@ def _problems(folder: Path, files: Mapping[str, str], *, remembered: bool) -> It
         )
 
 
-def check_finite_weights(name: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuses weights that are no numbers.
-
-    Args:
-        name: what messages call the model.
-
-    Raises:
-        ModelError: the first tensor with NaN or Inf is named.
-    """
-    for problem in _not_finite(name, tensors.items()):
-        raise ModelError(problem)
-
-
-def _not_finite(name: str | Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterable[str]:
-    for key, tensor in tensors:
-        if not tensor.is_floating_point() or tensor.device.type == "meta":
-            continue
-        # A sum is not finite where a number is not, and needs no memory; it may overflow where all numbers are.
-        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
-            yield f"{name}: the weights {key} hold NaN or Inf, so that no score would be a number: train or copy the model again"
-
-
 def verify_student(folder: str | Path) -> list[str]:
     """All that is wrong with a student's folder: every file is read anew.
 
@@ -145,7 +123,7 @@ def verify_student(folder: str | Path) -> list[str]:
             for path in sorted(place.glob("*.safetensors")):
                 with safe_open(str(path), framework="pt") as tensors:
                     named = ((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118
-                    problems += _not_finite(path, named)
+                    problems += not_finite(path, named)
     except DistilmatchError as error:
         problems.append(str(error))
     except OSError as error:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from distilmatch.encoders import check_model_folder, first_line, position_limit, safetensors_shapes
 from distilmatch.errors import CacheError, ModelError
 from distilmatch.files import read_json
-from distilmatch.models.integrity import check_finite_weights, check_student_files
+from distilmatch.models.integrity import check_student_files
+from distilmatch.pretrained.sentence import check_model_folder, first_line, position_limit, safetensors_shapes
+from distilmatch.pretrained.weights import check_finite_weights
 
 _LARGEST_CONFIG = 2**24  # bytes
 _LARGEST_NUMBER = 2**40  # of a setting: above it nothing is a size

@@ -8,8 +8,8 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from distilmatch.encoders import encoder_width
 from distilmatch.files import write_atomically
+from distilmatch.pretrained.sentence import encoder_width
 
 _CARD = """---
 library_name: sentence-transformers

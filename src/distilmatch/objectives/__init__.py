@@ -1,16 +1,22 @@
 """Objectives: pure functions of tensors; a loss never owns a model."""
 
-from distilmatch.objectives.embedding_mixing import embedding_distillation_loss
-from distilmatch.objectives.embeddings import (
+from distilmatch.objectives.contrastive import (
     contrastive_distillation,
     embedding_mse,
-    gather_rows,
     info_nce,
     key_distillation,
     similarity_distillation,
 )
+from distilmatch.objectives.embedding_mixture import embedding_distillation_loss
 from distilmatch.objectives.memory_bank import MemoryBank
-from distilmatch.objectives.mixing import check_soft_labels, distillation_loss, gold_loss, loss_items, objective_kind
+from distilmatch.objectives.pair_mixture import (
+    check_soft_labels,
+    distillation_loss,
+    gold_loss,
+    loss_items,
+    objective_kind,
+)
+from distilmatch.objectives.processes import gather_rows
 from distilmatch.objectives.sentence_loss import ContrastiveDistillationLoss
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,

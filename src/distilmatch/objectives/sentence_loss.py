@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from distilmatch.errors import ConfigError
-from distilmatch.objectives.embeddings import contrastive_distillation, gather_rows
+from distilmatch.objectives.contrastive import contrastive_distillation
 from distilmatch.objectives.memory_bank import MemoryBank
+from distilmatch.objectives.processes import gather_rows
 
 
 class ContrastiveDistillationLoss(nn.Module):

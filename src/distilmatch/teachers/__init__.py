@@ -3,16 +3,16 @@
 from distilmatch.teachers.base import Teacher
 from distilmatch.teachers.classes import in_task_order, label_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
-from distilmatch.teachers.embedding import (
+from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
+from distilmatch.teachers.ensemble import TeacherEnsemble, check_teacher, load_teacher
+from distilmatch.teachers.label_cache import SoftLabelCache, verify_label_cache
+from distilmatch.teachers.sentence import (
     EmbeddingTeacher,
     PrecomputedTeacher,
     SentenceTeacher,
     TeacherCombination,
     load_embedding_teacher,
 )
-from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
-from distilmatch.teachers.ensemble import TeacherEnsemble, check_teacher, load_teacher
-from distilmatch.teachers.label_cache import SoftLabelCache, verify_label_cache
 
 __all__ = [
     "CrossEncoderTeacher",

@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from distilmatch.concurrency import frozen_tokenizer
 from distilmatch.data.tokenising import length_order
-from distilmatch.encoders import UNLIMITED, check_model_folder, check_vocabulary, first_line, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
-from distilmatch.runtime import Precision, autocast, pick_device, resolve_model, use_bf16
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.sentence import UNLIMITED, check_model_folder, check_vocabulary, first_line, position_limit
+from distilmatch.runtime import Precision, autocast, pick_device, use_bf16
 from distilmatch.teachers.base import Pairs, pair_list
 from distilmatch.teachers.views import ModelViews, score_in_fp32, score_layers
 

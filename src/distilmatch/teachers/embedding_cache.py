@@ -27,7 +27,7 @@ from distilmatch.files import (
     writing,
 )
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
-from distilmatch.teachers.embedding import EmbeddingTeacher
+from distilmatch.teachers.sentence import EmbeddingTeacher
 
 FORMAT = "distilmatch-embeddings"
 FORMAT_VERSION = 1

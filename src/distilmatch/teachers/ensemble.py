@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distilmatch.config.pairs import TeacherConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.encoders import UNLIMITED, check_model_folder, first_line, position_limit
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint
-from distilmatch.runtime import resolve_model
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.sentence import UNLIMITED, check_model_folder, first_line, position_limit
 from distilmatch.teachers.base import Pairs, Teacher, given_teachers, pair_list
 from distilmatch.teachers.classes import InTaskOrder, fit_classes, name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from distilmatch.config.tables import TaskConfig
-from distilmatch.encoders import check_model_folder
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import task_metrics
-from distilmatch.runtime import resolve_model
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.sentence import check_model_folder
 from distilmatch.training.run_folder import check_folder
 from distilmatch.types import TupleTable
 

@@ -13,13 +13,11 @@ from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.tables import table_fingerprint
 from distilmatch.errors import ConfigError
 from distilmatch.files import check_outputs, write_json
-from distilmatch.fingerprint import fingerprint
 from distilmatch.runtime import environment
 
 _RECIPE = "recipe.yaml"
 _ENVIRONMENT = "environment.json"
-_MARK = "fingerprint.txt"
-_LABEL_SETTINGS = ("train", "table", "task", "teacher", "encoder", "transfer", "seed")
+MARK = "fingerprint.txt"
 
 
 def check_folder(place: str | Path, name: str) -> None:
@@ -147,106 +145,3 @@ class RecordedRun:
         """Puts recipe and environment beside the finished student."""
         for name in (_RECIPE, _ENVIRONMENT):
             shutil.copyfile(self.root / name, self.student / name)
-
-
-class RunFolder(RecordedRun):
-    """Paths of a pair job's output, and its records.
-
-    Attributes:
-        transfer: the labelled transfer set; labels: the soft-label cache; stage1, stage2: the stages; student: the
-            finished student.
-    """
-
-    def __init__(self, recipe: PairRecipe) -> None:
-        super().__init__(recipe)
-        self.recipe = recipe
-        self.transfer = self.root / "transfer"
-        self.starts = self.root / "starts"
-        self.stage1 = self.root / "stage1"
-        self.stage2 = self.root / "stage2"
-        self.labels = Path(self.cache) if self.cache else self.root / "labels"
-
-    def begun(self) -> Sequence[Path]:
-        """The folders of the stages."""
-        return self.starts, self.stage1, self.stage2
-
-    def results(self) -> Sequence[Path]:
-        """The folders of transfer set, stages and student."""
-        return self.transfer, self.starts, self.stage1, self.stage2, self.student
-
-    def models(self) -> Mapping[str, Any]:
-        """Teachers and encoders, and the unlabelled texts."""
-        recipe = self.recipe
-        teachers = recipe.teacher.models if recipe.teacher else ()
-        lists = (("unlabelled", recipe.unlabelled), ("teacher.models", teachers), ("encoder", recipe.encoder))
-        return {f"{name}[{i}]": one for name, several in lists for i, one in enumerate(several)}
-
-    def sources(self) -> Mapping[str, Any]:
-        """The three tables."""
-        return {name: getattr(self.recipe, name) for name in ("train", "dev", "test")}
-
-    def has_transfer(self) -> bool:
-        """Whether the labelled transfer set of this recipe is there."""
-        mark = self.transfer / _MARK
-        return mark.is_file() and mark.read_text(encoding="utf-8") == self.transfer_fingerprint()
-
-    def mark_transfer(self) -> None:
-        """Says that the transfer set is whole, and of what."""
-        (self.transfer / _MARK).write_text(self.transfer_fingerprint(), encoding="utf-8")
-
-    def transfer_fingerprint(self) -> str:
-        """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
-        settings = self.recipe.to_dict()
-        parts = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
-        if self.recipe.teacher is not None and self.recipe.table.teacher_columns and self.recipe.transfer.rounds != 0:
-            parts["given labels"] = "kept"  # once they were asked for again
-        if self.recipe.teacher is not None and self.recipe.task.kind == "classification":
-            parts["classes"] = "by name"  # once the teacher's were taken by position
-        longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
-        unlabelled = [table_fingerprint(source) for source in self.recipe.unlabelled]
-        return fingerprint(
-            table_fingerprint(self.recipe.train), unlabelled, parts, longest, list(self.recipe.student.side_names)
-        )
-
-
-class EmbeddingRun(RecordedRun):
-    """Paths of an embedding job's output, and its records.
-
-    Attributes:
-        corpus: the distinct unlabelled texts; embeddings: the cache of the teacher's; teacher: which of them this run
-            reads; tokens: the student's token ids of the corpus; stage1, stage2: the stages; student: the finished one.
-    """
-
-    def __init__(self, recipe: EmbeddingRecipe) -> None:
-        super().__init__(recipe)
-        self.recipe = recipe
-        self.corpus = self.root / "corpus"
-        self.tokens = self.root / "tokens"
-        self.teacher = self.root / "teacher.json"
-        self.stage1 = self.root / "stage1"
-        self.stage2 = self.root / "stage2"
-        self.embeddings = Path(self.cache) if self.cache else self.root / "embeddings"
-
-    def begun(self) -> Sequence[Path]:
-        """The folders of the stages."""
-        return self.stage1, self.stage2
-
-    def results(self) -> Sequence[Path]:
-        """The folders of corpus, token ids, stages and student."""
-        return self.corpus, self.tokens, self.teacher, self.stage1, self.stage2, self.student
-
-    def models(self) -> Mapping[str, Any]:
-        """Teachers, their embeddings, and the model that the student begins with."""
-        recipe = self.recipe
-        named: dict[str, Any] = {} if recipe.student.encoder is None else {"student.encoder": recipe.student.encoder}
-        for name in ("models", "embeddings"):
-            for i, one in enumerate(getattr(recipe.teacher, name) if recipe.teacher else ()):
-                named[f"teacher.{name}[{i}]"] = one
-        return named
-
-    def sources(self) -> Mapping[str, Any]:
-        """The files of the corpus, the labelled tables and the dev sets, by their names."""
-        recipe = self.recipe
-        corpus = recipe.corpus.sources if recipe.corpus else ()
-        tables = [*recipe.labelled, *recipe.dev]
-        return {source: source for source in (*corpus, *(table.source for table in tables))}

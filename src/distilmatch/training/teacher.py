@@ -27,12 +27,13 @@ from transformers import AutoConfig, PreTrainedModel
 
 from distilmatch.config.pairs import FineTuneConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.encoders import position_limit
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import write_json, writing
 from distilmatch.metrics import main_metric, task_metrics
 from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import Precision, environment, keep_freed_memory, resolve_model, seed_everything, use_bf16
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.sentence import position_limit
+from distilmatch.runtime import Precision, environment, keep_freed_memory, seed_everything, use_bf16
 from distilmatch.teachers.classes import name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names, load_cross_encoder
 from distilmatch.teachers.views import score_layers

@@ -19,11 +19,11 @@ from typing import Any
 
 from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
-from distilmatch.evaluation.speed import head_pairs_per_s
+from distilmatch.evaluation.pairs.speed import head_pairs_per_s
 from distilmatch.files import check_outputs, write_json
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device, seed_everything
-from distilmatch.training.distil import (
+from distilmatch.training.pairs.distil import (
     PairTables,
     check_pair_recipe,
     make_transfer_set,
@@ -33,11 +33,12 @@ from distilmatch.training.distil import (
     unlabelled_rows,
     with_soft_labels,
 )
+from distilmatch.training.pairs.run import RunFolder
+from distilmatch.training.pairs.stage import run_stage
+from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
+from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.run_folder import RunFolder, check_folder
-from distilmatch.training.stages import run_stage
-from distilmatch.training.throughput import epochs_for, seconds_per_step
-from distilmatch.training.trainer import DevSet
+from distilmatch.training.run_folder import check_folder
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)

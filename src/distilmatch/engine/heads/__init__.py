@@ -1,0 +1,1 @@
+"""Heads folded for scoring, a file a kind."""

@@ -1,0 +1,41 @@
+"""`FeedForwardHead`, folded.
+
+Shape legend: n texts of a side; p tuples; k kept tokens of a side; d width; m hidden; c labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from distilmatch.engine.heads.base import FoldedTexts, linear_fp32
+from distilmatch.models.heads import (
+    FeedForwardHead,
+)
+from distilmatch.types import TokenRepresentations
+
+
+class FoldedFeedForward:
+    """`FeedForwardHead`, folded: W [a; b] = W_a a + W_b b, so that a tuple pays for a sum and what comes after it."""
+
+    def __init__(self, head: FeedForwardHead, classifier: nn.Linear) -> None:
+        self.head, self.classifier = head, classifier
+
+    @torch.no_grad()
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """`summand` (n, m)."""
+        return {"summand": self.head.side_inputs[side](texts.tokens.flatten(1))}
+
+    @torch.no_grad()
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """As `FoldedHead.score`."""
+        merged = sum(side["summand"].index_select(0, rows[:, j]) for j, side in enumerate(sides))
+        return linear_fp32(self.head.hidden(merged), self.classifier.weight, self.classifier.bias)
+
+    @torch.no_grad()
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """As `FoldedHead.block`."""
+        merged = left["summand"][:, None] + right["summand"][None]
+        return linear_fp32(self.head.hidden(merged), self.classifier.weight, self.classifier.bias)

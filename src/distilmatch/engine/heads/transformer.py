@@ -1,0 +1,166 @@
+"""`TransformerHead`, folded.
+
+Shape legend: n texts of a side; p tuples; s sides; k kept tokens of a side; a attention heads of width e; q queries a text; d
+width; m hidden; c labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from distilmatch.engine.heads.base import FoldedTexts, every_pair, linear_fp32, take
+from distilmatch.models.heads import (
+    HeadLayer,
+    MaxSimilarities,
+    Similarities,
+    TransformerHead,
+)
+from distilmatch.types import TokenRepresentations
+
+
+class FoldedTransformer:
+    """`TransformerHead`, folded.
+
+    A text's first layer: queries q_i, keys K_i and values V_i, and of the attention of its own queries over its own
+    tokens the largest score m_i, the sum l_i of exp(score - m_i) and the mixed values o_i under these. For a tuple the
+    other sides' scores t = q_i K_j are added by the rule of the online softmax: with m = max(m_i, max t),
+
+        attended = (exp(m_i - m) o_i + exp(t - m) V_j) / (exp(m_i - m) l_i + sum exp(t - m)).
+
+    With one layer only the first token of the first side asks.
+    """
+
+    def __init__(self, head: TransformerHead, classifier: nn.Linear) -> None:
+        self.layers = [layer for layer in head.layers if isinstance(layer, HeadLayer)]
+        self.final_norm = head.final_norm
+        self.bias = classifier.bias
+        self.read = classifier.weight[:, : self.layers[0].query.in_features]
+        first = self.read.shape[1]
+        self.compared: list[_FoldedSimilarities | _FoldedMaxSimilarities] = []
+        for part in head.compared:
+            weight = classifier.weight[:, first : first + part.features]
+            first += part.features
+            kind = _FoldedSimilarities if isinstance(part, Similarities) else _FoldedMaxSimilarities
+            self.compared.append(kind(part, weight))  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        """`key`, `value` (n, a, k, e) and `mask` (n, k); of texts that ask, `query` (n, a, q, e), scaled, `own_top` and
+        `own_sum` (n, a, q), `own_mixed` (n, a, q, e) and `residual` (n, q, d), the tokens with the output's bias.
+        """
+        layer = self.layers[0]
+        seen = layer.attention_input(texts.tokens)
+        key, value = (layer.split(part) for part in layer.key_value(seen).chunk(2, dim=-1))
+        folded = {"key": key, "value": value, "mask": texts.mask}
+        if side == 0 or len(self.layers) > 1:
+            asking = slice(0, 1) if len(self.layers) == 1 else slice(None)
+            query = layer.split(layer.query(seen[:, asking])) * key.shape[-1] ** -0.5
+            scores = (query @ key.transpose(-1, -2)).float()
+            scores = scores.masked_fill(~texts.mask[:, None, None, :], -torch.inf)
+            top = scores.amax(-1)
+            shares = (scores - top[..., None]).exp()
+            folded |= {
+                "query": query,
+                "own_top": top,
+                "own_sum": shares.sum(-1),
+                "own_mixed": shares @ value.float(),
+                "residual": texts.tokens[:, asking] + layer.output.bias,
+            }
+        for part in self.compared:
+            folded |= part.fold(texts, side)
+        return folded
+
+    @torch.no_grad()
+    def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
+        """As `FoldedHead.score`."""
+        gathered = [take(side, rows[:, j]) for j, side in enumerate(sides)]
+        layer = self.layers[0]
+        asking = gathered if len(self.layers) > 1 else gathered[:1]
+        tokens = torch.cat([self._first_layer(layer, gathered, i) for i in range(len(asking))], 1)
+        if len(self.layers) > 1:
+            mask = torch.cat([side["mask"] for side in gathered], 1)
+            for depth, layer in enumerate(self.layers[1:], start=2):
+                seen = layer.attention_input(tokens)
+                key_value = layer.key_value(seen)
+                if depth == len(self.layers):
+                    tokens, seen = tokens[:, :1], seen[:, :1]
+                tokens = layer(tokens, layer.query(seen), key_value, mask)
+        logits = linear_fp32(self.final_norm(tokens[:, 0]), self.read, self.bias)
+        for part in self.compared:
+            logits = logits + part.score(gathered)
+        return logits
+
+    def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
+        """As `FoldedHead.block`."""
+        return every_pair(self, left, right)
+
+    def weighted_similar(self, texts: FoldedTexts) -> torch.Tensor | None:
+        """(n, c, d) what the second side's similar vectors are multiplied by, of texts of the first of two sides."""
+        parts = [part for part in self.compared if isinstance(part, _FoldedSimilarities)]
+        return texts["similar"][:, None, :] * parts[0].weights[None, :, 0] if parts else None
+
+    def _first_layer(self, layer: HeadLayer, sides: Sequence[FoldedTexts], asking: int) -> torch.Tensor:
+        # (p, q, d): the first layer's output for the queries of one side.
+        own = sides[asking]
+        others = [side for j, side in enumerate(sides) if j != asking]
+        key, value = (torch.cat([side[name] for side in others], 2) for name in ("key", "value"))
+        mask = torch.cat([side["mask"] for side in others], 1)
+        scores = (own["query"] @ key.transpose(-1, -2)).float().masked_fill(~mask[:, None, None, :], -torch.inf)
+        top = torch.maximum(own["own_top"], scores.amax(-1))
+        shares = (scores - top[..., None]).exp()
+        kept = (own["own_top"] - top).exp()
+        total = kept * own["own_sum"] + shares.sum(-1)
+        mixed = kept[..., None] * own["own_mixed"] + (shares.to(value.dtype) @ value).float()
+        attended = (mixed / total[..., None]).transpose(1, 2).flatten(2).to(value.dtype)
+        tokens = own["residual"] + linear(attended, layer.output.weight)
+        return layer.after_attention(tokens)
+
+
+class _FoldedSimilarities:
+    # logits of `Similarities`: products of normalised vectors, slice by slice, under the classifier's weights of them.
+    def __init__(self, part: Similarities, weight: torch.Tensor) -> None:
+        self.part = part
+        width = part.projection.out_features
+        self.weights = weight.unflatten(1, (-1, part.slices)).repeat_interleave(
+            width // part.slices, 2
+        )  # (c, pairs, d)
+
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        return {"similar": self.part.vectors(texts)}
+
+    def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
+        products = [one["similar"].float() * other["similar"].float() for one, other in combinations(sides, 2)]
+        return sum(linear_fp32(product, self.weights[:, i]) for i, product in enumerate(products))  # type: ignore[return-value]
+
+
+class _FoldedMaxSimilarities:
+    # logits of `MaxSimilarities`: how much a token's largest similarity counts for each label is a text's own.
+    def __init__(self, part: MaxSimilarities, weight: torch.Tensor) -> None:
+        self.part = part
+        self.weights = weight.unflatten(1, (-1, part.weightings))  # (c, ordered pairs, weightings)
+        sides = range(len(part.kept_tokens))
+        self.order = [pair for i, j in combinations(sides, 2) for pair in ((i, j), (j, i))]
+
+    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
+        vectors, importance = self.part.vectors(texts)
+        folded = {"tokens": vectors}
+        for place, (one, other) in enumerate(self.order):
+            if one == side:
+                folded[f"weights_{other}"] = importance @ self.weights[:, place].T.float()
+        return folded
+
+    def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
+        logits = torch.zeros(())
+        for i, j in combinations(range(len(sides)), 2):
+            tokens, others = sides[i]["tokens"], sides[j]["tokens"]
+            with torch.autocast(tokens.device.type, enabled=False):
+                cosines = tokens.float() @ others.float().transpose(1, 2)
+            for one, other, found in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
+                largest = found.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)
+                logits = logits + (sides[one][f"weights_{other}"] * largest[:, :, None]).sum(1)
+        return logits

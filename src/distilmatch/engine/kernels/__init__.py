@@ -1,0 +1,1 @@
+"""What computes the pairs of a folded head: compiled, Triton, PyTorch; and which one is taken."""

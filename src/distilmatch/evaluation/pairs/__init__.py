@@ -1,0 +1,1 @@
+"""The report of a pair student beside its teacher: quality, agreement, speed."""

@@ -1,0 +1,1 @@
+"""Sentence encoders side by side on semantic textual similarity, and retrieval."""

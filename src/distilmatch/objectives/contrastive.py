@@ -1,0 +1,197 @@
+"""Objectives on embeddings: distillation from a teacher's (DisCo, arXiv 2112.05638, section 3) and contrastive learning.
+
+Pure functions of tensors, computed in fp32 (inside an autocast, the products with the keys of distillation in its dtype); the
+teacher's side never takes a gradient. Where `gather` is asked for, the mean over the processes of what they return is the
+loss of their joint batch, and so are the gradients that `DistributedDataParallel` averages; without a process group it
+changes nothing.
+
+Shape legend: n texts of a process's batch; g texts of all processes' batches; m further negatives; h hard negatives of
+an anchor; d width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import cross_entropy, mse_loss, normalize
+
+from distilmatch.errors import ConfigError
+from distilmatch.objectives.key_losses import KeyLosses
+from distilmatch.objectives.processes import gathered
+
+
+def embedding_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the (n, d) embeddings over all their numbers (DisCo, section 3.2, the MSE variant)."""
+    _check_same_width(student, teacher)
+    return mse_loss(student.float(), teacher.detach().float())
+
+
+def contrastive_distillation(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    negatives: torch.Tensor | None = None,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    ids: torch.Tensor | None = None,
+    negative_ids: torch.Tensor | None = None,
+    gather: bool = False,
+) -> torch.Tensor:
+    """Contrastive knowledge distillation (DisCo, section 3.2): with cosines `s(i, k) = cos(student_i, key_k) / T`,
+    the mean over i of `-log(exp s(i, i) / sum over k of exp s(i, k))`.
+
+    The keys are the teacher's embeddings: of the same text (the positive), of the batch's other texts, and `negatives`.
+
+    Args:
+        student: (n, d) projected embeddings.
+        teacher: (n, d) the teacher's embeddings of the same texts.
+        negatives: (m, d) earlier embeddings of the teacher (`MemoryBank.embeddings`), or None.
+        temperature: T > 0, a number or a tensor of one, through which it is learned.
+        ids: (n,) int64, which text each row is; a key of the same text as the positive is left out of the sum.
+        negative_ids: (m,) int64, the same of `negatives`.
+        gather: whether the texts of all processes are keys.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: embeddings of different widths.
+    """
+    return key_distillation(
+        student, teacher, negatives, temperature=temperature, ids=ids, negative_ids=negative_ids, gather=gather
+    )[0]
+
+
+def similarity_distillation(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    negatives: torch.Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+    gather: bool = False,
+) -> torch.Tensor:
+    """The distribution of a text's similarities (SEED, Fang et al. 2021, eq. 4 and 5): with
+    `p(x)_k = softmax over k of cos(x, key_k) / T`, the mean over i of `KL(p(teacher_i) || p(student_i))`.
+
+    The keys are the teacher's embeddings of the batch, the text's own included, and `negatives`, as in
+    `contrastive_distillation`, whose target is the text's own alone; here it is all that the teacher finds near.
+
+    Args:
+        student: (n, d) projected embeddings.
+        teacher: (n, d) the teacher's embeddings of the same texts.
+        negatives: (m, d) earlier embeddings of the teacher, or None.
+        temperature: T > 0, of both.
+        gather: whether the texts of all processes are keys.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: embeddings of different widths.
+    """
+    return key_distillation(student, teacher, negatives, similarity_temperature=temperature, gather=gather)[1]
+
+
+def key_distillation(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    negatives: torch.Tensor | None = None,
+    *,
+    temperature: float | torch.Tensor | None = None,
+    similarity_temperature: float | None = None,
+    ids: torch.Tensor | None = None,
+    negative_ids: torch.Tensor | None = None,
+    gather: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`contrastive_distillation` and `similarity_distillation` of the same keys, whose cosines are computed once.
+
+    Args:
+        temperature: of the first; None leaves it out.
+        similarity_temperature: of the second; None leaves it out.
+
+    Returns:
+        Two scalars, 0 for what is left out.
+
+    Raises:
+        ConfigError: embeddings of different widths.
+    """
+    _check_same_width(student, teacher)
+    batch, first, counts = gathered(teacher.detach(), gather)
+    keys = [batch]
+    same = None if ids is None else (ids, gathered(ids, gather)[0])
+    if negatives is not None and len(negatives):
+        _check_same_width(student, negatives)
+        keys.append(negatives.detach())
+        if same is not None:
+            further = torch.full_like(negatives[:, 0], -1, dtype=torch.int64) if negative_ids is None else negative_ids
+            same = (same[0], torch.cat([same[1], further]))
+    targets = torch.arange(first, first + len(student), device=student.device)
+    device = student.device.type
+    products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    with torch.autocast(device, enabled=False):
+        own, theirs = (normalize(part.float(), dim=-1) for part in (student, teacher.detach()))
+        if temperature is not None:
+            temperature = torch.as_tensor(temperature, dtype=torch.float32, device=student.device)
+        sums = KeyLosses.apply(own, temperature, theirs, keys, targets, same, similarity_temperature, products)
+        contrast, similarity = (part * (len(counts) / sum(counts)) for part in sums)
+    return contrast, similarity
+
+
+def info_nce(
+    anchors: torch.Tensor,
+    positives: torch.Tensor,
+    hard_negatives: torch.Tensor | None = None,
+    *,
+    temperature: float | torch.Tensor = 0.05,
+    anchor_ids: torch.Tensor | None = None,
+    positive_ids: torch.Tensor | None = None,
+    negative_ids: torch.Tensor | None = None,
+    gather: bool = False,
+) -> torch.Tensor:
+    """InfoNCE with in-batch and hard negatives (DisCo, section 3.3; SimCSE, Gao et al. 2021, eq. 5), the mean over i of
+    `-log(exp s(i, i+) / sum over j of (exp s(i, j+) + exp s(i, j-)))`, `s` a cosine divided by T.
+
+    Args:
+        anchors, positives: (n, d).
+        hard_negatives: (n, h, d), or None for pairs; every anchor sees those of all.
+        temperature: T > 0, a number or a tensor of one.
+        anchor_ids, positive_ids, negative_ids: (n,), (n,), (n, h) int64, which text each row is; of the others' texts,
+            those that are the anchor itself or its positive are left out of the sum. All or none of them.
+        gather: whether the texts of all processes are candidates.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: embeddings of different widths.
+    """
+    _check_same_width(anchors, positives)
+    own, first, counts = gathered(positives, gather)
+    candidates = [own]
+    if hard_negatives is not None:
+        _check_same_width(anchors, hard_negatives)
+        candidates.append(gathered(hard_negatives, gather)[0].flatten(0, 1))
+    same = None
+    if anchor_ids is not None and positive_ids is not None:
+        ids = gathered(positive_ids, gather)[0]
+        if hard_negatives is not None:
+            theirs = torch.full(hard_negatives.shape[:2], -1).to(ids) if negative_ids is None else negative_ids
+            ids = torch.cat([ids, gathered(theirs, gather)[0].flatten()])
+        same = (positive_ids[:, None] == ids[None, :]) | (anchor_ids[:, None] == ids[None, :])
+    targets = torch.arange(first, first + len(anchors), device=anchors.device)
+    with torch.autocast(anchors.device.type, enabled=False):
+        unit = [normalize(part.float(), dim=-1) for part in (anchors, torch.cat(candidates))]
+        logits = unit[0] @ unit[1].T / temperature
+        if same is not None:
+            logits = logits.masked_fill(same.scatter(1, targets[:, None], False), -torch.inf)
+        # Processes may hold batches of different sizes, so that each weighs its sum.
+        return cross_entropy(logits, targets, reduction="sum") * (len(counts) / sum(counts))
+
+
+def _check_same_width(student: torch.Tensor, other: torch.Tensor) -> None:
+    if student.shape[-1] != other.shape[-1]:
+        raise ConfigError(
+            f"embeddings of widths {student.shape[-1]} and {other.shape[-1]} cannot be compared: project the student to "
+            "the teacher's width (`student.projection`)"
+        )
+
+
+# --- processes -----------------------------------------------------------------------------------------------------

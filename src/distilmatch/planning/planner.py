@@ -1,0 +1,389 @@
+"""How long a job takes and what it needs, from a few seconds' measuring on this machine.
+
+A job is a chain of stages: encode both sides, fold them, score, write. Each stage's rate is measured on a small part of
+the same kind of work, with the kernel that the job will use; its time is the amount over the rate. The scoring stage is
+put beside the machine's own rates of products and of memory, so that the bottleneck can be named.
+
+Shape legend: n, m texts of the two sides; k best; b bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.engine.kernels.base import Kernel
+from distilmatch.engine.kernels.choice import KernelName
+from distilmatch.engine.kernels.native import why_not_int8
+from distilmatch.engine.ranking import Ranking
+from distilmatch.engine.scorer import Scorer, free_memory
+from distilmatch.errors import ConfigError, DistilmatchError
+from distilmatch.models import DiPair
+from distilmatch.models.configuration import DiPairConfig
+from distilmatch.planning.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.runtime import Precision, has_fast_bf16, use_bf16
+from distilmatch.store.codec import StoredDtype, bytes_per_item
+from distilmatch.types import TokenRepresentations
+
+_SECONDS = 4.0
+_TEXTS_ENCODED = 256
+_TEXTS_FOLDED = 2048
+_ROWS_WRITTEN = 200_000
+_LEAST_MEMORY = 600 * 2**20  # Python, PyTorch and the libraries around them
+_ID_BYTES = 64  # key, id and row number of a text in the folder's Parquet files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done.
+
+    Attributes:
+        left, right: texts of the two sides.
+        candidates: how many of the right side are scored for each of the left; None for all of them.
+        top_k: how many are kept for each of the left.
+        encode: whether the texts have yet to be encoded.
+        dtype: how representations are stored.
+        machines: how many machines like this one share the left side.
+    """
+
+    left: int
+    right: int
+    candidates: int | None = None
+    top_k: int = 10
+    encode: bool = True
+    dtype: StoredDtype = "float16"
+    machines: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            ConfigError: one of them is not positive.
+        """
+        for name in ("left", "right", "top_k", "machines"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, it is {getattr(self, name)}")
+        if self.candidates is not None and self.candidates < 1:
+            raise ConfigError(f"candidates must be at least 1, it is {self.candidates}")
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that are scored."""
+        return self.left * min(self.right, self.candidates or self.right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What was measured.
+
+    Attributes:
+        encoded: texts a second of each side.
+        folded: texts a second of each side, read and folded.
+        scored: pairs a second, as the work has them: in blocks with the best kept, or one by one.
+        written: rows a second of the output.
+        folded_bytes: memory of a folded text of each side.
+        products: bf16 operations a second of the machine; read: bytes a second from memory.
+        start: seconds that a process takes before its first text.
+        free_bytes: memory that is free.
+        kernel: which kernel, for people.
+    """
+
+    encoded: tuple[float, float]
+    folded: tuple[float, float]
+    scored: float
+    written: float
+    folded_bytes: tuple[int, int]
+    products: float
+    read: float
+    start: float
+    free_bytes: int
+    kernel: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a job takes.
+
+    Attributes:
+        seconds: by stage, in order, of one of `machines` machines.
+        pairs: scored by all machines; pairs_per_s: of one.
+        disk_bytes: of both folders of representations; output_bytes: of the matches.
+        memory_bytes: at the peak, on a machine.
+        bottleneck: the longest stage and what limits it, a sentence.
+        product_share, memory_share: of the machine's rates that scoring uses; None where products do not count.
+    """
+
+    seconds: dict[str, float]
+    pairs: int
+    pairs_per_s: float
+    disk_bytes: int
+    output_bytes: int
+    memory_bytes: int
+    bottleneck: str
+    product_share: float | None
+    memory_share: float
+
+    @property
+    def total_seconds(self) -> float:
+        """Of the whole job."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smaller:
+    """A smaller setting and its plan; `change` is for people."""
+
+    change: str
+    plan: Plan
+
+
+def calibrate(
+    model: DiPair,
+    work: Work,
+    *,
+    texts: Sequence[Sequence[str]] | None = None,
+    kernel: KernelName = "auto",
+    threads: int | None = None,
+    precision: Precision = "fp32",
+    start: float = 0.0,
+    seconds: float = _SECONDS,
+) -> Rates:
+    """Measures the work's stages on a small part of it.
+
+    Args:
+        texts: samples of the left and the right side, for the encode stage; needed where `work.encode`.
+        precision: of the encoder.
+        start: seconds that a process takes before its first text.
+        seconds: about how long scoring is measured; the other stages take about as long together.
+
+    Raises:
+        ConfigError: `work.encode` without samples, or a model of other than two sides.
+    """
+    if model.student.sides != 2:
+        raise ConfigError(f"a plan is for two sides, this model has {model.student.sides}")
+    if work.encode and (texts is None or not all(texts)):
+        raise ConfigError("give samples of both sides' texts, or plan without encoding (encode=False)")
+    scorer = Scorer(model, kernel=kernel, threads=threads)
+    encoded = [float("inf"), float("inf")]
+    if work.encode:
+        assert texts is not None
+        for side in (0, 1):
+            some = _evenly(texts[side], _TEXTS_ENCODED)
+            encoded[side] = rate(
+                lambda some=some, side=side: model.encode(some, side, precision=precision, show_progress_bar=False),  # type: ignore[misc]
+                len(some),
+                rounds=1,
+                seconds=seconds / 4,
+            )
+    counts = [min(_TEXTS_FOLDED, work.left), min(_TEXTS_FOLDED, work.right)]
+    sides = [_random(model, side, count) for side, count in enumerate(counts)]
+    folded = [
+        rate(lambda j=j: scorer.kernel.prepare(sides[j], j), counts[j], rounds=2, seconds=seconds / 8)  # type: ignore[misc]
+        for j in (0, 1)
+    ]
+    prepared = [scorer.kernel.prepare(side, j) for j, side in enumerate(sides)]
+    return Rates(
+        encoded=(encoded[0], encoded[1]),
+        folded=(folded[0], folded[1]),
+        scored=_scoring_rate(scorer.kernel, prepared, model, work, seconds),
+        written=_writing_rate(seconds / 8),
+        folded_bytes=(prepared[0].nbytes // counts[0], prepared[1].nbytes // counts[1]),
+        products=multiply_rate(torch.bfloat16, seconds=seconds / 8, device=model.device),
+        read=read_rate(seconds=seconds / 8, device=model.device),
+        start=start,
+        free_bytes=free_memory(model.device),
+        kernel=scorer.why,
+    )
+
+
+def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
+    """The time of each stage, and what is needed, from measured rates."""
+    left = -(-work.left // work.machines)
+    pairs = -(-work.pairs // work.machines)
+    share = 1 / work.machines  # both sides are encoded once, by all machines together
+    seconds = {
+        "start": rates.start * (3 if work.encode else 1),  # two encodes and a match are processes of their own
+        "encode": share * (work.left / rates.encoded[0] + work.right / rates.encoded[1]),
+        "fold": left / rates.folded[0] + work.right / rates.folded[1],
+        "score": pairs / rates.scored,
+        "write": left * min(work.top_k, work.right) / rates.written,
+    }
+    kept, width = model.student.kept_tokens, model.student.vector_width
+    sizes = [bytes_per_item(kept[side], width, work.dtype) + _ID_BYTES for side in (0, 1)]
+    folded = left * rates.folded_bytes[0] + work.right * rates.folded_bytes[1]
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    operations = head_operations(model)
+    product_share = None if operations is None else rates.scored * operations / rates.products
+    touched = rates.folded_bytes[1] if work.candidates is None else sum(rates.folded_bytes)
+    memory_share = rates.scored * touched / rates.read
+    longest = max(seconds, key=lambda stage: seconds[stage])
+    reason = ""
+    if longest == "score":
+        in_cache = work.candidates is None
+        by_memory = not in_cache and memory_share > (product_share or 0.0)
+        reason = (
+            f": memory, {memory_share:.0%} of what this machine reads"
+            if by_memory
+            else ": additions and activations, which no matrix unit does"
+            if product_share is None
+            else f": products, {product_share:.0%} of this machine's bf16 rate"
+        )
+    elif longest == "encode":
+        reason = ": the encoder's products; once done, the representations serve every later job"
+    return Plan(
+        seconds=seconds,
+        pairs=work.pairs,
+        pairs_per_s=rates.scored,
+        disk_bytes=work.left * sizes[0] + work.right * sizes[1],
+        output_bytes=work.left * min(work.top_k, work.right) * 16,
+        memory_bytes=int(_LEAST_MEMORY + 2 * weights + min(folded, rates.free_bytes // 4)),
+        bottleneck=f"{longest}{reason}",
+        product_share=product_share,
+        memory_share=memory_share,
+    )
+
+
+def smaller_settings(
+    model: DiPair,
+    work: Work,
+    rates: Rates,
+    *,
+    texts: Sequence[Sequence[str]] | None = None,
+    kernel: KernelName = "auto",
+    threads: int | None = None,
+    precision: Precision = "fp32",
+    seconds: float = 1.0,
+) -> list[Smaller]:
+    """Plans of smaller settings of the same encoder, each measured for about a second, students with random weights.
+
+    Args:
+        texts, kernel, threads, precision: as `calibrate` was given them.
+    """
+    student = model.student
+    half = tuple(max(1, kept // 2) for kept in student.kept_tokens)
+    narrow = student.vector_width // 2
+    reset: dict[str, Any] = {"head_start": "random", "head_heads": None, "head_intermediate": None}
+    changes: dict[str, dict[str, Any]] = {}
+    if half != tuple(student.kept_tokens):
+        changes[f"{' + '.join(map(str, half))} tokens"] = {"kept_tokens": half}
+    if narrow >= 32:
+        changes[f"width {narrow}"] = {"width": narrow, **reset}
+    if student.head == "transformer" and student.head_layers > 1:
+        changes["one head layer"] = {"head_layers": 1}
+    if student.head == "transformer" and student.head_activation == "gelu":
+        changes["ReLU in the head"] = {"head_activation": "relu"}
+    if student.head == "transformer" and (student.head_maxsim or student.head_similarities):
+        changes["no similarities in the head"] = {"head_maxsim": 0, "head_similarities": 0}
+    if student.head != "feed_forward":
+        changes["a feed-forward head"] = {"head": "feed_forward", "head_layers": 1, **reset}
+    found = _smaller_numbers(model, work, rates, texts, kernel, threads, precision, seconds)
+    for change, settings in changes.items():
+        try:
+            other = _with_random_weights(model, student.replaced(**settings))
+        except DistilmatchError:
+            continue  # a shape that this encoder does not allow
+        measured = calibrate(other, replace(work, encode=False), kernel=kernel, threads=threads, seconds=seconds)
+        measured = replace(measured, encoded=rates.encoded, start=rates.start, products=rates.products, read=rates.read)
+        found.append(Smaller(change=change, plan=plan(other, work, measured)))
+    return found
+
+
+def _smaller_numbers(
+    model: DiPair,
+    work: Work,
+    rates: Rates,
+    texts: Sequence[Sequence[str]] | None,
+    kernel: KernelName,
+    threads: int | None,
+    precision: Precision,
+    seconds: float,
+) -> list[Smaller]:
+    # The same student in other number formats.
+    found = []
+    if work.encode and texts is not None and not use_bf16(precision, model.device) and has_fast_bf16(model.device):
+        faster = calibrate(
+            model, work, texts=texts, kernel=kernel, threads=threads, precision="bf16", seconds=seconds
+        ).encoded
+        found.append(Smaller(change="encoders in bf16", plan=plan(model, work, replace(rates, encoded=faster))))
+    if kernel in ("auto", "native") and model.device.type == "cpu" and why_not_int8(model) is None:
+        small = replace(work, dtype="int8")
+        measured = calibrate(
+            model, replace(small, encode=False), kernel="native-int8", threads=threads, seconds=seconds
+        )
+        measured = replace(measured, encoded=rates.encoded, start=rates.start, products=rates.products, read=rates.read)
+        found.append(Smaller(change="int8, stored and in products", plan=plan(model, small, measured)))
+    return found
+
+
+def _with_random_weights(model: DiPair, student: StudentConfig) -> DiPair:
+    config = DiPairConfig(student=student.to_dict(), task=model.task.to_dict(), encoders=model.config.encoders)
+    return DiPair(config).eval().to(model.device)  # type: ignore[arg-type,return-value]
+
+
+def _evenly(texts: Sequence[str], count: int) -> list[str]:
+    # Of all lengths: a sample of the shortest ones would promise too much.
+    ordered = sorted(texts, key=len)
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[place] for place in places]
+
+
+def _random(model: DiPair, side: int, texts: int) -> TokenRepresentations:
+    kept, width = model.student.kept_tokens[side], model.student.vector_width
+    tokens = torch.randn(texts, kept, width, generator=torch.Generator().manual_seed(side))
+    return TokenRepresentations(tokens, torch.ones(texts, kept, dtype=torch.bool))
+
+
+def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
+    ranking = Ranking(by="logit", label=0)
+    n, m = (len(side) for side in prepared)
+    if work.candidates is not None:
+        rows = np.random.default_rng(0).integers(0, [n, m], (4096, 2))
+        started = time.perf_counter()
+        kernel.pairs(prepared, rows)
+        more = int(min(2**22, max(1, 0.5 * seconds / (time.perf_counter() - started)) * len(rows)))
+        rows = np.random.default_rng(1).integers(0, [n, m], (max(4096, more), 2))
+        return rate(lambda: kernel.pairs(prepared, rows), len(rows), rounds=2, seconds=seconds / 2)
+    # A block of some left texts against the whole sample, again and again into the same heaps, as the job does it: they
+    # are full after the first round.
+    best = kernel.best_rows(n, min(work.top_k, m))
+
+    def block() -> None:
+        kernel.top_k(prepared[0], prepared[1], ranking, best, None, (0, 0))
+
+    some = max(1, min(n, 200_000 // m))
+    part = kernel.prepare(_random(model, 0, some), 0)
+    started = time.perf_counter()
+    kernel.top_k(part, prepared[1], ranking, kernel.best_rows(some, min(work.top_k, m)), None, (0, 0))
+    one = some * m / (time.perf_counter() - started)
+    if n * m / one <= seconds:
+        return rate(block, n * m, rounds=1, seconds=seconds / 2)
+    some = max(1, min(n, int(seconds / 2 * one / m)))
+    part = kernel.prepare(_random(model, 0, some), 0)
+    best = kernel.best_rows(some, min(work.top_k, m))
+    return rate(
+        lambda: kernel.top_k(part, prepared[1], ranking, best, None, (0, 0)), some * m, rounds=1, seconds=seconds / 2
+    )
+
+
+def _writing_rate(seconds: float) -> float:
+    count = _ROWS_WRITTEN
+    table = pa.table(
+        {
+            "left_row": np.repeat(np.arange(count // 10), 10),
+            "right_row": np.random.default_rng(0).integers(0, count, count),
+            "rank": np.tile(np.arange(10, dtype=np.int32), count // 10),
+            "score": np.random.default_rng(1).random(count, dtype=np.float32),
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return rate(lambda: pq.write_table(table, Path(folder) / "part.parquet"), count, rounds=2, seconds=seconds) / 2

@@ -1,0 +1,283 @@
+"""Encoders by name: what a model folder must hold, and sentence-transformers models with a pooling put on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from distilmatch.errors import ModelError, did_you_mean
+from distilmatch.files import read_json
+from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.runtime import pick_device
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+UNLIMITED = 1_000_000  # tokens: so many or more are no limit; tokenizers without one name absurdly large numbers
+
+# What a configuration says that no embedding depends on.
+_NOT_A_SETTING = frozenset(
+    ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id")
+    + ("sentence_transformers", "use_cache", "problem_type", "_attn_implementation", "_commit_hash")
+)
+
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Refuses a local folder from which no model can be loaded, before anything of it is.
+
+    Args:
+        folder: that of a transformer, of a cross-encoder, of a student, or a sentence-transformers folder.
+
+    Raises:
+        ModelError: it is missing, empty or a file; its config.json is missing, unreadable or of an unknown kind; its
+            weights are missing, cut short or a pickle, which could run code.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise ModelError(f"no model folder at {str(folder)!r}: it is {'a file' if place.exists() else 'missing'}")
+    try:
+        if not any(place.iterdir()):
+            raise ModelError(
+                f"{str(folder)!r} is empty and holds no config.json: give the folder that the model was saved to"
+            )
+        modules = _modules(place)
+        for own in [place] if modules is None else modules:
+            _check_transformer(own)
+    except OSError as error:
+        raise ModelError(f"{str(folder)!r} cannot be read: {error.strerror or error}") from error
+
+
+def _modules(folder: Path) -> list[Path] | None:
+    """The folders of the transformers of a sentence-transformers folder; None where it is none."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    try:
+        modules = read_json(path)
+        return [folder / module["path"] for module in modules if str(module["type"]).endswith(".Transformer")]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path} is not what sentence-transformers writes ({error}): save the model again") from error
+
+
+def _check_transformer(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        inside = sorted(own.parent.name for own in folder.glob("*/config.json"))
+        hint = f" (its folder {inside[0]!r} does)" if inside else ""
+        raise ModelError(
+            f"{folder} holds no config.json{hint}: give the folder that a training run or save_pretrained wrote"
+        )
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be read ({error}): copy it again from where the model came from") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}, not a model's settings: copy it again")
+    _check_kind(path, config)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        _refuse_weights(folder)
+    for file in files:
+        safetensors_shapes(file)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+
+
+def _check_kind(path: Path, config: dict[str, Any]) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if isinstance(kind, str) and (kind == "dipair" or kind in CONFIG_MAPPING):
+        return
+    if "auto_map" in config:
+        raise ModelError(
+            f"{path}: a {kind!r} model needs code from its own folder, which is never run here: name another"
+        )
+    known = did_you_mean(kind, CONFIG_MAPPING.keys()) if isinstance(kind, str) else ""
+    raise ModelError(
+        f"{path}: `model_type` {kind!r} is not known to the installed transformers{known}: give a folder that save_pretrained "
+        "wrote, or install a newer transformers"
+    )
+
+
+def _refuse_weights(folder: Path) -> None:
+    pickles = sorted(
+        path.name for pattern in _PICKLES for path in folder.glob(pattern) if path.name != "training_args.bin"
+    )
+    if pickles:
+        raise ModelError(
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read: convert it once, where "
+            "you trust it, with transformers (AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)), which writes "
+            "model.safetensors"
+        )
+    raise ModelError(f"{folder} holds no weights (no *.safetensors): save or copy the model again")
+
+
+def _check_index(path: Path) -> None:
+    try:
+        named = set(read_json(path)["weight_map"].values())
+        missing = sorted(str(name) for name in named if not (path.parent / str(name)).is_file())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): copy it again") from None
+    if missing:
+        raise ModelError(f"{path.parent} lacks {missing[0]}, a part of its weights: copy it again")
+
+
+def safetensors_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file; no tensor is read.
+
+    Raises:
+        ModelError: the file is cut short or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} is cut short or damaged ({error}): copy it again from where it came from") from error
+
+
+def load_sentence_encoder(
+    name: str | Path, *, pooling: str = "auto", device: str | torch.device | None = None
+) -> SentenceTransformer:
+    """A `SentenceTransformer` in fp32 and evaluation mode.
+
+    Args:
+        name: a sentence-transformers folder or hub name; or a transformer, on which a pooling is put.
+        pooling: "auto" is the model's own, the mean where it has none; "mean", "cls", "max" or "lasttoken" take the
+            model's transformer alone and pool it so.
+
+    Raises:
+        ConfigError: no such folder or device.
+        ModelError: the model cannot be loaded, has another model's tokenizer, or no transformer to pool.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    path = resolve_model(name)
+    target = device if isinstance(device, torch.device) else pick_device(device)
+    if Path(path).is_dir():
+        check_model_folder(path)
+    try:
+        model = SentenceTransformer(
+            path,
+            device=str(target),
+            trust_remote_code=False,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        )
+    except Exception as error:  # whatever a stranger's folder makes of it
+        raise ModelError(
+            f"cannot load {str(name)!r} as a sentence encoder: {first_line(error)} Give a sentence-transformers folder, that "
+            "of a transformer, or the name of one on the Hugging Face hub"
+        ) from error
+    if isinstance(model[0], Transformer):
+        check_vocabulary(name, model[0].tokenizer, input_embeddings(model[0].model))
+    if pooling != "auto":
+        first = model[0]
+        if not isinstance(first, Transformer):
+            raise ModelError(
+                f"{str(name)!r} is a {type(first).__name__} model, which has no tokens to pool by {pooling}"
+            )
+        width = first.get_embedding_dimension()
+        model = SentenceTransformer(modules=[first, Pooling(width, pooling_mode=pooling)], device=str(target))
+    return model.eval()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def input_embeddings(model: Any) -> nn.Embedding | None:
+    """The table in which a transformer looks its tokens up; None where it has none, or one of another kind."""
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return table if isinstance(table, nn.Embedding) else None
+
+
+def check_vocabulary(name: str | Path, tokenizer: Any, embeddings: nn.Embedding | None) -> None:
+    """Refuses a tokenizer that gives tokens for which its model has no embedding.
+
+    Args:
+        name: what messages call the model.
+        tokenizer: Hugging Face's.
+        embeddings: as of `input_embeddings`; None is passed over.
+
+    Raises:
+        ModelError: it says how many there are of each.
+    """
+    if embeddings is None or not hasattr(tokenizer, "get_vocab"):
+        return
+    # Some tokenizers have special tokens that their model has no embeddings for and that stand around no text.
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    own = (number for token, number in tokenizer.get_vocab().items() if token not in special)
+    highest = max([*own, *tokenizer("a")["input_ids"], tokenizer.pad_token_id or 0], default=0)
+    if highest < embeddings.num_embeddings:
+        return
+    raise ModelError(
+        f"the tokenizer of {str(name)!r} is another model's: its tokens go up to {highest}, the model has embeddings for "
+        f"{embeddings.num_embeddings}. Save the model again with the tokenizer that it was trained with; where tokens were "
+        "added on purpose, after model.resize_token_embeddings(len(tokenizer))"
+    )
+
+
+def position_limit(model: nn.Module) -> int:
+    """How many tokens the model has positions for; `UNLIMITED` where it has no table of them.
+
+    Args:
+        model: a transformer, or a module with one in it; its `config` is asked where it has no such table.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            # RoBERTa's kin number positions from the padding index on.
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    limit = int(getattr(getattr(model, "config", None), "max_position_embeddings", None) or UNLIMITED)
+    return limit if limit > 0 else UNLIMITED
+
+
+def encoder_width(model: SentenceTransformer) -> int:
+    """How many numbers an embedding has.
+
+    Raises:
+        ModelError: the model does not say.
+    """
+    width = model.get_embedding_dimension()
+    if width is None:
+        raise ModelError("the model does not say how wide its embeddings are: end it with a Pooling or Dense module")
+    return int(width)
+
+
+def encoder_fingerprint(model: SentenceTransformer, **settings: Any) -> str:
+    """A hash of all that an embedding depends on besides the text: weights, tokenizer, modules and `settings`."""
+    config = getattr(model[0], "config", None)
+    shape = config.to_dict() if config is not None else {}
+    tokenizer = model.tokenizer
+    # A static encoder has a bare `tokenizers.Tokenizer`.
+    known = tokenizer.to_str() if hasattr(tokenizer, "to_str") else fingerprint_tokenizer(tokenizer)
+    return fingerprint(
+        "sentence encoder",
+        fingerprint_tensors(model.state_dict()),
+        known,
+        [[type(module).__name__, repr(getattr(module, "get_config_dict", dict)())] for module in model.children()],
+        {name: repr(value) for name, value in shape.items() if name not in _NOT_A_SETTING},
+        {
+            "prompts": repr(model.prompts),
+            "prompt": repr(model.default_prompt_name),
+            "truncated": repr(model.truncate_dim),
+        },
+        repr(model.max_seq_length),
+        settings,
+    )

@@ -1,0 +1,1 @@
+"""The embedding job: contrastive distillation of a sentence encoder, then contrastive fine-tuning."""

@@ -1,0 +1,301 @@
+"""The DisCo recipe, whole: a teacher's embeddings of unlabelled text, then the student in two stages.
+
+Shape legend: n texts of the corpus; d width of the teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig
+from distilmatch.data.corpus import TextCorpus, write_corpus
+from distilmatch.data.readers import local_file
+from distilmatch.data.tables import load_table
+from distilmatch.data.token_file import MappedTokenIds, write_token_ids
+from distilmatch.errors import ConfigError, DataError
+from distilmatch.files import write_json
+from distilmatch.fingerprint import fingerprint
+from distilmatch.models.sentence_card import save_student
+from distilmatch.models.sentence_student import build_student
+from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
+from distilmatch.runtime import keep_freed_memory, seed_everything
+from distilmatch.teachers import PrecomputedTeacher, cached_embeddings, load_embedding_teacher, read_embeddings
+from distilmatch.teachers.embedding_cache import embedding_key
+from distilmatch.training.arguments import training_device
+from distilmatch.training.checks import check_model, check_scores
+from distilmatch.training.embeddings.batches import LabelledTables, StudentTokens
+from distilmatch.training.embeddings.projected import ProjectedStudent, trained_body
+from distilmatch.training.embeddings.run import EmbeddingRun
+from distilmatch.training.embeddings.stages import run_contrastive, run_distillation
+from distilmatch.training.embeddings.trainer import DevPairs
+from distilmatch.training.processes import Processes
+from distilmatch.training.stages import better_stage, finished_stage
+from distilmatch.types import TupleTable
+
+logger = logging.getLogger(__name__)
+
+_FITTED_TEXTS = 2048
+
+
+def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
+    """Distils a sentence encoder into a smaller student.
+
+    Every part goes on where it was when the same recipe is run again after a stop: the teacher's embeddings from their
+    cache, training from the last checkpoint and its memory bank, a finished stage is not repeated. Under `torchrun` the
+    processes share the training; the first one makes the corpus and asks the teacher.
+
+    Args:
+        recipe: everything; `recipe.output` receives the student (`student/`), embeddings, logs and records.
+
+    Returns:
+        The trained student, in evaluation mode, as `SentenceTransformer(output / "student")` loads it.
+
+    Raises:
+        ConfigError: the settings do not go together, or the output folder belongs to another recipe.
+        DataError: texts, tables or embeddings that cannot be used.
+    """
+    device = training_device(recipe.device)
+    checked = check_embedding_recipe(recipe)
+    tables, dev, run = checked.labelled, checked.dev, EmbeddingRun(recipe)
+    processes = Processes(cpu=device.type == "cpu")
+    seed_everything(recipe.seed)
+    if processes.is_main:
+        run.claim()
+        run.record()
+    latest: Path | None = None
+    if recipe.has_stage1:
+        if processes.is_main and finished_stage(run.stage1) is None:
+            embed_corpus(recipe)
+        processes.wait()
+        if finished_stage(run.stage1) is None:
+            _distil(run, dev, processes)
+        latest = run.stage1 / "student"
+    if tables is not None:
+        if finished_stage(run.stage2) is None:
+            _fine_tune(run, latest, tables, dev, processes)
+        latest = run.stage2 / "student"
+    assert latest is not None
+    if processes.is_main:
+        _finish(run, better_stage(run.stage1, run.stage2, latest, "try a lower stage2.learning_rate"), tables)
+    processes.wait()
+    return SentenceTransformer(str(run.student), device=str(device), trust_remote_code=False).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingTables:
+    """What `check_embedding_recipe` has read; None for what the recipe does not have."""
+
+    labelled: LabelledTables | None
+    dev: DevPairs | None
+
+
+def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
+    """Looks at all that can be refused, before the corpus is made and the teacher asked; nothing is written.
+
+    Raises:
+        ConfigError: settings that do not go together, an output that cannot be used or belongs to another recipe.
+        DataError: a table or a file of embeddings that cannot be read, or a dev table on which no correlation is defined.
+        ModelError: a teacher or a model that does not exist, or with which the student cannot begin.
+    """
+    run = EmbeddingRun(recipe)
+    run.check()
+    for source in recipe.corpus.sources if recipe.corpus is not None else ():
+        path = local_file(source)
+        if path is not None and not path.is_file():
+            raise DataError(f"no file at {path}; check `corpus.sources`")
+    dev = None
+    if recipe.dev:
+        dev = DevPairs(tables=tuple(map(_load, recipe.dev)))
+        for table, config in zip(dev.tables, recipe.dev, strict=True):
+            check_scores(table, config.source)
+    labelled = _tables(recipe) if recipe.has_stage2 else None
+    begins = recipe.has_stage1 and finished_stage(run.stage1) is None
+    if begins or (not recipe.has_stage1 and finished_stage(run.stage2) is None):
+        student = new_student(recipe)
+        StudentTokens(student, recipe.student.max_length)
+        width = _checked_teacher(recipe) if begins else None
+        ProjectedStudent(student, recipe.student, teacher_width=width or encoder_width(student))
+    return EmbeddingTables(labelled=labelled, dev=dev)
+
+
+def _checked_teacher(recipe: EmbeddingRecipe) -> int | None:
+    """Checks that the teacher can be loaded; its width, where the student must have the same."""
+    assert recipe.teacher is not None  # `EmbeddingRecipe` refuses a stage 1 without
+    if recipe.student.projection == "none":
+        return load_embedding_teacher(recipe.teacher, device="cpu").width
+    for name in recipe.teacher.models:
+        check_model(name)
+    for file in recipe.teacher.embeddings:
+        PrecomputedTeacher(file, recipe.teacher.embedding_column)
+    return None
+
+
+def embed_corpus(recipe: EmbeddingRecipe) -> tuple[TextCorpus, np.ndarray]:
+    """Makes the corpus and has the teacher embed it; both are taken from disk where they are there already.
+
+    Returns:
+        The n distinct texts, and (n, d) float16 or float32, memory-mapped. The teacher has left memory.
+
+    Raises:
+        ConfigError: the recipe has no corpus or no teacher.
+        DataError, ModelError, CacheError: see `write_corpus` and `cached_embeddings`.
+    """
+    if recipe.corpus is None or recipe.teacher is None:
+        raise ConfigError("embedding a corpus needs a `corpus` and a `teacher`: add them to the recipe")
+    run = EmbeddingRun(recipe)
+    corpus = write_corpus(recipe.corpus, run.corpus)
+    wanted = fingerprint(corpus.fingerprint, recipe.teacher.to_dict())
+    known = _pointer(run)
+    if known.get("wanted") == wanted and (Path(known["folder"]) / "manifest.json").is_file():
+        return corpus, read_embeddings(known["folder"])
+    keep_freed_memory()
+    teacher = load_embedding_teacher(recipe.teacher, device=recipe.device)
+    folder = run.embeddings / embedding_key(teacher, corpus, recipe.teacher.dtype)
+    embeddings = cached_embeddings(teacher, corpus, run.embeddings, dtype=recipe.teacher.dtype)
+    write_json(run.teacher, {"wanted": wanted, "folder": str(folder), "width": teacher.width})
+    del teacher
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the student's memory now
+    return corpus, embeddings
+
+
+def new_student(recipe: EmbeddingRecipe) -> SentenceTransformer:
+    """The untrained student of a recipe, on the CPU, without projection and normalisation.
+
+    Raises:
+        ConfigError, ModelError: see `build_student`.
+    """
+    name, pooling = recipe.student.encoder, recipe.student.pooling
+    if name is None:
+        assert recipe.teacher is not None and recipe.teacher.models
+        name, pooling = recipe.teacher.models[0], recipe.teacher.pooling
+    source = load_sentence_encoder(name, pooling=pooling, device="cpu")
+    seed_everything(recipe.seed)
+    return build_student(recipe.student, source)
+
+
+def _distil(run: EmbeddingRun, dev: DevPairs | None, processes: Processes) -> None:
+    recipe = run.recipe
+    corpus, embeddings = TextCorpus(run.corpus), read_embeddings(_pointer(run)["folder"])
+    logger.info("stage 1: %s texts, the teacher is %d wide", f"{len(corpus):,}", embeddings.shape[1])
+    objective = recipe.objective
+    learns = objective.learn_temperature and objective.kind != "mse"
+    student = ProjectedStudent(
+        new_student(recipe),
+        recipe.student,
+        teacher_width=int(embeddings.shape[1]),
+        temperature=objective.temperature if learns else None,
+    )
+    seed_everything(recipe.seed + 1)
+    _fit_projection(student, corpus, embeddings, recipe)
+    tokens = StudentTokens(student.encoder, recipe.student.max_length)
+    if processes.is_main:
+        write_token_ids(tokens.ids, corpus, run.tokens, fingerprint(tokens.fingerprint, corpus.fingerprint))
+    processes.wait()
+    run_distillation(
+        student,
+        MappedTokenIds(run.tokens),
+        embeddings,
+        run.stage1,
+        recipe.stage1,
+        objective,
+        dev=dev,
+        processes=processes,
+        device=recipe.device,
+        seed=recipe.seed + 1,
+    )
+
+
+def _fit_projection(
+    student: ProjectedStudent, corpus: TextCorpus, embeddings: np.ndarray, recipe: EmbeddingRecipe
+) -> None:
+    if student.projection is None:
+        return
+    chosen = np.unique(np.linspace(0, len(corpus) - 1, min(len(corpus), _FITTED_TEXTS)).astype(int))
+    with torch.inference_mode():
+        own = student.encoder.eval().encode([corpus[int(i)] for i in chosen], show_progress_bar=False)
+    student.fit_projection(np.asarray(own, dtype=np.float32), np.asarray(embeddings[chosen], dtype=np.float32))
+    student.train()
+
+
+def _fine_tune(
+    run: EmbeddingRun, latest: Path | None, tables: LabelledTables, dev: DevPairs | None, processes: Processes
+) -> None:
+    recipe = run.recipe
+    logger.info("stage 2: %s labelled rows in %d table(s)", f"{len(tables):,}", len(tables.tables))
+    encoder = new_student(recipe) if latest is None else trained_body(latest)
+    contrastive = recipe.contrastive
+    learns = contrastive.learn_temperature and any(kind != "scored" for kind in tables.kinds)
+    student = ProjectedStudent(encoder, recipe.student, temperature=contrastive.temperature if learns else None)
+    seed_everything(recipe.seed + 2)
+    run_contrastive(
+        student,
+        tables,
+        run.stage2,
+        recipe.stage2,
+        contrastive,
+        dev=dev,
+        processes=processes,
+        device=recipe.device,
+        seed=recipe.seed + 2,
+    )
+
+
+def _load(config: LabelledConfig) -> TupleTable:
+    return load_table(config.source, config.table, config.task if config.kind == "scored" else None)
+
+
+def _tables(recipe: EmbeddingRecipe) -> LabelledTables:
+    tables = []
+    for config in recipe.labelled:
+        table = _load(config)
+        if config.kind == "scored" and (table.gold is None or np.isnan(table.gold).any()):
+            raise DataError(f"{config.source}: scored pairs need a score in every row; leave those without one out")
+        tables.append(table)
+    return LabelledTables(
+        tables, [config.kind for config in recipe.labelled], [config.score_range for config in recipe.labelled]
+    )
+
+
+def _pointer(run: EmbeddingRun) -> dict[str, Any]:
+    return json.loads(run.teacher.read_text(encoding="utf-8")) if run.teacher.is_file() else {}
+
+
+def _finish(run: EmbeddingRun, latest: Path, tables: LabelledTables | None) -> None:
+    recipe = run.recipe
+    facts: dict[str, Any] = {}
+    if recipe.teacher is not None:
+        facts["teacher"] = ", ".join(Path(name).name for name in (*recipe.teacher.models, *recipe.teacher.embeddings))
+    facts["started from"] = recipe.student.start + (
+        f" {Path(recipe.student.encoder).name}" if recipe.student.encoder else ""
+    )
+    if recipe.corpus is not None and recipe.has_stage1:
+        corpus = TextCorpus(run.corpus)
+        names = ", ".join(Path(source).name for source in recipe.corpus.sources)
+        facts["unlabelled texts"] = f"{len(corpus):,} ({names})"
+        facts["objective"] = recipe.objective.kind
+    for number, config in enumerate(recipe.labelled if tables is not None else ()):
+        assert tables is not None
+        facts[f"labelled {config.kind} {number + 1}"] = f"{len(tables.tables[number]):,} ({Path(config.source).name})"
+    facts["seed"] = recipe.seed
+    for name, folder in (("stage 1", run.stage1), ("stage 2", run.stage2)):
+        summary = finished_stage(folder)
+        if summary:
+            best = summary["best_metric"]
+            dev = "" if best is None else f", best dev {summary['metric']} {best:.4f}"
+            facts[name] = f"{summary['steps']} steps, {summary['seconds']:.0f} s{dev}"
+    save_student(
+        SentenceTransformer(str(latest), device="cpu", trust_remote_code=False),
+        run.student,
+        facts,
+        recipe.student.matryoshka,
+    )
+    run.copy_records()

@@ -1,0 +1,53 @@
+"""The folder of an embedding run: corpus, embeddings, stages and the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.training.run_folder import RecordedRun
+
+
+class EmbeddingRun(RecordedRun):
+    """Paths of an embedding job's output, and its records.
+
+    Attributes:
+        corpus: the distinct unlabelled texts; embeddings: the cache of the teacher's; teacher: which of them this run
+            reads; tokens: the student's token ids of the corpus; stage1, stage2: the stages; student: the finished one.
+    """
+
+    def __init__(self, recipe: EmbeddingRecipe) -> None:
+        super().__init__(recipe)
+        self.recipe = recipe
+        self.corpus = self.root / "corpus"
+        self.tokens = self.root / "tokens"
+        self.teacher = self.root / "teacher.json"
+        self.stage1 = self.root / "stage1"
+        self.stage2 = self.root / "stage2"
+        self.embeddings = Path(self.cache) if self.cache else self.root / "embeddings"
+
+    def begun(self) -> Sequence[Path]:
+        """The folders of the stages."""
+        return self.stage1, self.stage2
+
+    def results(self) -> Sequence[Path]:
+        """The folders of corpus, token ids, stages and student."""
+        return self.corpus, self.tokens, self.teacher, self.stage1, self.stage2, self.student
+
+    def models(self) -> Mapping[str, Any]:
+        """Teachers, their embeddings, and the model that the student begins with."""
+        recipe = self.recipe
+        named: dict[str, Any] = {} if recipe.student.encoder is None else {"student.encoder": recipe.student.encoder}
+        for name in ("models", "embeddings"):
+            for i, one in enumerate(getattr(recipe.teacher, name) if recipe.teacher else ()):
+                named[f"teacher.{name}[{i}]"] = one
+        return named
+
+    def sources(self) -> Mapping[str, Any]:
+        """The files of the corpus, the labelled tables and the dev sets, by their names."""
+        recipe = self.recipe
+        corpus = recipe.corpus.sources if recipe.corpus else ()
+        tables = [*recipe.labelled, *recipe.dev]
+        return {source: source for source in (*corpus, *(table.source for table in tables))}
