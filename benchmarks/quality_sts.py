@@ -24,7 +24,8 @@ from benchmarks.results import publish
 from benchmarks.runs import run_all, spread
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.data.corpus import TextCorpus
-from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
+from distilmatch.evaluation.sts.measure import evaluate_sts
+from distilmatch.evaluation.sts.tasks import load_sts_tasks
 from distilmatch.files import write_json
 from distilmatch.training.embeddings.distil import new_student
 

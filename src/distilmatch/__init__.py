@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from distilmatch.data.tables import load_table
     from distilmatch.engine.scorer import Scorer
     from distilmatch.errors import DistilmatchError
-    from distilmatch.evaluation.pairs.report import evaluate_pairs
-    from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
+    from distilmatch.evaluation.pairs.measure import evaluate_pairs
+    from distilmatch.evaluation.sts.measure import evaluate_sts
+    from distilmatch.evaluation.sts.tasks import load_sts_tasks
     from distilmatch.jobs.encode import encode_table
     from distilmatch.jobs.ladder import distil_ladder
     from distilmatch.jobs.match import match_folders
@@ -83,11 +84,11 @@ _HOME = {
     "distil_pairs": "training.pairs.distil",
     "embed_corpus": "training.embeddings.distil",
     "encode_table": "jobs.encode",
-    "evaluate_pairs": "evaluation.pairs.report",
-    "evaluate_sts": "evaluation.sts.report",
+    "evaluate_pairs": "evaluation.pairs.measure",
+    "evaluate_sts": "evaluation.sts.measure",
     "fine_tune_teacher": "training.teacher",
     "label_transfer_set": "training.pairs.distil",
-    "load_sts_tasks": "evaluation.sts.report",
+    "load_sts_tasks": "evaluation.sts.tasks",
     "load_table": "data.tables",
     "match_folders": "jobs.match",
     "score_table": "jobs.score",

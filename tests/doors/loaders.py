@@ -14,7 +14,8 @@ from distilmatch.config.embeddings import EmbeddingTeacherConfig
 from distilmatch.config.pairs import FineTuneConfig, TeacherConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tables import load_table
-from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
+from distilmatch.evaluation.sts.measure import evaluate_sts
+from distilmatch.evaluation.sts.tasks import load_sts_tasks
 from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models.dipair import DiPair
 from distilmatch.pretrained.sentence import load_sentence_encoder
@@ -66,6 +67,7 @@ INSIDE = {
     "check_encode": "a path that the output must not be; nothing is loaded",
     "check_score": "a path that the output must not be; nothing is loaded",
     "check_finite_weights": "what messages call the model",
+    "not_finite": "what messages call the model",
     "check_vocabulary": "behind DiPair.from_encoder and load_sentence_encoder",
     "load_cross_encoder": "behind CrossEncoderTeacher and fine_tune_teacher",
     "PretrainedEncoder.load": "behind DiPair.from_encoder",

@@ -104,6 +104,7 @@ INSIDE = {
     "LoadedSide": "representations",
     "fitted": "an encoder",
     "build_student": "an encoder",
+    "static_embedding": "an encoder",
     "load_retrieval": "a folder of a benchmark; tests/evaluation/test_retrieval.py",
     "load_sts_tasks": "a folder of tables, by load_table",
 }

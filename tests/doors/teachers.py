@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 from distilmatch.config.pairs import PairRecipe, StudentConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
-from distilmatch.evaluation.pairs.report import evaluate_pairs
+from distilmatch.evaluation.pairs.measure import evaluate_pairs
 from distilmatch.models.dipair import DiPair
 from distilmatch.teachers import CrossEncoderTeacher, TeacherEnsemble
 from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set

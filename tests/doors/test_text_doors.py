@@ -134,7 +134,8 @@ def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> N
     from distilmatch.config.pairs import StudentConfig
     from distilmatch.config.tables import TableConfig
     from distilmatch.data.texts import read_texts
-    from distilmatch.evaluation.sts.report import evaluate_sts, load_sts_tasks
+    from distilmatch.evaluation.sts.measure import evaluate_sts
+    from distilmatch.evaluation.sts.tasks import load_sts_tasks
     from distilmatch.models.dipair import DiPair
 
     assert len(NAME_DOORS) == 7, "the calls below are those of this list"

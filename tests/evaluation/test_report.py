@@ -12,7 +12,8 @@ import torch
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError, ConfigError, DataError, ModelError
-from distilmatch.evaluation.pairs.report import PairReport, evaluate_pairs
+from distilmatch.evaluation.pairs.measure import evaluate_pairs
+from distilmatch.evaluation.pairs.report import PairReport
 from distilmatch.metrics import task_metrics
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher

@@ -12,8 +12,10 @@ from scipy import stats
 from sentence_transformers import SentenceTransformer
 
 from distilmatch.errors import BadRowsError, ConfigError, DataError, MissingExtraError
-from distilmatch.evaluation.sts.report import evaluate_sts, load_mteb_tasks, load_sts_tasks, short_names
+from distilmatch.evaluation.sts.measure import evaluate_sts
+from distilmatch.evaluation.sts.results import short_names
 from distilmatch.evaluation.sts.retrieval import load_retrieval, measure_retrieval
+from distilmatch.evaluation.sts.tasks import load_mteb_tasks, load_sts_tasks
 
 WORDS = ["red car", "blue car", "green house", "small dog", "big boat", "old book"]
 
@@ -207,6 +209,6 @@ def test_one_name_one_task_and_one_model_are_lists_of_one(data: Path, tiny_sente
 def test_a_model_that_is_not_there_is_told_before_another_is_measured(
     data: Path, tiny_sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distilmatch.evaluation.sts.report._measure", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr("distilmatch.evaluation.sts.measure._measure", lambda *_: pytest.fail("it was measured"))
     with pytest.raises(ConfigError, match="no model folder"):
         evaluate_sts([tiny_sentence_encoder, tmp_path / "none"], load_sts_tasks(data))

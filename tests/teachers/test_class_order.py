@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, ModelError
-from distilmatch.evaluation.pairs.report import evaluate_pairs
+from distilmatch.evaluation.pairs.measure import evaluate_pairs
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher, SoftLabelCache, TeacherEnsemble, in_task_order, label_order
 from distilmatch.types import TupleTable

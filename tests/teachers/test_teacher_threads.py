@@ -13,7 +13,8 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from distilmatch.evaluation.sts.report import StsTask, evaluate_sts
+from distilmatch.evaluation.sts.measure import evaluate_sts
+from distilmatch.evaluation.sts.tasks import StsTask
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher
 from distilmatch.types import TupleTable
 

@@ -24,6 +24,7 @@ from distilmatch.metrics import cosine_spearman
 from distilmatch.metrics.similarity import cosines
 from distilmatch.models import DiPair
 from distilmatch.pretrained.sentence import load_sentence_encoder
+from distilmatch.training.embeddings import trainer as trainer_module
 from distilmatch.training.embeddings.batches import (
     ContrastiveCollator,
     DistilCollator,
@@ -32,7 +33,6 @@ from distilmatch.training.embeddings.batches import (
     TableSampler,
 )
 from distilmatch.training.embeddings.distil import distil_embeddings, embed_corpus, new_student
-from distilmatch.training.embeddings.distil import trainer as trainer_module
 from distilmatch.training.embeddings.trainer import DistilTrainer
 
 COLOURS = ["red", "green", "blue", "white"]

@@ -18,7 +18,7 @@ from distilmatch.config.pairs import (
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.engine.scorer import Scorer
-from distilmatch.evaluation.pairs.report import evaluate_pairs
+from distilmatch.evaluation.pairs.measure import evaluate_pairs
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.score import score_table
 from distilmatch.metrics import task_metrics

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from distilmatch.cli.options import say
+
+if TYPE_CHECKING:
+    from distilmatch.config.pairs import FineTuneConfig
 
 _MARK = "demo.json"
 
@@ -25,11 +28,11 @@ def run(
     import time
 
     from distilmatch.cli.evaluate import show
-    from distilmatch.config.pairs import FineTuneConfig, PairRecipe
+    from distilmatch.config.pairs import PairRecipe
     from distilmatch.config.tables import TableConfig, TaskConfig
     from distilmatch.data.tables import load_table
     from distilmatch.demo.catalogue import write_demo_catalogue
-    from distilmatch.evaluation.pairs.report import evaluate_pairs
+    from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.files import write_json
     from distilmatch.jobs.encode import encode_table
     from distilmatch.jobs.score import score_table
@@ -54,11 +57,8 @@ def run(
     teacher = output / "teacher"
     step("2/6 The teacher: a cross-encoder fine-tuned on the labelled pairs")
     if not teacher.exists():
-        config = FineTuneConfig(
-            base_model=encoder, seed=seed, epochs=1 if quick else 2, batch_size=16, dropout=0.0, max_length=96
-        )
         rows, dev = load_table(paths.train, columns, task), load_table(paths.dev, columns, task)
-        fine_tune_teacher(rows, task, teacher, config, dev)
+        fine_tune_teacher(rows, task, teacher, teacher_settings(encoder, seed, quick), dev)
     recipe = PairRecipe.from_dict(demo_recipe(output, encoder, seed, quick))
     recipe.to_yaml(output / "recipe.yaml")
     step("3/6 The transfer set: new pairs of neighbouring texts, labelled by the teacher")
@@ -114,6 +114,14 @@ def check_demo(output: Path, asked: dict[str, Any]) -> None:
         ) from error
     if made_with != asked:
         raise ConfigError(f"{output} holds a demo with other options ({made_with}): give this one another --output")
+
+
+def teacher_settings(encoder: str, seed: int, quick: bool) -> FineTuneConfig:
+    """How the demo's teacher is fine-tuned."""
+    from distilmatch.config.pairs import FineTuneConfig
+
+    epochs = 1 if quick else 2
+    return FineTuneConfig(base_model=encoder, seed=seed, epochs=epochs, batch_size=16, dropout=0.0, max_length=96)
 
 
 def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str, object]:

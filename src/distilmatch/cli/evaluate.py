@@ -88,7 +88,7 @@ def run(
         say(rows=len(rows), distinct_texts=len(rows.texts), gold="yes" if rows.gold is not None else "no")
         typer.echo("Nothing was measured or written (--dry-run).")
         return
-    from distilmatch.evaluation.pairs.report import evaluate_pairs
+    from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.teachers import load_teacher
 
     student.to(pick_device(device))  # type: ignore[arg-type]

@@ -34,8 +34,9 @@ def run(
 ) -> None:
     """Measure sentence encoders on STS: Spearman's correlation by task, alignment, uniformity, size and speed."""
     from distilmatch.errors import ConfigError
-    from distilmatch.evaluation.sts.report import evaluate_sts, load_mteb_tasks, load_sts_tasks
+    from distilmatch.evaluation.sts.measure import evaluate_sts
     from distilmatch.evaluation.sts.retrieval import load_retrieval
+    from distilmatch.evaluation.sts.tasks import load_mteb_tasks, load_sts_tasks
     from distilmatch.files import check_outputs
     from distilmatch.training.checks import check_model
     from distilmatch.training.run_folder import check_folder

@@ -1,4 +1,4 @@
-"""Tables of texts: reading and checking them, keeping them on disk, and a generated catalogue to try things on."""
+"""Tables of texts: reading and checking them, and keeping them on disk."""
 
 from distilmatch.data.corpus import TextCorpus, write_corpus
 from distilmatch.data.tables import (
@@ -9,10 +9,8 @@ from distilmatch.data.tables import (
     save_table,
     table_fingerprint,
 )
-from distilmatch.demo.catalogue import DemoPaths, write_demo_catalogue
 
 __all__ = [
-    "DemoPaths",
     "TextCorpus",
     "check_table",
     "iter_rows",
@@ -21,5 +19,4 @@ __all__ = [
     "save_table",
     "table_fingerprint",
     "write_corpus",
-    "write_demo_catalogue",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distilmatch.evaluation.pairs.report import PairReport
+    from distilmatch.evaluation.pairs.results import PairResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +18,13 @@ class ReportTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def report_tables(report: PairReport) -> list[ReportTable]:
+def report_tables(report: PairResults) -> list[ReportTable]:
     """The tables of a report that have something to show: quality, agreement, speed, cache."""
     tables = [_quality(report), _agreement(report), _speed(report), _cache(report)]
     return [table for table in tables if table is not None]
 
 
-def headline(report: PairReport) -> str:
+def headline(report: PairResults) -> str:
     """The report in one or two sentences."""
     parts = []
     share, main = report.share_of_teacher, report.main_metric
@@ -50,7 +50,7 @@ def headline(report: PairReport) -> str:
     return "; ".join(parts) + "."
 
 
-def render_markdown(report: PairReport) -> str:
+def render_markdown(report: PairResults) -> str:
     """The report as Markdown, with the plot beside it."""
     counts = [f"{report.rows:,} rows"]
     if report.measured_rows not in (0, report.rows):
@@ -74,7 +74,7 @@ def _markdown_rows(table: ReportTable) -> list[str]:
     return [f"| {line} |" for line in lines]
 
 
-def _environment(report: PairReport) -> list[str]:
+def _environment(report: PairResults) -> list[str]:
     lines = []
     for name, value in report.environment.items():
         if isinstance(value, dict):
@@ -83,7 +83,7 @@ def _environment(report: PairReport) -> list[str]:
     return lines
 
 
-def _quality(report: PairReport) -> ReportTable | None:
+def _quality(report: PairResults) -> ReportTable | None:
     names = list(report.student.metrics)
     if not names:
         return None
@@ -95,7 +95,7 @@ def _quality(report: PairReport) -> ReportTable | None:
     return ReportTable(title=title, header=("", *(main_label(name) for name in names)), rows=tuple(rows))
 
 
-def _agreement(report: PairReport) -> ReportTable | None:
+def _agreement(report: PairResults) -> ReportTable | None:
     names = list(report.student.agreement)
     if not names:
         return None
@@ -108,7 +108,7 @@ def _agreement(report: PairReport) -> ReportTable | None:
     return ReportTable(title=title, header=("", *names), rows=tuple(rows))
 
 
-def _speed(report: PairReport) -> ReportTable | None:
+def _speed(report: PairResults) -> ReportTable | None:
     speed = report.speed
     if speed is None:
         return None
@@ -123,7 +123,7 @@ def _speed(report: PairReport) -> ReportTable | None:
     return ReportTable(title="Speed", header=("", "pairs/s", "beside the teacher"), rows=tuple(rows))
 
 
-def _cache(report: PairReport) -> ReportTable:
+def _cache(report: PairResults) -> ReportTable:
     rows = tuple(
         (side.side_name, str(side.kept_tokens), str(side.width), f"{side.fp32_bytes:,}", f"{side.fp16_bytes:,}")
         for side in report.cache

@@ -12,7 +12,7 @@ from distilmatch.evaluation.pairs.markdown import agreement_label, main_label, r
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from distilmatch.evaluation.pairs.report import PairReport
+    from distilmatch.evaluation.pairs.results import PairResults
 
 _COLOURS = {"teacher": "#3d3d3d", "student": "#1a6fc4", "baseline": "#b0772b"}
 _LONGEST_NAME = 28
@@ -28,7 +28,7 @@ class _Quality:
     interval: tuple[float, float] | None
 
 
-def render_plot(report: PairReport, *, dpi: int = 160) -> bytes:
+def render_plot(report: PairResults, *, dpi: int = 160) -> bytes:
     """The plot as PNG: quality on the left; on the right quality against speed, where speed was measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def render_plot(report: PairReport, *, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def _qualities(report: PairReport) -> tuple[str, list[_Quality]]:
+def _qualities(report: PairResults) -> tuple[str, list[_Quality]]:
     """What quality is called, and the systems that have one: the main metric, or agreement without gold labels."""
     found = []
     if report.main_metric is not None:
@@ -100,7 +100,7 @@ def _draw_quality(axes: Axes, systems: list[_Quality], label: str, limits: tuple
 
 
 def _draw_speed(
-    axes: Axes, report: PairReport, systems: list[_Quality], label: str, limits: tuple[float, float]
+    axes: Axes, report: PairResults, systems: list[_Quality], label: str, limits: tuple[float, float]
 ) -> None:
     speed = report.speed
     assert speed is not None

@@ -10,13 +10,13 @@ from distilmatch.evaluation.look import dress
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from distilmatch.evaluation.sts.report import StsReport
+    from distilmatch.evaluation.sts.results import StsResults
 
 _FIRST, _OTHER = "#3d3d3d", "#1a6fc4"
 _LONGEST_NAME = 32
 
 
-def render_sts_plot(report: StsReport, *, dpi: int = 160) -> bytes:
+def render_sts_plot(report: StsResults, *, dpi: int = 160) -> bytes:
     """The plot as PNG: averages on the left; on the right average against speed, where speed was measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,12 +34,12 @@ def render_sts_plot(report: StsReport, *, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def _names(report: StsReport) -> list[str]:
+def _names(report: StsResults) -> list[str]:
     rows = [row[0] for row in report.rows()]
     return [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in rows]
 
 
-def _draw_averages(axes: Axes, report: StsReport) -> None:
+def _draw_averages(axes: Axes, report: StsResults) -> None:
     places = list(range(len(report.results)))[::-1]
     for place, one in zip(places, report.results, strict=True):
         colour = _FIRST if one is report.results[0] else _OTHER
@@ -60,7 +60,7 @@ def _draw_averages(axes: Axes, report: StsReport) -> None:
     dress(axes, "STS average", grid="x")
 
 
-def _draw_speed(axes: Axes, report: StsReport) -> None:
+def _draw_speed(axes: Axes, report: StsResults) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     rates = []

@@ -1,0 +1,254 @@
+"""How good and how fast a student is beside its teacher and the baselines, measured in one run.
+
+Shape legend: n rows; s sides; c labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from distilmatch.config.tables import TaskConfig
+from distilmatch.errors import ConfigError, DataError, ModelError
+from distilmatch.evaluation.pairs.bootstrap import Intervals, query_intervals, resampled_intervals
+from distilmatch.evaluation.pairs.report import PairReport
+from distilmatch.evaluation.pairs.results import CacheSize, Role, SpeedResult, SystemResult
+from distilmatch.evaluation.pairs.speed import PairTeacher, head_pairs_per_s, student_logits, teacher_pairs_per_s
+from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
+from distilmatch.models.dipair import DiPair
+from distilmatch.runtime import Precision, environment, use_bf16
+from distilmatch.store.codec import bytes_per_item
+from distilmatch.teachers.classes import in_task_order
+from distilmatch.types import TupleTable
+
+_MAIN_AGREEMENT = {"classification": "agreement"}
+
+
+def evaluate_pairs(
+    model: DiPair,
+    table: TupleTable,
+    *,
+    teacher: PairTeacher | None = None,
+    teacher_logits: np.ndarray | None = None,
+    baselines: Mapping[str, np.ndarray] | None = None,
+    measure_speed: bool = True,
+    resamples: int = 200,
+    seed: int = 0,
+    precision: Precision = "fp32",
+) -> PairReport:
+    """Measures a student on a table, beside its teacher and baselines on the same rows.
+
+    Args:
+        table: n rows with gold labels, a teacher's labels, or both.
+        teacher: is timed and, where neither `teacher_logits` nor the table holds its labels, asked for them; its classes are
+            matched with the student's by name (see `label_order`).
+        teacher_logits: (n, c) raw logits in the order of the student's classes (`model.task.classes`), a whole row NaN where
+            there is none; by default the table's.
+        baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name, in that order too.
+        measure_speed: time the student and the teacher; about 10 seconds and up to half a minute for the teacher.
+        resamples: bootstrap draws of the 95 % intervals; 0 for none.
+        seed: of the bootstrap and of the order of the timed pairs.
+        precision: in which the student runs; "auto" is bf16 where the hardware multiplies in it, as for teachers.
+
+    Raises:
+        DataError: an empty table, one with neither gold labels nor a teacher, gold labels that do not fit the task, or
+            ranking without queries.
+        ModelError: the table has another number of sides than the student, or logits another shape.
+        ConfigError: a teacher of other classes, baselines of a wrong shape or with a reserved name.
+    """
+    task = model.task
+    _check_table(model, table, teacher)
+    if teacher is not None:
+        teacher = in_task_order(teacher, task)  # type: ignore[arg-type]
+    known = _given_labels(model, table, teacher_logits)
+    others = {name: _logits_of(f"baseline {name!r}", values, table, task) for name, values in (baselines or {}).items()}
+    taken = {"student", "teacher"} & set(others)
+    if taken:
+        raise ConfigError(f"a baseline cannot be called {taken.pop()!r}; give it another name")
+    _check_gold(model, table, teacher, known)
+    own, end_to_end = student_logits(model, table, measure=measure_speed, precision=precision)
+    if known is None and teacher is not None:
+        known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
+    logits = ({} if known is None else {"teacher": known}) | {"student": own} | others
+    measure = _Measure(task, table, known, resamples, seed)
+    systems = tuple(measure.system(name, values) for name, values in logits.items())
+    speed = _measure_speed(model, table, teacher, end_to_end, seed, precision) if end_to_end is not None else None
+    student = model.student
+    return PairReport(
+        task=task,
+        rows=len(table),
+        measured_rows=len(measure.measured),
+        queries=None if table.queries is None else len(np.unique(table.queries)),
+        distinct_texts={name: len(np.unique(table.rows[:, j])) for j, name in enumerate(table.side_names)},
+        main_metric=main_metric(task) if len(measure.measured) else None,
+        main_agreement=_MAIN_AGREEMENT.get(task.kind, "spearman") if len(measure.agreeing) else None,
+        systems=systems,
+        speed=speed,
+        cache=tuple(
+            CacheSize(
+                side_name=name,
+                kept_tokens=kept,
+                width=student.vector_width,
+                fp32_bytes=bytes_per_item(kept, student.vector_width, "float32"),
+                fp16_bytes=bytes_per_item(kept, student.vector_width, "float16"),
+            )
+            for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
+        ),
+        notes=tuple(_notes(measure, table, speed, "bf16" if use_bf16(precision, model.device) else "fp32")),
+        environment=environment(),
+    )
+
+
+def _check_table(model: DiPair, table: TupleTable, teacher: PairTeacher | None) -> None:
+    if not len(table):
+        raise DataError("the table to evaluate on has no rows")
+    if table.sides != model.student.sides:
+        raise ModelError(f"the table has {table.sides} sides, the student {model.student.sides}")
+    if teacher is not None and table.sides != 2:
+        raise ModelError(f"a cross-encoder teacher scores pairs, the table has {table.sides} sides")
+    if model.task.kind == "ranking" and table.gold is not None and table.queries is None:
+        raise DataError("a ranking is evaluated by query, the table has none; name its id columns")
+
+
+def _check_gold(model: DiPair, table: TupleTable, teacher: PairTeacher | None, known: np.ndarray | None) -> None:
+    """Finds out before the work whether there is something to measure."""
+    taught = np.ones(len(table), dtype=bool) if known is None else np.isfinite(known).all(1)
+    labelled = np.zeros(len(table), dtype=bool) if table.gold is None else np.isfinite(table.gold)
+    if known is None and teacher is None and not labelled.any():
+        raise DataError("the table has neither gold labels nor a teacher's: name the label column, or give a teacher")
+    if (labelled & taught).any():
+        assert table.gold is not None
+        gold = table.gold[labelled & taught]
+        queries = None if table.queries is None else table.queries[labelled & taught]
+        task_metrics(model.task, gold, np.zeros((len(gold), model.task.num_labels), dtype=np.float32), queries)
+
+
+def _given_labels(model: DiPair, table: TupleTable, teacher_logits: np.ndarray | None) -> np.ndarray | None:
+    given = table.teacher if teacher_logits is None else teacher_logits
+    if given is None:
+        return None
+    logits = _logits_of("the teacher", given, table, model.task)
+    return logits if np.isfinite(logits).any() else None
+
+
+def _logits_of(name: str, values: np.ndarray, table: TupleTable, task: TaskConfig) -> np.ndarray:
+    logits = np.asarray(values, dtype=np.float32)
+    if logits.ndim == 1:
+        logits = logits[:, None]
+    expected = (len(table), task.num_labels)
+    if logits.shape != expected:
+        kind = ModelError if name == "the teacher" else ConfigError
+        raise kind(f"the logits of {name} have the shape {logits.shape}, not {expected} (rows, labels)")
+    return logits
+
+
+def _pairs(table: TupleTable) -> list[tuple[str, str]]:
+    return [(table.texts[left], table.texts[right]) for left, right in table.rows]
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+
+
+class _Measure:
+    """Measures every system on the same rows: `measured` have gold (and teacher) labels, `agreeing` a teacher's."""
+
+    def __init__(
+        self, task: TaskConfig, table: TupleTable, teacher: np.ndarray | None, resamples: int, seed: int
+    ) -> None:
+        self.task, self.table, self.teacher = task, table, teacher
+        self.resamples, self.seed = resamples, seed
+        labelled = np.isfinite(table.gold) if table.gold is not None else np.zeros(len(table), dtype=bool)
+        taught = np.isfinite(teacher).all(1) if teacher is not None else np.zeros(len(table), dtype=bool)
+        self.agreeing = np.flatnonzero(taught)
+        self.measured = np.flatnonzero(labelled & taught if teacher is not None else labelled)
+
+    def system(self, name: str, logits: np.ndarray) -> SystemResult:
+        """The figures of one system from its logits, (n, c)."""
+        role: Role = "teacher" if name == "teacher" else "student" if name == "student" else "baseline"
+        metrics, metric_intervals = self._against_gold(logits)
+        agreement, agreement_intervals = ({}, {}) if role == "teacher" else self._against_teacher(logits)
+        return SystemResult(
+            name=name,
+            role=role,
+            metrics=metrics,
+            metric_intervals=metric_intervals,
+            agreement=agreement,
+            agreement_intervals=agreement_intervals,
+        )
+
+    def _against_gold(self, logits: np.ndarray) -> tuple[dict[str, float | None], Intervals]:
+        if not len(self.measured):
+            return {}, {}
+        assert self.table.gold is not None
+        gold, scored = self.table.gold[self.measured], logits[self.measured]
+        queries = None if self.table.queries is None else self.table.queries[self.measured]
+        values = _finite(task_metrics(self.task, gold, scored, queries))
+        if self.task.kind == "ranking":
+            assert queries is not None
+            return values, query_intervals(self.task, gold, scored, queries, resamples=self.resamples, seed=self.seed)
+        return values, resampled_intervals(
+            lambda rows: task_metrics(self.task, gold[rows], scored[rows], None),
+            len(gold),
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+
+    def _against_teacher(self, logits: np.ndarray) -> tuple[dict[str, float | None], Intervals]:
+        if not len(self.agreeing):
+            return {}, {}
+        assert self.teacher is not None
+        own, teachers = logits[self.agreeing], self.teacher[self.agreeing]
+        return _finite(agreement_metrics(self.task, own, teachers)), resampled_intervals(
+            lambda rows: agreement_metrics(self.task, own[rows], teachers[rows]),
+            len(own),
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+
+
+def _measure_speed(
+    model: DiPair,
+    table: TupleTable,
+    teacher: PairTeacher | None,
+    end_to_end: float,
+    seed: int,
+    precision: Precision,
+) -> SpeedResult:
+    rate, count = (None, None) if teacher is None else teacher_pairs_per_s(teacher, table)
+    return SpeedResult(
+        head_pairs_per_s=head_pairs_per_s(model, table, seed=seed, precision=precision),
+        end_to_end_pairs_per_s=end_to_end,
+        teacher_pairs_per_s=rate,
+        teacher_pairs=count,
+    )
+
+
+def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None, precision: str) -> list[str]:
+    notes = [f"The student ran in {precision}."]
+    if not len(measure.agreeing):
+        notes.append("No teacher was given: the student is reported alone, without a share of the teacher.")
+    if not len(measure.measured):
+        notes.append("No row has a gold label: quality is agreement with the teacher alone.")
+    elif len(measure.measured) < len(table):
+        notes.append(
+            f"Task metrics are measured on the {len(measure.measured):,} of {len(table):,} rows that have a gold label"
+            + (" and a teacher's." if len(measure.agreeing) else ".")
+        )
+    if speed is None:
+        notes.append("Speed was not measured.")
+        return notes
+    notes.append(
+        "Student, cached: the folded head alone, folded texts in memory, pairs in random order. Student, from text: "
+        "every distinct text encoded once, then all rows scored. Each rate is the median of repeated runs."
+    )
+    if speed.teacher_pairs is not None:
+        notes.append(
+            f"The teacher's rate was measured on {speed.teacher_pairs:,} pairs spread over the table's lengths, in the "
+            "precision it was loaded with."
+        )
+    elif len(measure.agreeing):
+        notes.append("The teacher's labels were given, not the teacher: its speed was not measured.")
+    return notes

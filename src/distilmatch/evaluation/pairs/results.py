@@ -1,0 +1,126 @@
+"""What was measured of a pair student beside its teacher and the baselines: plain values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from distilmatch.config.base import FrozenConfig
+from distilmatch.config.tables import TaskConfig
+
+Role = Literal["teacher", "student", "baseline"]
+
+
+class SystemResult(FrozenConfig):
+    """What one system reached: the teacher, the student or a baseline.
+
+    Attributes:
+        metrics: against the gold labels; empty without gold labels; None for a value that is not defined.
+        agreement: with the teacher; empty for the teacher itself and without one.
+        metric_intervals, agreement_intervals: 95 % bootstrap intervals (low, high), where there is one.
+    """
+
+    name: str
+    role: Role
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    metric_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    agreement: dict[str, float | None] = Field(default_factory=dict)
+    agreement_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+
+class SpeedResult(FrozenConfig):
+    """Pairs per second: of the student's head from cached representations, of the student from text, of the teacher.
+
+    `teacher_pairs` is how many pairs the teacher was timed on.
+    """
+
+    head_pairs_per_s: float
+    end_to_end_pairs_per_s: float
+    teacher_pairs_per_s: float | None = None
+    teacher_pairs: int | None = None
+
+    @property
+    def head_speedup(self) -> float | None:
+        """How many times as fast as the teacher the head is; None without a teacher's speed."""
+        return self.head_pairs_per_s / self.teacher_pairs_per_s if self.teacher_pairs_per_s else None
+
+    @property
+    def end_to_end_speedup(self) -> float | None:
+        """How many times as fast as the teacher the student is from text; None without a teacher's speed."""
+        return self.end_to_end_pairs_per_s / self.teacher_pairs_per_s if self.teacher_pairs_per_s else None
+
+
+class CacheSize(FrozenConfig):
+    """What one cached text of a side takes, in bytes, its id not counted."""
+
+    side_name: str
+    kept_tokens: int
+    width: int
+    fp32_bytes: int
+    fp16_bytes: int
+
+
+class PairResults(FrozenConfig):
+    """Quality and speed of a student beside its teacher and the baselines.
+
+    Attributes:
+        rows: rows of the table; measured_rows: those that the task metrics were measured on.
+        queries: distinct queries, for ranking.
+        distinct_texts: how many distinct texts each side has.
+        main_metric: the task metric to compare by; None without gold labels.
+        main_agreement: the measure of agreement to compare by; None without a teacher.
+        systems: the teacher (if there is one), the student, the baselines.
+        speed: None where it was not measured.
+        notes: what a reader must know to read the figures rightly.
+    """
+
+    format_version: Literal[1] = 1
+    task: TaskConfig
+    rows: int
+    measured_rows: int
+    queries: int | None = None
+    distinct_texts: dict[str, int]
+    main_metric: str | None
+    main_agreement: str | None
+    systems: tuple[SystemResult, ...]
+    speed: SpeedResult | None = None
+    cache: tuple[CacheSize, ...]
+    notes: tuple[str, ...] = ()
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def student(self) -> SystemResult:
+        """The student's row."""
+        return next(system for system in self.systems if system.role == "student")
+
+    @property
+    def teacher(self) -> SystemResult | None:
+        """The teacher's row; None without a teacher."""
+        return next((system for system in self.systems if system.role == "teacher"), None)
+
+    @property
+    def share_of_teacher(self) -> float | None:
+        """The student's main metric as a share of the teacher's; None without a teacher, gold, or where it is <= 0."""
+        if self.main_metric is None or self.teacher is None:
+            return None
+        own, teachers = self.student.metrics.get(self.main_metric), self.teacher.metrics.get(self.main_metric)
+        return None if own is None or teachers is None or teachers <= 0 else own / teachers
+
+    def flat_metrics(self) -> dict[str, float]:
+        """Every figure by one name: `student_accuracy`, `teacher_pairs_per_s`, `share_of_teacher`, ..."""
+        flat: dict[str, float | None] = {"rows": float(self.rows), "share_of_teacher": self.share_of_teacher}
+        for system in self.systems:
+            prefix = f"baseline_{system.name}" if system.role == "baseline" else system.role
+            flat |= {f"{prefix}_{name}": value for name, value in system.metrics.items()}
+            flat |= {f"{prefix}_teacher_{name}": value for name, value in system.agreement.items()}
+        if self.speed is not None:
+            flat["student_head_pairs_per_s"] = self.speed.head_pairs_per_s
+            flat["student_end_to_end_pairs_per_s"] = self.speed.end_to_end_pairs_per_s
+            flat["teacher_pairs_per_s"] = self.speed.teacher_pairs_per_s
+            flat["head_speedup"] = self.speed.head_speedup
+            flat["end_to_end_speedup"] = self.speed.end_to_end_speedup
+        for side in self.cache:
+            flat[f"cache_bytes_per_item_{side.side_name}_fp32"] = float(side.fp32_bytes)
+            flat[f"cache_bytes_per_item_{side.side_name}_fp16"] = float(side.fp16_bytes)
+        return {name: value for name, value in flat.items() if value is not None}

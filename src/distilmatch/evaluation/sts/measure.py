@@ -1,0 +1,166 @@
+"""How well cosines of a sentence encoder follow gold scores, task by task.
+
+Shape legend: n pairs of a task; t distinct texts of all tasks; d width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distilmatch.errors import ConfigError
+from distilmatch.evaluation.look import median_seconds
+from distilmatch.evaluation.sts.report import StsReport
+from distilmatch.evaluation.sts.results import StsResult
+from distilmatch.evaluation.sts.retrieval import RetrievalSet, measure_retrieval
+from distilmatch.evaluation.sts.tasks import StsTask
+from distilmatch.metrics import alignment, cosine_spearman, uniformity
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
+from distilmatch.runtime import Precision, pick_device, use_bf16
+from distilmatch.teachers.sentence import SentenceTeacher
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 64
+
+
+_TIMED_TEXTS = 512
+
+
+_SPREAD_TEXTS = 4096  # for uniformity, which looks at all pairs
+
+
+_ALIKE = 0.8  # of the range of scores; SimCSE takes the pairs above 4 of 5
+
+
+def evaluate_sts(
+    models: str | Path | SentenceTransformer | Sequence[str | Path | SentenceTransformer],
+    tasks: StsTask | Sequence[StsTask],
+    *,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    measure_speed: bool = True,
+    split: str = "test",
+    retrieval: RetrievalSet | None = None,
+) -> StsReport:
+    """Measures sentence encoders, one after another in memory; each distinct text is embedded once.
+
+    Args:
+        models: sentence-transformers folders, hub names, transformers (their mean is taken) or loaded models, one or
+            several; nothing of a loaded model is changed.
+        precision: "fp32", "bf16" (autocast), or "auto".
+        split: which one `tasks` are of, for the report.
+        retrieval: documents to be found for queries, as a check beside the tasks.
+
+    Raises:
+        ConfigError: no model, no such folder, or no task.
+        ModelError: a model that cannot be loaded, or embeddings that are not finite.
+    """
+    models = _models(models)
+    tasks = [tasks] if isinstance(tasks, StsTask) else list(tasks)
+    if not models or not tasks:
+        raise ConfigError("an STS evaluation needs one model or more and one task or more")
+    target = pick_device(device)
+    texts = list(dict.fromkeys(text for task in tasks for text in task.table.texts))
+    results = []
+    for given in models:
+        named = isinstance(given, str | Path)
+        model = load_sentence_encoder(given, device=target) if isinstance(given, str | Path) else given
+        name = str(given) if named else "a loaded SentenceTransformer"
+        logger.info("STS: %s", name)
+        results.append(_measure(name, model, tasks, texts, precision, measure_speed, retrieval))
+    used = "bf16" if use_bf16(precision, target) else "fp32"
+    return StsReport(
+        results=tuple(results),
+        pairs={task.name: len(task.table) for task in tasks},
+        labels={task.name: task.label for task in tasks},
+        split=split,
+        precision=used,
+        device=target.type,
+        retrieval_set=None if retrieval is None else retrieval.name,
+    )
+
+
+def _models(models: Any) -> list[Any]:
+    several = [models] if isinstance(models, str | Path) or hasattr(models, "encode") else list(models)
+    for position, model in enumerate(several):
+        if isinstance(model, str | Path):
+            resolve_model(model)  # one that is not there is told before the others are measured
+        elif not hasattr(model, "encode"):
+            raise ConfigError(
+                f"models: item {position} is a {type(model).__name__}, no folder, name or SentenceTransformer"
+            )
+    return several
+
+
+def _measure(
+    name: str,
+    model: SentenceTransformer,
+    tasks: Sequence[StsTask],
+    texts: list[str],
+    precision: Precision,
+    measure_speed: bool,
+    retrieval: RetrievalSet | None,
+) -> StsResult:
+    # As a teacher: in evaluation mode whatever the model's own, and nothing of the model changed.
+    encoder = SentenceTeacher(model, batch_size=_BATCH, precision=precision)
+
+    def embed(some: list[str]) -> np.ndarray:
+        return encoder.embed(some, show_progress_bar=False)
+
+    place = {text: number for number, text in enumerate(texts)}
+    embeddings = embed(texts)
+    spearman = {}
+    for task in tasks:
+        left, right = _sides(task, embeddings, place)
+        assert task.table.gold is not None
+        spearman[task.name] = cosine_spearman(left, right, task.table.gold)
+    near, spread = _shape(tasks, embeddings, place)
+    rate = None
+    if measure_speed:
+        lengths = np.argsort([len(text) for text in texts], kind="stable")
+        chosen = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _TIMED_TEXTS)).astype(int))
+        timed = [texts[i] for i in lengths[chosen]]
+        rate = len(timed) / median_seconds(lambda: embed(timed))
+    return StsResult(
+        model=name,
+        spearman=spearman,
+        average=float(np.mean(list(spearman.values()))),
+        alignment=near,
+        uniformity=spread,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        width=encoder_width(model),
+        texts_per_s=rate,
+        retrieval=None if retrieval is None else measure_retrieval(embed, retrieval),
+    )
+
+
+def _sides(task: StsTask, embeddings: np.ndarray, place: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    numbers = np.array([place[text] for text in task.table.texts])
+    return embeddings[numbers[task.table.rows[:, 0]]], embeddings[numbers[task.table.rows[:, 1]]]
+
+
+def _shape(tasks: Sequence[StsTask], embeddings: np.ndarray, place: dict[str, int]) -> tuple[float | None, float]:
+    """Alignment of the pairs that are alike, and uniformity of the texts."""
+    chosen = [task for task in tasks if task.name == "stsb"] or tasks
+    left: list[np.ndarray] = []
+    right: list[np.ndarray] = []
+    for task in chosen:
+        low, high = task.score_range
+        assert task.table.gold is not None
+        alike = task.table.gold > low + _ALIKE * (high - low)
+        for parts, side in zip((left, right), _sides(task, embeddings, place), strict=True):
+            parts.append(side[alike])
+    numbers = np.array(sorted({place[text] for task in chosen for text in task.table.texts}))
+    spread = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), _SPREAD_TEXTS)).astype(int))]
+    pairs = np.concatenate(left), np.concatenate(right)
+    return alignment(*pairs) if len(pairs[0]) else None, uniformity(embeddings[spread])
