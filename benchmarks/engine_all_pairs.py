@@ -21,9 +21,10 @@ import torch
 
 from benchmarks.engine_setup import HEADS, representations, student
 from benchmarks.results import publish
+from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.engine.scorer import Scorer
-from distilmatch.planning.limits import activation_rate, head_operations, multiply_rate, rate
+from distilmatch.planning.limits import activation_rate, multiply_rate, rate
 from distilmatch.runtime import keep_freed_memory
 
 TOP = 10
@@ -106,7 +107,7 @@ def main() -> None:
         )
     metrics |= {name: max(metrics[name], found) for name, found in machine_rates().items()}
     for name in SHAPES:
-        operations = head_operations(student(**HEADS[name]))
+        operations = head_cost(student(**HEADS[name])).operations
         numbers = metrics.get(f"{name}_numbers_per_s")
         if operations is not None:
             limit = metrics["fp32_products_per_s" if name == "cosine" else "bf16_products_per_s"] / operations

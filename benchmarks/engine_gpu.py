@@ -25,12 +25,13 @@ import torch
 
 from benchmarks.engine_setup import HEADS, random_rows, student
 from benchmarks.results import publish
+from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.torch import TorchKernel
 from distilmatch.engine.kernels.triton import TritonKernel, why_not_triton
 from distilmatch.engine.kernels.triton_heads import tiles_for
 from distilmatch.engine.ranking import Ranking
 from distilmatch.models import DiPair
-from distilmatch.planning.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.planning.limits import multiply_rate, rate, read_rate
 from distilmatch.types import TokenRepresentations
 
 NAMES = ("transformer", "transformer_16_16", "transformer_default", "feed_forward", "feed_forward_relu")
@@ -139,7 +140,7 @@ def main() -> None:
         rows = torch.from_numpy(random_rows(RIGHT, RIGHT, 2**22)).to(DEVICE)
         scored = partial(kernel.score_rows, sides, rows)
         metrics[f"{name}_row_pairs_per_s"] = rate(scored, len(rows), rounds=3, seconds=seconds)
-        operations = head_operations(model)
+        operations = head_cost(model).operations
         if operations is not None:
             limit = metrics["bf16_products_per_s"] / operations
             metrics[f"{name}_limit_pairs_per_s"] = limit

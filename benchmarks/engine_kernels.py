@@ -27,10 +27,10 @@ from torch import nn
 from benchmarks.engine_setup import random_rows, representations, student
 from benchmarks.results import publish
 from distilmatch.engine.heads.base import FoldedTexts, take
-from distilmatch.engine.heads.kinds import fold_head
+from distilmatch.engine.heads.kinds import fold_head, head_cost
 from distilmatch.engine.heads.transformer import FoldedTransformer
-from distilmatch.engine.kernels.native import NativeKernel, why_not
-from distilmatch.planning.limits import head_operations, multiply_rate, rate
+from distilmatch.engine.kernels.native import NativeKernel, why_not_native
+from distilmatch.planning.limits import multiply_rate, rate
 from distilmatch.runtime import keep_freed_memory
 
 BATCHES = (256, 1024, 4096)
@@ -168,7 +168,7 @@ def main() -> None:
             metrics[f"{name}_batch"] = max(rates, key=rates.__getitem__)
             metrics[f"{name}_pairs_per_s"] = max(rates.values())
             print(name, {key: value for key, value in metrics.items() if key.startswith(name)}, flush=True)
-    if why_not(model) is None:
+    if why_not_native(model) is None:
         kernel = NativeKernel(model)
         prepared = [kernel.prepare(side, j) for j, side in enumerate(texts)]
         numbers = rows.numpy()
@@ -178,7 +178,7 @@ def main() -> None:
             lambda: kernel.pairs(prepared, numbers), len(rows), rounds=3, seconds=arguments.seconds
         )
         print("native", metrics["native_pairs_per_s"], flush=True)
-    operations = head_operations(model)
+    operations = head_cost(model).operations
     assert operations is not None
     metrics["limit_pairs_per_s"] = multiply_rate(torch.bfloat16) / operations
     notes = {"batches": BATCHES, "threads": torch.get_num_threads(), "error": "largest, over the logits' deviation"}

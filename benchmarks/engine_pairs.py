@@ -36,11 +36,12 @@ from benchmarks.engine_setup import (
     student,
 )
 from benchmarks.results import publish
+from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.choice import KernelName
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
-from distilmatch.planning.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.planning.limits import multiply_rate, rate, read_rate
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.runtime import keep_freed_memory
 
@@ -167,7 +168,7 @@ def main() -> None:
     model = student()
     best = metrics.get("transformer_folded_native_pairs_per_s", metrics["transformer_folded_torch_pairs_per_s"])
     bytes_per_pair = metrics.get("transformer_folded_bytes_per_text", 0.0) * 2
-    operations = head_operations(model)
+    operations = head_cost(model).operations
     assert operations is not None
     metrics["bf16_products_per_s"] = max(metrics["bf16_products_per_s"], multiply_rate(torch.bfloat16))
     limits = [metrics["bf16_products_per_s"] / operations]

@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.engine_setup import student
 from benchmarks.results import publish
-from distilmatch.engine.scorer import BestMatches, Scorer
+from distilmatch.engine.matches import BestMatches
+from distilmatch.engine.scorer import Scorer
 from distilmatch.models import DiPair
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.types import TokenRepresentations
@@ -79,7 +80,7 @@ def one_point(head: str, left: int, right: int, threads: int, work: Path) -> dic
     before = own_memory()
     with MemoryWatch() as watch:
         started = time.perf_counter()
-        found = scorer.all_pairs(*folders, top_k=min(10, right), show_progress_bar=False)
+        found = scorer.best(folders[0], folders[1], min(10, right), show_progress_bar=False)
         seconds = time.perf_counter() - started
     assert isinstance(found, BestMatches) and np.isfinite(found.scores).all()
     return {"seconds": seconds, "pairs_per_s": left * right / seconds, "peak_bytes": watch.peak, "bytes_before": before}

@@ -29,7 +29,7 @@ from benchmarks.results import publish
 from benchmarks.runs import spread
 from distilmatch.data.tables import load_table
 from distilmatch.engine.kernels.choice import KernelName
-from distilmatch.engine.kernels.native import why_not, why_not_int8
+from distilmatch.engine.kernels.native import why_not_native, why_not_native_int8
 from distilmatch.engine.scorer import Scorer
 from distilmatch.models import DiPair
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype, bytes_per_item, decode_tokens, encode_tokens
@@ -110,7 +110,9 @@ def all_logits(model: DiPair, pairs: Pairs) -> dict[Setting, np.ndarray]:
     parts = np.array_split(pairs.rows, max(1, len(pairs.rows) // _PAIRS))
     logits: dict[Setting, np.ndarray] = {}
     for kernel in KERNELS:
-        if (kernel == "native" and why_not(model) is not None) or (kernel == "native-int8" and why_not_int8(model)):
+        if (kernel == "native" and why_not_native(model) is not None) or (
+            kernel == "native-int8" and why_not_native_int8(model)
+        ):
             continue
         scorer = Scorer(model, kernel=kernel)
         for dtype in STORED_DTYPES:
@@ -162,7 +164,7 @@ def main() -> None:
         by_seed = []
         for folder in runs[pairs.name].values():
             model = DiPair.from_pretrained(folder).eval()
-            reason = why_not(model)
+            reason = why_not_native(model)
             left_out |= set() if reason is None else {f"{pairs.name} with the native kernel: {reason}"}
             by_seed.append(all_logits(model, pairs))
         metrics |= figures(pairs, by_seed)

@@ -1,4 +1,5 @@
-// The CPU's matrix unit (AMX), and one imitated.
+// Products on the CPU's matrix unit (AMX), and on one that plain loops imitate.
+// Instructions: AMX tiles in bf16, AVX-512 to finish. Bound by: the unit and its loads, 4 tiles for 4 products.
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,8 +32,8 @@ struct Hardware {
   static void multiply(const bf16* rows, int row_stride, const bf16* columns) {
     _tile_loadd(4, rows, row_stride * sizeof(bf16));
     _tile_loadd(5, rows + 16 * static_cast<size_t>(row_stride), row_stride * sizeof(bf16));
-    _tile_loadd(6, columns, 64 * sizeof(bf16));
-    _tile_loadd(7, columns + 32, 64 * sizeof(bf16));
+    _tile_loadd(6, columns, PairPanels::kStep * sizeof(bf16));
+    _tile_loadd(7, columns + 32, PairPanels::kStep * sizeof(bf16));
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
@@ -64,7 +65,7 @@ struct Imitated {
         for (int pair = 0; pair < 16; ++pair)
           for (int t = 0; t < 2; ++t)
             held[i][j] += to_float(rows[static_cast<size_t>(i) * row_stride + 2 * pair + t]) *
-                          to_float(columns[(static_cast<size_t>(pair) * 32 + j) * 2 + t]);
+                          to_float(columns[PairPanels::step(pair) + 2 * j + t]);
   }
   static void store(float* sums) { std::memcpy(sums, held, sizeof held); }
 };
@@ -96,19 +97,21 @@ void all_blocks(const bf16* rows, int inputs, const bf16* packed, int outputs, c
       Tiles::zero();
       for (int k = 0; k < inputs; k += 32)
         Tiles::multiply(rows + static_cast<size_t>(row) * inputs + k, inputs,
-                        packed + static_cast<size_t>(column) * inputs + static_cast<size_t>(k / 2) * 64);
+                        packed + PairPanels::panel(column, inputs) + PairPanels::step(k / 2));
       Tiles::store(block);
       const size_t to = static_cast<size_t>(row) * outputs + column;
-      finish_block<then>(block, bias ? bias + column : nullptr, activated ? activated + to : nullptr, sums ? sums + to : nullptr,
-                         outputs);
+      finish_block<then>(block, bias ? bias + column : nullptr, activated ? activated + to : nullptr,
+                         sums ? sums + to : nullptr, outputs);
     }
 }
 
 template <class Tiles>
-void product(Then then, const bf16* rows, int inputs, const void* weights, int outputs, const float* bias, bf16* activated,
-             float* sums) {
+void product(Then then, const bf16* rows, int inputs, const void* weights, int outputs, const float* bias,
+             bf16* activated, float* sums) {
   const bf16* packed = static_cast<const bf16*>(weights);
-  with_constant(then, [&](auto constant) { all_blocks<Tiles, constant.value>(rows, inputs, packed, outputs, bias, activated, sums); });
+  with_constant(then, [&](auto constant) {
+    all_blocks<Tiles, constant.value>(rows, inputs, packed, outputs, bias, activated, sums);
+  });
 }
 
 // Leaf 7 of CPUID, EDX: bit 24 is AMX-TILE, bit 22 AMX-BF16. Not every compiler has names for them.
@@ -130,12 +133,14 @@ bool matrix_unit_allowed() {
 }
 
 const Multiplier& matrix_multiplier() {
-  static const Multiplier chosen{kMostTileRows, &Hardware::begin, &Hardware::end, &packed_weights_bytes, &pack_weights, &product<Hardware>};
+  static const Multiplier chosen{kMostTileRows,         &Hardware::begin, &Hardware::end,
+                                 &packed_weights_bytes, &pack_weights,    &product<Hardware>};
   return chosen;
 }
 
 const Multiplier& imitated_multiplier() {
-  static const Multiplier chosen{kMostTileRows, &Imitated::begin, &Imitated::end, &packed_weights_bytes, &pack_weights, &product<Imitated>};
+  static const Multiplier chosen{kMostTileRows,         &Imitated::begin, &Imitated::end,
+                                 &packed_weights_bytes, &pack_weights,    &product<Imitated>};
   return chosen;
 }
 

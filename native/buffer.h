@@ -1,4 +1,5 @@
 // Memory that vectors can be loaded from without crossing cache lines.
+// Instructions: scalar. Bound by: memory, which `Buffer` fills with zeros when it is made.
 #pragma once
 #include <cstddef>
 #include <cstdlib>

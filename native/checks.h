@@ -1,5 +1,6 @@
-// Checks of what Python hands to the kernels: nothing that passes them reads or writes outside its arrays. A refusal is a
-// ValueError that names the argument.
+// Checks of what Python hands to the kernels: nothing that passes them reads or writes outside its arrays. A refusal is
+// a ValueError that names the argument.
+// Instructions: scalar. Bound by: memory, a pass over the masks and the row numbers.
 #pragma once
 #include <unistd.h>
 
@@ -36,8 +37,8 @@ inline double free_memory() {
   return 0.5 * static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
 }
 
-// Memory for the best of so many rows, in heaps and as they are given out: the system would end a process that fills more than
-// there is.
+// Memory for the best of so many rows, in heaps and as they are given out: the system would end a process that fills
+// more than there is.
 inline void check_best(int64_t rows, int64_t k) {
   need(rows >= 0 && k >= 1, "rows must be 0 or more, and k 1 or more");
   const double n = static_cast<double>(rows), hits = n * static_cast<double>(k);
@@ -50,13 +51,15 @@ inline void check_shape(int64_t width, int64_t heads, int64_t intermediate, int6
   need(heads >= 1 && heads <= width, "heads must be 1 to the width");
   need(width >= 32 && width <= kMostWidth && width % 32 == 0, "the width must be a multiple of 32");
   need(width % heads == 0 && width / heads % 16 == 0, "the width of an attention head must be a multiple of 16");
-  need(intermediate >= 32 && intermediate <= kMostWidth && intermediate % 32 == 0, "the layer between must be a multiple of 32 wide");
+  need(intermediate >= 32 && intermediate <= kMostWidth && intermediate % 32 == 0,
+       "the layer between must be a multiple of 32 wide");
   need(labels >= 1 && labels <= kMostWidth, "there must be one label or more");
 }
 
 // The (n, kept) mask of texts; every text has a real token.
 inline void check_mask(const uint8_t* mask, int64_t count, int64_t kept) {
-  need(kept >= 1 && kept <= kMostTokens, "a text keeps 1 to " + std::to_string(kMostTokens) + " tokens, not " + std::to_string(kept));
+  need(kept >= 1 && kept <= kMostTokens,
+       "a text keeps 1 to " + std::to_string(kMostTokens) + " tokens, not " + std::to_string(kept));
   for (int64_t i = 0; i < count; ++i) {
     bool any = false;
     for (int64_t token = 0; token < kept; ++token) any |= mask[i * kept + token] != 0;
@@ -72,7 +75,8 @@ inline void check_rows(const int64_t* rows, int64_t pairs, int64_t left, int64_t
 }
 
 inline void check_packed(const LeftTexts& left, const RightTexts& right, const TransformerShape& shape) {
-  const bool ours = left.packed.width == shape.width && left.packed.heads == shape.heads && left.packed.labels == shape.labels;
+  const bool ours =
+      left.packed.width == shape.width && left.packed.heads == shape.heads && left.packed.labels == shape.labels;
   need(ours && left.packed == right.packed, "texts that were packed for another head, or for one another's");
 }
 
@@ -86,7 +90,8 @@ class Filled {
  public:
   Filled(TopK* best, int64_t offset, int64_t texts, const char* name) : best_(best) {
     if (!best_) return;
-    need(offset >= 0 && texts <= best_->rows() && offset <= best_->rows() - texts, std::string(name) + " is to hold texts of rows that there are none of");
+    need(offset >= 0 && texts <= best_->rows() && offset <= best_->rows() - texts,
+         std::string(name) + " is to hold texts of rows that there are none of");
     if (!best_->take()) throw std::runtime_error(std::string(name) + " is being filled by another call");
   }
   ~Filled() {

@@ -1,3 +1,5 @@
+// A feed-forward head in fp32: activations of sums, and their products with the classifier's weights.
+// Instructions: AVX-512. Bound by: arithmetic; in all pairs, a load of 16 right numbers serves four left rows.
 #include "feed_forward.h"
 
 #include <omp.h>
@@ -55,7 +57,8 @@ void panel_sums(const float* const* left, const float* panel, const float* read,
 
 }  // namespace
 
-FeedForwardHead::FeedForwardHead(int given_hidden, int given_labels, bool given_gelu, const float* read, const float* read_bias)
+FeedForwardHead::FeedForwardHead(int given_hidden, int given_labels, bool given_gelu, const float* read,
+                                 const float* read_bias)
     : hidden(given_hidden),
       labels(given_labels),
       use_gelu(given_gelu),
@@ -81,11 +84,12 @@ void FeedForwardHead::score(const float* left, const float* right, const int64_t
 }
 
 template <class Take>
-void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count, int threads,
-                                Take take) const {
+void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count,
+                                int threads, Take take) const {
   constexpr int64_t kPanels = 32;  // of right texts, interleaved once for a chunk of left rows
   const bool shared = share_left(left_count, kLeftChunk, threads);
-  const int64_t chunks = (left_count + kLeftChunk - 1) / kLeftChunk, ranges = (right_count + kPanels * 16 - 1) / (kPanels * 16);
+  const int64_t chunks = (left_count + kLeftChunk - 1) / kLeftChunk,
+                ranges = (right_count + kPanels * 16 - 1) / (kPanels * 16);
   const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
   Failure failure;
 #pragma omp parallel num_threads(threads)
@@ -119,10 +123,12 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
       failure.run([&] {
         const int64_t chunk = task / parts * kLeftChunk, end = std::min(chunk + kLeftChunk, left_count);
         const int64_t first = shared ? task % parts : 0, after = shared ? first + 1 : ranges;
-        for (int64_t columns = first * kPanels * 16; columns < std::min(after * kPanels * 16, right_count); columns += kPanels * 16) {
+        for (int64_t columns = first * kPanels * 16; columns < std::min(after * kPanels * 16, right_count);
+             columns += kPanels * 16) {
           const int64_t last = std::min(columns + kPanels * 16, right_count);
           for (int64_t b = columns; b < last; b += 16)
-            interleave(right + b * hidden, std::min<int64_t>(16, last - b), hidden, panels.data() + (b - columns) * hidden);
+            interleave(right + b * hidden, std::min<int64_t>(16, last - b), hidden,
+                       panels.data() + (b - columns) * hidden);
           for (int64_t a = chunk; a < end; a += kLeftRows) {
             const float* rows[kLeftRows];
             for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
@@ -144,7 +150,8 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
 
 namespace {
 
-// What is done with a block's finite logits, `one` label's 16 at a time or a pair's `many`; pairs that have others are `see`n.
+// What is done with a block's finite logits, `one` label's 16 at a time or a pair's `many`; pairs that have others are
+// `see`n.
 template <class Self>
 struct Takes {
   const Rank& rank;
@@ -208,8 +215,9 @@ struct TakeAbove : Takes<TakeAbove> {
 
 }  // namespace
 
-void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
-                            TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const {
+void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* right, int64_t right_count,
+                            const Rank& rank, TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset,
+                            int threads, Odd& odd) const {
   const int team = team_size(threads);
   LeftBest best(of_left, left_count, right_count, left_offset, team, share_left(left_count, kLeftChunk, team));
   all_pairs(left, left_count, right, right_count, team,
@@ -217,12 +225,13 @@ void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* 
   best.merge();
 }
 
-void FeedForwardHead::above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
-                            float threshold, int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found,
-                            Odd& odd) const {
+void FeedForwardHead::above(const float* left, int64_t left_count, const float* right, int64_t right_count,
+                            const Rank& rank, float threshold, int64_t left_offset, int64_t right_offset, int threads,
+                            std::vector<Match>& found, Odd& odd) const {
   const int team = team_size(threads);
   std::vector<std::vector<Match>> own(team);
-  all_pairs(left, left_count, right, right_count, team, TakeAbove{{rank, labels, left_offset, right_offset, odd}, threshold, &own});
+  all_pairs(left, left_count, right, right_count, team,
+            TakeAbove{{rank, labels, left_offset, right_offset, odd}, threshold, &own});
   for (const auto& part : own) found.insert(found.end(), part.begin(), part.end());
 }
 

@@ -1,4 +1,5 @@
 // A feed-forward head of one hidden layer, folded: act(a + b) read by the classifier.
+// Instructions: those of feed_forward.cpp. Bound by: arithmetic, which `hidden_numbers_per_s` measures.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -14,24 +15,27 @@ class FeedForwardHead {
   // read (labels, hidden) and its bias, fp32; hidden is a multiple of 16.
   FeedForwardHead(int hidden, int labels, bool use_gelu, const float* read, const float* read_bias);
   // (p, c) logits of pairs of row numbers, (p, 2), of fp32 summands (n, hidden).
-  void score(const float* left, const float* right, const int64_t* rows, int64_t pairs, float* logits, int threads) const;
+  void score(const float* left, const float* right, const int64_t* rows, int64_t pairs, float* logits,
+             int threads) const;
   // All of `left` (n, hidden) against all of `right` (m, hidden).
-  void top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank, TopK* of_left,
-             TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
-  void above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank, float threshold,
-             int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const;
+  void top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
+             TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
+  void above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
+             float threshold, int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found,
+             Odd& odd) const;
   const int hidden, labels;
   const bool use_gelu;
 
  private:
   template <class Take>
-  void all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count, int threads, Take take) const;
+  void all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count, int threads,
+                 Take take) const;
   Buffer<float> read_;
   std::vector<float> read_bias_;
 };
 
-// What a hidden number of a pair costs, an addition, the activation and a multiply-add, on registers alone: how many of them
-// `threads` threads do a second, measured for so many seconds. No kernel with these instructions is faster.
+// What a hidden number of a pair costs, an addition, the activation and a multiply-add, on registers alone: how many of
+// them `threads` threads do a second, measured for so many seconds. No kernel with these instructions is faster.
 double hidden_numbers_per_s(bool use_gelu, int threads, double seconds);
 
 }  // namespace distilmatch

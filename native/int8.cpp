@@ -1,5 +1,6 @@
-// Products in int8: rows in unsigned bytes with a scale and a zero point each, weights in signed bytes with a scale for each
-// output, sums in int32.
+// Products in int8: rows in unsigned bytes with a scale and a zero point each, weights in signed bytes with a scale for
+// each output, sums in int32.
+// Instructions: AVX512-VNNI, AVX-512 for the scales. Bound by: arithmetic, 28 multiply-adds for 16 loads.
 #include <algorithm>
 #include <vector>
 
@@ -11,37 +12,35 @@ namespace {
 constexpr int kTileRows = 56;
 constexpr int kRegisterRows = 14;
 
-// Packed weights: for each output its scale and the sum of its bytes, then panels of 32 outputs: [n / 32][k / 4][32][4].
-struct Packed {
-  const float *scales, *sums;
-  const int8_t* panels;
+// Packed weights: for each output its scale, for each the sum of its bytes, then `FourPanels` of bytes.
+template <class Float, class Byte>
+struct Parts {
+  template <class Void>
+  Parts(Void* packed, int outputs)
+      : scales(static_cast<Float*>(packed)), sums(scales + outputs), panels(reinterpret_cast<Byte*>(sums + outputs)) {}
+  Float *scales, *sums;
+  Byte* panels;
 };
-
-Packed parts(const void* packed, int outputs) {
-  const float* scales = static_cast<const float*>(packed);
-  return {scales, scales + outputs, reinterpret_cast<const int8_t*>(scales + 2 * static_cast<size_t>(outputs))};
-}
+using Packed = Parts<const float, const int8_t>;
+using Packing = Parts<float, int8_t>;
 
 size_t packed_bytes(int outputs, int inputs) {
   return static_cast<size_t>(outputs) * inputs + 2 * static_cast<size_t>(outputs) * sizeof(float);
 }
 
 void pack(const float* weights, int outputs, int inputs, void* packed) {
-  float* scales = static_cast<float*>(packed);
-  float* sums = scales + outputs;
-  int8_t* panels = reinterpret_cast<int8_t*>(sums + outputs);
+  const Packing to(packed, outputs);
   for (int n = 0; n < outputs; ++n) {
     const float* row = weights + static_cast<size_t>(n) * inputs;
     float largest = 0, sum = 0;
     for (int k = 0; k < inputs; ++k) largest = std::max(largest, std::fabs(row[k]));
-    scales[n] = largest > 0 ? largest / 127.f : 1.f;
+    to.scales[n] = largest > 0 ? largest / 127.f : 1.f;
     for (int k = 0; k < inputs; ++k) {
-      const float number = std::nearbyint(row[k] / scales[n]);
+      const float number = std::nearbyint(row[k] / to.scales[n]);
       sum += number;
-      panels[((static_cast<size_t>(n / kPanel) * (inputs / 4) + k / 4) * kPanel + n % kPanel) * 4 + k % 4] =
-          static_cast<int8_t>(number);
+      to.panels[FourPanels::place(n, k, inputs)] = static_cast<int8_t>(number);
     }
-    sums[n] = sum;
+    to.sums[n] = sum;
   }
 }
 
@@ -85,11 +84,11 @@ inline void register_tile(const Rows& rows, int first, int inputs, const Packed&
   __m512i acc[kRegisterRows][2];
 #pragma GCC unroll 14
   for (int i = 0; i < kRegisterRows; ++i) acc[i][0] = _mm512_setzero_si512(), acc[i][1] = _mm512_setzero_si512();
-  const int8_t* panel = weights.panels + static_cast<size_t>(column) * inputs;
+  const int8_t* panel = weights.panels + FourPanels::panel(column, inputs);
   const uint8_t* numbers = rows.numbers.data() + static_cast<size_t>(first) * inputs;
   for (int step = 0; step < inputs / 4; ++step) {
-    const __m512i w0 = _mm512_loadu_si512(panel + static_cast<size_t>(step) * 128);
-    const __m512i w1 = _mm512_loadu_si512(panel + static_cast<size_t>(step) * 128 + 64);
+    const __m512i w0 = _mm512_loadu_si512(panel + FourPanels::step(step));
+    const __m512i w1 = _mm512_loadu_si512(panel + FourPanels::step(step) + 64);
 #pragma GCC unroll 14
     for (int i = 0; i < kRegisterRows; ++i) {
       const __m512i x = four_of(numbers + static_cast<size_t>(i) * inputs + 4 * step);
@@ -108,7 +107,8 @@ inline void register_tile(const Rows& rows, int first, int inputs, const Packed&
     const __m512 scale = _mm512_set1_ps(rows.scales[first + i]), zero = _mm512_set1_ps(rows.zeros[first + i]);
     const auto finished = [&](int half) {
       const int at = column + 16 * half;
-      const __m512 whole = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(weights.sums + at), _mm512_cvtepi32_ps(_mm512_load_si512(held[i] + 16 * half)));
+      const __m512 whole = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(weights.sums + at),
+                                            _mm512_cvtepi32_ps(_mm512_load_si512(held[i] + 16 * half)));
       const __m512 start = bias ? _mm512_loadu_ps(bias + 16 * half) : _mm512_setzero_ps();
       return _mm512_fmadd_ps(whole, _mm512_mul_ps(scale, _mm512_loadu_ps(weights.scales + at)), start);
     };
@@ -129,7 +129,7 @@ void tile_product(const bf16* rows, int inputs, const void* packed, int outputs,
                   float* sums) {
   static thread_local Rows bytes;
   bytes.take(rows, inputs);
-  const Packed weights = parts(packed, outputs);
+  const Packed weights(packed, outputs);
   for (int column = 0; column < outputs; column += kPanel)
     for (int row = 0; row < kTileRows; row += kRegisterRows) {
       const size_t to = static_cast<size_t>(row) * outputs + column;
@@ -138,9 +138,10 @@ void tile_product(const bf16* rows, int inputs, const void* packed, int outputs,
     }
 }
 
-void product(Then then, const bf16* rows, int inputs, const void* packed, int outputs, const float* bias, bf16* activated,
-             float* sums) {
-  with_constant(then, [&](auto constant) { tile_product<constant.value>(rows, inputs, packed, outputs, bias, activated, sums); });
+void product(Then then, const bf16* rows, int inputs, const void* packed, int outputs, const float* bias,
+             bf16* activated, float* sums) {
+  with_constant(
+      then, [&](auto constant) { tile_product<constant.value>(rows, inputs, packed, outputs, bias, activated, sums); });
 }
 
 void nothing() {}

@@ -1,5 +1,7 @@
 // The Python module `distilmatch.engine._native`: kernels for CPUs that multiply bf16 numbers in vectors (AVX512-BF16).
-// Arguments are checked in Python, with the user's names for them, and here again: no call of this module ends the process.
+// Arguments are checked in Python, with the user's names for them, and here again: no call of this module ends the
+// process.
+// Instructions: scalar, for any x86-64. Bound by: memory, a pass over weights, masks and row numbers.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -64,12 +66,14 @@ int whole(size_t number, const char* name) {
 // (p, 2) row numbers and the (p, labels) logits that they are scored into.
 void check_pairs(const Rows& rows, const Output& logits, int64_t left, int64_t right, int labels) {
   need(rows.shape(1) == 2, "rows must be (pairs, 2)");
-  need(logits.shape(0) == rows.shape(0) && logits.shape(1) == static_cast<size_t>(labels), "logits must be (pairs, labels)");
+  need(logits.shape(0) == rows.shape(0) && logits.shape(1) == static_cast<size_t>(labels),
+       "logits must be (pairs, labels)");
   check_rows(rows.data(), static_cast<int64_t>(rows.shape(0)), left, right);
 }
 
 int64_t check_summands(const Matrix& summands, int hidden, const char* name) {
-  need(summands.shape(1) == static_cast<size_t>(hidden), std::string(name) + " must be (texts, " + std::to_string(hidden) + ")");
+  need(summands.shape(1) == static_cast<size_t>(hidden),
+       std::string(name) + " must be (texts, " + std::to_string(hidden) + ")");
   return static_cast<int64_t>(summands.shape(0));
 }
 
@@ -101,8 +105,110 @@ nb::tuple matches(std::vector<Match>&& found) {
   const size_t n = found.size();
   std::vector<int64_t> rows(2 * n);
   std::vector<float> scores(n);
-  for (size_t i = 0; i < n; ++i) rows[2 * i] = found[i].left, rows[2 * i + 1] = found[i].right, scores[i] = found[i].score;
+  for (size_t i = 0; i < n; ++i)
+    rows[2 * i] = found[i].left, rows[2 * i + 1] = found[i].right, scores[i] = found[i].score;
   return nb::make_tuple(owned(std::move(rows), {n, size_t{2}}), owned(std::move(scores), {n}));
+}
+
+// The two sides of a call as Python gives them to a head, checked; `pass_to` hands them on as the head takes them.
+template <class Head>
+struct Sides;
+
+template <>
+struct Sides<TransformerHead> {
+  using Left = const LeftTexts&;
+  using Right = const RightTexts&;
+
+  Sides(const TransformerHead& head, Left given_left, Right given_right) : left(given_left), right(given_right) {
+    check_packed(left, right, head.shape);
+  }
+  static int labels(const TransformerHead& head) { return head.shape.labels; }
+  int64_t left_count() const { return left.count; }
+  int64_t right_count() const { return right.count; }
+  template <class Call>
+  void pass_to(Call call) const {
+    call(left, right);
+  }
+
+  Left left;
+  Right right;
+};
+
+template <>
+struct Sides<FeedForwardHead> {
+  using Left = Matrix;
+  using Right = Matrix;
+
+  Sides(const FeedForwardHead& head, const Matrix& given_left, const Matrix& given_right)
+      : left(given_left),
+        right(given_right),
+        lefts(check_summands(left, head.hidden, "left")),
+        rights(check_summands(right, head.hidden, "right")) {}
+  static int labels(const FeedForwardHead& head) { return head.labels; }
+  int64_t left_count() const { return lefts; }
+  int64_t right_count() const { return rights; }
+  template <class Call>
+  void pass_to(Call call) const {
+    call(left.data(), lefts, right.data(), rights);
+  }
+
+  const Matrix& left;
+  const Matrix& right;
+  const int64_t lefts, rights;
+};
+
+// Runs `work` without the interpreter's lock, then refuses what was odd.
+template <class Work>
+void run_and_refuse(Work work) {
+  Odd odd;
+  {
+    nb::gil_scoped_release release;
+    work(odd);
+  }
+  refuse(odd);
+}
+
+// The methods `top_k` and `above`, which every head has: all of the left texts against all of the right ones.
+template <class Head>
+void bind_all_pairs(nb::class_<Head>& head) {
+  using Left = typename Sides<Head>::Left;
+  using Right = typename Sides<Head>::Right;
+  head.def(
+      "top_k",
+      [](const Head& self, Left left, Right right, const std::string& by, int label, const std::vector<float>& values,
+         TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads) {
+        const Rank rank = checked_rank(by, label, values, Sides<Head>::labels(self));
+        check_threads(threads);
+        const Sides<Head> sides(self, left, right);
+        check_offsets(left_offset, right_offset);
+        const Filled one(of_left, left_offset, sides.left_count(), "of_left");
+        const Filled other(of_right, right_offset, sides.right_count(), "of_right");
+        run_and_refuse([&](Odd& odd) {
+          sides.pass_to([&](const auto&... given) {
+            self.top_k(given..., rank, of_left, of_right, left_offset, right_offset, threads, odd);
+          });
+        });
+      },
+      "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "of_left"_a.none(), "of_right"_a.none(), "left_offset"_a,
+      "right_offset"_a, "threads"_a);
+  head.def(
+      "above",
+      [](const Head& self, Left left, Right right, const std::string& by, int label, const std::vector<float>& values,
+         float threshold, int64_t left_offset, int64_t right_offset, int threads) {
+        std::vector<Match> found;
+        const Rank rank = checked_rank(by, label, values, Sides<Head>::labels(self));
+        check_threads(threads);
+        const Sides<Head> sides(self, left, right);
+        check_offsets(left_offset, right_offset);
+        run_and_refuse([&](Odd& odd) {
+          sides.pass_to([&](const auto&... given) {
+            self.above(given..., rank, threshold, left_offset, right_offset, threads, found, odd);
+          });
+        });
+        return matches(std::move(found));
+      },
+      "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "threshold"_a, "left_offset"_a, "right_offset"_a,
+      "threads"_a);
 }
 
 const Multiplier& find_multiplier(const std::string& name) {
@@ -111,7 +217,8 @@ const Multiplier& find_multiplier(const std::string& name) {
     return matrix_multiplier();
   }
   if (name == "int8") {
-    if (!__builtin_cpu_supports("avx512vnni")) throw std::invalid_argument("this CPU has no vectors of bytes (AVX512-VNNI)");
+    if (!__builtin_cpu_supports("avx512vnni"))
+      throw std::invalid_argument("this CPU has no vectors of bytes (AVX512-VNNI)");
     return byte_multiplier();
   }
   need(name == "vector" || name == "imitated", "multiplier must be vector, amx, int8 or imitated");
@@ -119,8 +226,9 @@ const Multiplier& find_multiplier(const std::string& name) {
 }
 
 bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16");
 }
 
 }  // namespace
@@ -128,11 +236,15 @@ bool supported() {
 NB_MODULE(_native, m) {
   m.def("supported", &supported, "Whether this machine's CPU runs the kernels.");
 
-  m.def("has_bytes", [] { return supported() && __builtin_cpu_supports("avx512vnni"); }, "Whether it multiplies bytes in vectors.");
+  m.def(
+      "has_bytes", [] { return supported() && __builtin_cpu_supports("avx512vnni"); },
+      "Whether it multiplies bytes in vectors.");
 
-  m.def("has_amx", [] { return supported() && matrix_unit_allowed(); }, "Whether it has a matrix unit that may be used.");
+  m.def(
+      "has_amx", [] { return supported() && matrix_unit_allowed(); }, "Whether it has a matrix unit that may be used.");
 
-  m.def("forked_after_use", &forked_after_use, "Whether this process was forked from one that had started the kernels' threads.");
+  m.def("forked_after_use", &forked_after_use,
+        "Whether this process was forked from one that had started the kernels' threads.");
 
   m.def(
       "hidden_numbers_per_s",
@@ -171,13 +283,16 @@ NB_MODULE(_native, m) {
       .def("__len__", [](const RightTexts& t) { return t.count; })
       .def_prop_ro("nbytes", &RightTexts::bytes);
 
-  nb::class_<TransformerHead>(m, "TransformerHead")
+  nb::class_<TransformerHead> transformer(m, "TransformerHead");
+  transformer
       .def(
           "__init__",
-          [](TransformerHead* self, const std::string& multiplier, int heads, bool use_gelu, bool pre_norm, float inner_epsilon, float outer_epsilon,
-             Matrix output, Matrix expand, Numbers expand_bias, Matrix contract, Numbers contract_bias, Numbers inner_norm,
-             Numbers inner_norm_bias, Numbers outer_norm, Numbers outer_norm_bias, Matrix read, Numbers read_bias) {
-            const int d = whole(output.shape(0), "output"), f = whole(expand.shape(0), "expand"), c = whole(read.shape(0), "read");
+          [](TransformerHead* self, const std::string& multiplier, int heads, bool use_gelu, bool pre_norm,
+             float inner_epsilon, float outer_epsilon, Matrix output, Matrix expand, Numbers expand_bias,
+             Matrix contract, Numbers contract_bias, Numbers inner_norm, Numbers inner_norm_bias, Numbers outer_norm,
+             Numbers outer_norm_bias, Matrix read, Numbers read_bias) {
+            const int d = whole(output.shape(0), "output"), f = whole(expand.shape(0), "expand"),
+                      c = whole(read.shape(0), "read");
             check_shape(d, heads, f, c);
             const TransformerShape shape{d, heads, f, c, use_gelu, pre_norm, inner_epsilon, outer_epsilon};
             const size_t ds = d, fs = f, cs = c;
@@ -194,14 +309,16 @@ NB_MODULE(_native, m) {
                                              weights_of(read_bias, cs, "read_bias")};
             new (self) TransformerHead(shape, weights, find_multiplier(multiplier));
           },
-          "multiplier"_a, "heads"_a, "use_gelu"_a, "pre_norm"_a, "inner_epsilon"_a, "outer_epsilon"_a, "output"_a, "expand"_a, "expand_bias"_a,
-          "contract"_a, "contract_bias"_a, "inner_norm"_a, "inner_norm_bias"_a, "outer_norm"_a, "outer_norm_bias"_a, "read"_a,
-          "read_bias"_a)
+          "multiplier"_a, "heads"_a, "use_gelu"_a, "pre_norm"_a, "inner_epsilon"_a, "outer_epsilon"_a, "output"_a,
+          "expand"_a, "expand_bias"_a, "contract"_a, "contract_bias"_a, "inner_norm"_a, "inner_norm_bias"_a,
+          "outer_norm"_a, "outer_norm_bias"_a, "read"_a, "read_bias"_a)
       .def(
           "pack_left",
           [](const TransformerHead& self, Mask mask, Floats query, Floats own_top, Floats own_sum, Floats own_mixed,
-             Floats residual, std::optional<Floats> similar, std::optional<Floats> tokens, std::optional<Floats> token_weights) {
-            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, h = self.shape.heads, c = self.shape.labels;
+             Floats residual, std::optional<Floats> similar, std::optional<Floats> tokens,
+             std::optional<Floats> token_weights) {
+            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, h = self.shape.heads,
+                         c = self.shape.labels;
             check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
             const LeftArrays arrays{sized(query, n * d, "query"),
@@ -216,8 +333,8 @@ NB_MODULE(_native, m) {
             nb::gil_scoped_release release;
             return self.pack_left(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
-          "mask"_a, "query"_a, "own_top"_a, "own_sum"_a, "own_mixed"_a, "residual"_a, "similar"_a.none(), "tokens"_a.none(),
-          "token_weights"_a.none())
+          "mask"_a, "query"_a, "own_top"_a, "own_sum"_a, "own_mixed"_a, "residual"_a, "similar"_a.none(),
+          "tokens"_a.none(), "token_weights"_a.none())
       .def(
           "pack_right",
           [](const TransformerHead& self, Mask mask, Floats key, Floats value, std::optional<Floats> similar,
@@ -225,116 +342,52 @@ NB_MODULE(_native, m) {
             const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, c = self.shape.labels;
             check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
-            const RightArrays arrays{sized(key, n * k * d, "key"),       sized(value, n * k * d, "value"),
-                                     sized(similar, n * d, "similar"),   sized(tokens, n * k * d, "tokens"),
-                                     sized(token_weights, n * k * c, "token_weights"), flags(mask)};
+            const RightArrays arrays{sized(key, n * k * d, "key"),
+                                     sized(value, n * k * d, "value"),
+                                     sized(similar, n * d, "similar"),
+                                     sized(tokens, n * k * d, "tokens"),
+                                     sized(token_weights, n * k * c, "token_weights"),
+                                     flags(mask)};
             nb::gil_scoped_release release;
             return self.pack_right(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
           "mask"_a, "key"_a, "value"_a, "similar"_a.none(), "tokens"_a.none(), "token_weights"_a.none())
       .def(
           "score",
-          [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, Rows rows, Output logits, int threads) {
+          [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, Rows rows, Output logits,
+             int threads) {
             check_threads(threads);
             check_packed(left, right, self.shape);
             check_pairs(rows, logits, left.count, right.count, self.shape.labels);
             nb::gil_scoped_release release;
             self.score(left, right, rows.data(), static_cast<int64_t>(rows.shape(0)), logits.data(), threads);
           },
-          "left"_a, "right"_a, "rows"_a, nb::arg("logits").noconvert(), "threads"_a)
-      .def(
-          "top_k",
-          [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, const std::string& by, int label, const std::vector<float>& values, TopK* of_left, TopK* of_right,
-             int64_t left_offset, int64_t right_offset, int threads) {
-            const Rank rank = checked_rank(by, label, values, self.shape.labels);
-            check_threads(threads);
-            check_packed(left, right, self.shape);
-            check_offsets(left_offset, right_offset);
-            const Filled one(of_left, left_offset, left.count, "of_left"), other(of_right, right_offset, right.count, "of_right");
-            Odd odd;
-            {
-              nb::gil_scoped_release release;
-              self.top_k(left, right, rank, of_left, of_right, left_offset, right_offset, threads, odd);
-            }
-            refuse(odd);
-          },
-          "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "of_left"_a.none(), "of_right"_a.none(),
-          "left_offset"_a, "right_offset"_a, "threads"_a)
-      .def(
-          "above",
-          [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, const std::string& by, int label, const std::vector<float>& values, float threshold, int64_t left_offset,
-             int64_t right_offset, int threads) {
-            std::vector<Match> found;
-            Odd odd;
-            const Rank rank = checked_rank(by, label, values, self.shape.labels);
-            check_threads(threads);
-            check_packed(left, right, self.shape);
-            check_offsets(left_offset, right_offset);
-            {
-              nb::gil_scoped_release release;
-              self.above(left, right, rank, threshold, left_offset, right_offset, threads, found, odd);
-            }
-            refuse(odd);
-            return matches(std::move(found));
-          },
-          "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "threshold"_a, "left_offset"_a,
-          "right_offset"_a, "threads"_a);
+          "left"_a, "right"_a, "rows"_a, nb::arg("logits").noconvert(), "threads"_a);
+  bind_all_pairs(transformer);
 
-  nb::class_<FeedForwardHead>(m, "FeedForwardHead")
+  nb::class_<FeedForwardHead> feed_forward(m, "FeedForwardHead");
+  feed_forward
       .def(
           "__init__",
           [](FeedForwardHead* self, bool use_gelu, Matrix read, Numbers read_bias) {
             const int c = whole(read.shape(0), "read"), hidden = whole(read.shape(1), "read");
             need(c >= 1, "there must be one label or more");
             need(hidden >= 16 && hidden % 16 == 0, "the hidden width must be a multiple of 16");
-            new (self) FeedForwardHead(hidden, c, use_gelu, weights_of(read, read.size(), "read"), weights_of(read_bias, c, "read_bias"));
+            new (self) FeedForwardHead(hidden, c, use_gelu, weights_of(read, read.size(), "read"),
+                                       weights_of(read_bias, c, "read_bias"));
           },
           "use_gelu"_a, "read"_a, "read_bias"_a)
       .def(
           "score",
           [](const FeedForwardHead& self, Matrix left, Matrix right, Rows rows, Output logits, int threads) {
             check_threads(threads);
-            const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
+            const int64_t n = check_summands(left, self.hidden, "left"),
+                          m = check_summands(right, self.hidden, "right");
             check_pairs(rows, logits, n, m, self.labels);
             nb::gil_scoped_release release;
-            self.score(left.data(), right.data(), rows.data(), static_cast<int64_t>(rows.shape(0)), logits.data(), threads);
+            self.score(left.data(), right.data(), rows.data(), static_cast<int64_t>(rows.shape(0)), logits.data(),
+                       threads);
           },
-          "left"_a, "right"_a, "rows"_a, nb::arg("logits").noconvert(), "threads"_a)
-      .def(
-          "top_k",
-          [](const FeedForwardHead& self, Matrix left, Matrix right, const std::string& by, int label,
-             const std::vector<float>& values, TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset,
-             int threads) {
-            const Rank rank = checked_rank(by, label, values, self.labels);
-            check_threads(threads);
-            const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
-            check_offsets(left_offset, right_offset);
-            const Filled one(of_left, left_offset, n, "of_left"), other(of_right, right_offset, m, "of_right");
-            Odd odd;
-            {
-              nb::gil_scoped_release release;
-              self.top_k(left.data(), n, right.data(), m, rank, of_left, of_right, left_offset, right_offset, threads, odd);
-            }
-            refuse(odd);
-          },
-          "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "of_left"_a.none(), "of_right"_a.none(), "left_offset"_a,
-          "right_offset"_a, "threads"_a)
-      .def(
-          "above",
-          [](const FeedForwardHead& self, Matrix left, Matrix right, const std::string& by, int label,
-             const std::vector<float>& values, float threshold, int64_t left_offset, int64_t right_offset, int threads) {
-            std::vector<Match> found;
-            Odd odd;
-            const Rank rank = checked_rank(by, label, values, self.labels);
-            check_threads(threads);
-            const int64_t n = check_summands(left, self.hidden, "left"), m = check_summands(right, self.hidden, "right");
-            check_offsets(left_offset, right_offset);
-            {
-              nb::gil_scoped_release release;
-              self.above(left.data(), n, right.data(), m, rank, threshold, left_offset, right_offset, threads, found, odd);
-            }
-            refuse(odd);
-            return matches(std::move(found));
-          },
-          "left"_a, "right"_a, "by"_a, "label"_a, "values"_a, "threshold"_a, "left_offset"_a, "right_offset"_a, "threads"_a);
+          "left"_a, "right"_a, "rows"_a, nb::arg("logits").noconvert(), "threads"_a);
+  bind_all_pairs(feed_forward);
 }

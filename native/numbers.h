@@ -1,4 +1,5 @@
 // Vectors of 16 floats and bf16 numbers: conversions, exp, GELU.
+// Instructions: AVX-512, and AVX512-BF16 to round to bf16. Bound by: arithmetic, on registers alone.
 #pragma once
 #include <immintrin.h>
 
@@ -33,7 +34,9 @@ inline __m512bh pairs_of(const bf16* p, const bf16* q) {  // p's in the lower la
   std::memcpy(&high, q, 4);
   return (__m512bh)_mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xff00, high);
 }
-inline __m512 in_halves(float low, float high) { return _mm512_mask_broadcastss_ps(_mm512_set1_ps(low), 0xff00, _mm_set_ss(high)); }
+inline __m512 in_halves(float low, float high) {
+  return _mm512_mask_broadcastss_ps(_mm512_set1_ps(low), 0xff00, _mm_set_ss(high));
+}
 // The largest number, or the sum, of each half of a vector, in all of its lanes.
 template <class Join>
 inline __m512 in_each_half(__m512 x, Join join) {
@@ -41,8 +44,12 @@ inline __m512 in_each_half(__m512 x, Join join) {
   x = join(x, _mm512_shuffle_ps(x, x, _MM_SHUFFLE(1, 0, 3, 2)));
   return join(x, _mm512_shuffle_ps(x, x, _MM_SHUFFLE(2, 3, 0, 1)));
 }
-inline __m512 half_max(__m512 x) { return in_each_half(x, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); }); }
-inline __m512 half_sum(__m512 x) { return in_each_half(x, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); }); }
+inline __m512 half_max(__m512 x) {
+  return in_each_half(x, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+}
+inline __m512 half_sum(__m512 x) {
+  return in_each_half(x, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+}
 inline void store_bf16(bf16* p, __m512 v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
 inline __mmask16 first_lanes(int count) {
   return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);

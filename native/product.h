@@ -1,4 +1,5 @@
-// Products of a tile of rows with packed weights, in bf16 with fp32 sums.
+// The multipliers: products of a tile of bf16 rows with packed weights, added up in fp32 or written as bf16.
+// Instructions: scalar here, which packs a head's weights once; each multiplier has its own. Bound by: memory.
 #pragma once
 #include <type_traits>
 
@@ -11,9 +12,9 @@ constexpr int kPanel = 32;
 
 enum class Then { add, gelu, relu };
 
-// Multiplies `tile_rows` rows (tile_rows, inputs) with weights that it packed from (outputs, inputs); both are multiples of 32.
-// The result, with the bias if there is one, is added to `sums` (tile_rows, outputs), or activated and written to
-// `activated`. `begin` and `end` frame a thread's use.
+// Multiplies `tile_rows` rows (tile_rows, inputs) with weights that it packed from (outputs, inputs); both are
+// multiples of 32. The result, with the bias if there is one, is added to `sums` (tile_rows, outputs), or activated and
+// written to `activated`. `begin` and `end` frame a thread's use.
 struct Multiplier {
   int tile_rows;
   void (*begin)();
@@ -41,7 +42,25 @@ void with_constant(Then then, Work work) {
     work(std::integral_constant<Then, Then::relu>{});
 }
 
-// (n, k) fp32 row-major to panels of 32 outputs: [n / 32][k / 2][32][2].
+// The layout of packed weights (n, k): panels of 32 outputs, `together` inputs of an output side by side, so
+// [n / 32][k / together][32][together]. A step of a panel is what one k / together holds.
+template <int together>
+struct Panels {
+  static constexpr int kStep = kPanel * together;
+  // Where the panel begins whose first output this is.
+  static size_t panel(int output, int inputs) { return static_cast<size_t>(output) * inputs; }
+  // Where a step begins, from its panel's start.
+  static size_t step(int number) { return static_cast<size_t>(number) * kStep; }
+  // Where any weight stands.
+  static size_t place(int output, int input, int inputs) {
+    const int column = output % kPanel;
+    return panel(output - column, inputs) + step(input / together) + column * together + input % together;
+  }
+};
+using PairPanels = Panels<2>;  // bf16
+using FourPanels = Panels<4>;  // int8
+
+// fp32 row-major weights to `PairPanels`.
 inline void pack_weights(const float* weights, int outputs, int inputs, void* to) {
   bf16* packed = static_cast<bf16*>(to);
   for (int panel = 0; panel < outputs / kPanel; ++panel)
@@ -51,6 +70,8 @@ inline void pack_weights(const float* weights, int outputs, int inputs, void* to
           *packed++ = to_bf16(weights[static_cast<size_t>(panel * kPanel + j) * inputs + 2 * step + t]);
 }
 
-inline size_t packed_weights_bytes(int outputs, int inputs) { return static_cast<size_t>(outputs) * inputs * sizeof(bf16); }
+inline size_t packed_weights_bytes(int outputs, int inputs) {
+  return static_cast<size_t>(outputs) * inputs * sizeof(bf16);
+}
 
 }  // namespace distilmatch

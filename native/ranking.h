@@ -1,4 +1,5 @@
 // What a pair is ranked by, and the best of what was seen.
+// Instructions: scalar. Bound by: exp where a rank needs it, otherwise the comparison with the worst hit kept.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -15,8 +16,8 @@ namespace distilmatch {
 
 enum class RankBy { logit, probability, expectation };
 
-// One number of c logits: a logit, the log-odds of a class, or the mean of `values` under the probabilities. Log-odds are in the
-// order of the probabilities and do not end at 1, where fp32 has one number for all that is nearly certain.
+// One number of c logits: a logit, the log-odds of a class, or the mean of `values` under the probabilities. Log-odds
+// are in the order of the probabilities and do not end at 1, where fp32 has one number for all that is nearly certain.
 struct Rank {
   RankBy by = RankBy::logit;
   int label = 0;
@@ -53,8 +54,8 @@ inline bool finite(const float* numbers, int count) {
   return all;
 }
 
-// The first pair, by its left row and then its right one, whose logits or score are no finite numbers. It would be missing from the
-// best without a word.
+// The first pair, by its left row and then its right one, whose logits or score are no finite numbers. It would be
+// missing from the best without a word.
 class Odd {
  public:
   void see(int64_t left, int64_t right) {
@@ -121,7 +122,8 @@ class TopK {
   }
 
   void sort() {
-    for (int64_t row = 0; row < rows(); ++row) std::sort(hits_.data() + row * k_, hits_.data() + row * k_ + size(row), better);
+    for (int64_t row = 0; row < rows(); ++row)
+      std::sort(hits_.data() + row * k_, hits_.data() + row * k_ + size(row), better);
   }
 
  private:
@@ -134,10 +136,11 @@ class TopK {
 };
 
 // Sees (rows, columns) fp32 scores.
-void add_block(TopK& best, int64_t first_row, const float* scores, int64_t rows, int64_t columns, int64_t first_column, int threads);
+void add_block(TopK& best, int64_t first_row, const float* scores, int64_t rows, int64_t columns, int64_t first_column,
+               int threads);
 
-// The best of a block's left texts while several threads score it. Where each text is one thread's, they go straight to the
-// target; where threads share texts, each keeps its own best, and `merge` puts them together.
+// The best of a block's left texts while several threads score it. Where each text is one thread's, they go straight to
+// the target; where threads share texts, each keeps its own best, and `merge` puts them together.
 class LeftBest {
  public:
   // `others`: how many texts there are to choose from.
@@ -162,7 +165,9 @@ class LeftBest {
 };
 
 // Whether so few left texts, in chunks of one thread each, that threads share them and split the right ones.
-inline bool share_left(int64_t texts, int64_t chunk, int threads) { return (texts + chunk - 1) / chunk < 4 * static_cast<int64_t>(threads); }
+inline bool share_left(int64_t texts, int64_t chunk, int threads) {
+  return (texts + chunk - 1) / chunk < 4 * static_cast<int64_t>(threads);
+}
 
 struct Match {
   int64_t left, right;

@@ -1,3 +1,5 @@
+// How many threads a parallel region may have, and whether the process was forked.
+// Instructions: scalar, for any x86-64. Bound by: nothing, it is asked once for each parallel region.
 #include "threads.h"
 
 #include <omp.h>

@@ -1,12 +1,14 @@
 // How many threads a parallel region may have.
+// Instructions: scalar. Bound by: nothing, it is asked once for each parallel region.
 #pragma once
 #include <atomic>
 #include <exception>
 
 namespace distilmatch {
 
-// `threads`, no more than 64 or than there are processors (OpenMP ends a process that cannot start so many), or 1 in a process that was forked from one whose threads had been started: those do not live in the child, and a
-// region of several threads would wait for them for ever.
+// `threads`, no more than 64 or than there are processors (OpenMP ends a process that cannot start so many), or 1 in a
+// process that was forked from one whose threads had been started: those do not live in the child, and a region of
+// several threads would wait for them for ever.
 int team_size(int threads);
 
 // Whether this is such a process.

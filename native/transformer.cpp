@@ -1,3 +1,6 @@
+// A folded transformer head: attention over the other text, then the feed-forward layer of a tile of pairs.
+// Instructions: AVX512-BF16, and the multiplier's. Bound by: loads in attention, where a pair uses each key and value
+// once; arithmetic in the products, which a tile of pairs shares.
 #include "transformer.h"
 
 #include <omp.h>
@@ -54,7 +57,8 @@ size_t LeftTexts::bytes() const {
 }
 
 size_t RightTexts::bytes() const {
-  return key.bytes() + value.bytes() + similar.bytes() + tokens.bytes() + token_weights.bytes() + real.size() * sizeof(int);
+  return key.bytes() + value.bytes() + similar.bytes() + tokens.bytes() + token_weights.bytes() +
+         real.size() * sizeof(int);
 }
 
 struct TransformerHead::Scratch {
@@ -74,7 +78,8 @@ struct TransformerHead::Scratch {
   Buffer<float> sums;
 };
 
-TransformerHead::TransformerHead(const TransformerShape& given, const TransformerWeights& w, const Multiplier& multiplier)
+TransformerHead::TransformerHead(const TransformerShape& given, const TransformerWeights& w,
+                                 const Multiplier& multiplier)
     : shape(given), multiplier_(multiplier) {
   const int d = shape.width, f = shape.intermediate, c = shape.labels;
   const auto pack = [&](const float* weights, int outputs, int inputs) {
@@ -141,15 +146,17 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
 }
 
 RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArrays& from) const {
-  const size_t n = count, d = shape.width, c = shape.labels, heads = shape.heads, e = shape.head_width();
-  const size_t groups = (kept + 15) / 16, size = groups * 16 * d;
+  const size_t n = count, d = shape.width, c = shape.labels;
+  const int heads = shape.heads, e = shape.head_width();
+  const size_t groups = (kept + 15) / 16;
   RightTexts to;
   to.count = count;
   to.kept = kept;
   to.packed = {shape.width, shape.heads, shape.labels, from.similar != nullptr, from.tokens != nullptr};
   to.groups = static_cast<int>(groups);
   to.two_heads = kept <= 8 && heads % 2 == 0;
-  to.key_size = to.two_heads ? 8 * d : size;
+  to.tokens_size = groups * LaneBlock::size(d);
+  to.key_size = to.two_heads ? heads / 2 * LaneBlock::size(e) : heads * groups * LaneBlock::size(e);
   to.value_size = (kept + 1) / 2 * 2 * d;
   to.key = Buffer<bf16>(n * to.key_size);
   to.value = Buffer<bf16>(n * to.value_size);
@@ -158,33 +165,31 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
     convert(from.similar, n * d, to.similar.data());
   }
   if (from.tokens) {
-    to.tokens = Buffer<bf16>(n * size);
+    to.tokens = Buffer<bf16>(n * to.tokens_size);
     to.token_weights = Buffer<float>(n * c * groups * 16);
   }
   to.real.resize(n);
   const auto pack_text = [&](int64_t i) {
     const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
     to.real[i] = static_cast<int>(places.size());
-    for (size_t j = 0; j < places.size(); ++j) {
-      const size_t group = j / 16, lane = j % 16;
+    for (int j = 0; j < to.real[i]; ++j) {
+      const int group = j / 16, lane = j % 16;
       // From (n, heads, k, e).
-      for (size_t head = 0; head < heads; ++head) {
-        const size_t source = ((i * heads + head) * kept + places[j]) * e;
-        const size_t vector = to.two_heads ? head / 2 : head * groups + group;
-        const size_t at = to.two_heads ? head % 2 * 8 + lane : lane;
-        for (size_t x = 0; x < e; ++x) {
-          const size_t key = ((vector * (e / 2) + x / 2) * 16 + at) * 2 + x % 2;
-          const size_t value = (((head * ((kept + 1) / 2) + j / 2) * (e / 16) + x / 16) * 16 + x % 16) * 2 + j % 2;
-          to.key.data()[i * to.key_size + key] = to_bf16(from.key[source + x]);
-          to.value.data()[i * to.value_size + value] = to_bf16(from.value[source + x]);
+      for (int head = 0; head < heads; ++head) {
+        const size_t source = ((static_cast<size_t>(i) * heads + head) * kept + places[j]) * e;
+        bf16* key = to.key.data() + to.key_at(i) + to.key_block(head, group) * LaneBlock::size(e);
+        bf16* value = to.value.data() + to.value_at(i, head, e);
+        for (int x = 0; x < e; ++x) {
+          key[LaneBlock::place(to.first_lane(head) + lane, x)] = to_bf16(from.key[source + x]);
+          value[RightTexts::value_place(j / 2, x, e) + j % 2] = to_bf16(from.value[source + x]);
         }
       }
       if (!from.tokens) continue;
       const size_t source = i * kept + places[j];
-      for (size_t x = 0; x < d; ++x)
-        to.tokens.data()[i * size + ((group * (d / 2) + x / 2) * 16 + lane) * 2 + x % 2] = to_bf16(from.tokens[source * d + x]);
+      bf16* tokens = to.tokens.data() + to.tokens_at(i, group);
+      for (size_t x = 0; x < d; ++x) tokens[LaneBlock::place(lane, x)] = to_bf16(from.tokens[source * d + x]);
       for (size_t label = 0; label < c; ++label)
-        to.token_weights.data()[(i * c + label) * groups * 16 + j] = from.token_weights[source * c + label];
+        to.token_weights.data()[to.token_weights_at(i, label) + j] = from.token_weights[source * c + label];
     }
   };
   Failure failure;
@@ -196,22 +201,22 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
 
 // Asks for a text's keys and values while the pair before it is computed: pairs of a list jump about in memory.
 void TransformerHead::prefetch(const RightTexts& right, int64_t b) const {
-  const char* key = reinterpret_cast<const char*>(right.key.data() + b * right.key_size);
+  const char* key = reinterpret_cast<const char*>(right.key.data() + right.key_at(b));
   for (size_t at = 0; at < right.key_size * sizeof(bf16); at += 64) _mm_prefetch(key + at, _MM_HINT_T0);
-  const char* value = reinterpret_cast<const char*>(right.value.data() + b * right.value_size);
+  const char* value = reinterpret_cast<const char*>(right.value.data() + right.value_at(b, 0, 0));
   for (size_t at = 0; at < right.value_size * sizeof(bf16); at += 64) _mm_prefetch(value + at, _MM_HINT_T0);
 }
 
 // What one head mixes: the left text's own part, kept by a share, and the right text's values; normalised.
-void TransformerHead::mix(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, int head, const bf16* shares,
-                          __m512 kept, __m512 scale, bf16* out) const {
+void TransformerHead::mix(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, int head,
+                          const bf16* shares, __m512 kept, __m512 scale, bf16* out) const {
   const int e = shape.head_width(), pairs = (right.real[b] + 1) / 2;
-  const bf16* value = right.value.data() + b * right.value_size + static_cast<size_t>(head) * ((right.kept + 1) / 2) * e * 2;
+  const bf16* value = right.value.data() + right.value_at(b, head, e);
   const float* own = left.own_mixed.data() + a * shape.width + head * e;
   for (int x = 0; x < e; x += 16) {
     __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(own + x), kept);
     for (int j = 0; j < pairs; ++j)
-      sum = _mm512_dpbf16_ps(sum, pair_of(shares + 2 * j), load_bf16(value + (static_cast<size_t>(j) * e + x) * 2));
+      sum = _mm512_dpbf16_ps(sum, pair_of(shares + 2 * j), load_bf16(value + RightTexts::value_place(j, x, e)));
     store_bf16(out + head * e + x, _mm512_mul_ps(sum, scale));
   }
 }
@@ -220,7 +225,7 @@ void TransformerHead::mix(const LeftTexts& left, const RightTexts& right, int64_
 void TransformerHead::attend(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const {
   constexpr int kMostGroups = kMostTokens / 16;
   const int heads = shape.heads, e = shape.head_width(), groups = right.groups, real = right.real[b];
-  const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + b * right.key_size;
+  const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + right.key_at(b);
   alignas(64) bf16 shares[16 * kMostGroups];
   for (int head = 0; head < heads; ++head) {
     __m512 scores[kMostGroups];
@@ -228,10 +233,10 @@ void TransformerHead::attend(const LeftTexts& left, const RightTexts& right, int
     __m512 tops = own;
     for (int g = 0; g < groups; ++g) {
       __m512 even = _mm512_setzero_ps(), odd = even;
-      const bf16* column = key + (static_cast<size_t>(head) * groups + g) * (e / 2) * 32;
+      const bf16* column = key + (static_cast<size_t>(head) * groups + g) * LaneBlock::size(e);
       for (int s = 0; s < e / 2; s += 2) {
-        even = _mm512_dpbf16_ps(even, pair_of(query + head * e + 2 * s), load_bf16(column + static_cast<size_t>(s) * 32));
-        odd = _mm512_dpbf16_ps(odd, pair_of(query + head * e + 2 * s + 2), load_bf16(column + static_cast<size_t>(s + 1) * 32));
+        even = _mm512_dpbf16_ps(even, pair_of(query + head * e + 2 * s), load_bf16(column + LaneBlock::row(s)));
+        odd = _mm512_dpbf16_ps(odd, pair_of(query + head * e + 2 * s + 2), load_bf16(column + LaneBlock::row(s + 1)));
       }
       scores[g] = _mm512_mask_blend_ps(first_lanes(real - 16 * g), _mm512_set1_ps(kNothing), _mm512_add_ps(even, odd));
       tops = _mm512_max_ps(tops, scores[g]);
@@ -249,26 +254,26 @@ void TransformerHead::attend(const LeftTexts& left, const RightTexts& right, int
 }
 
 // The same where the right text keeps at most 8 tokens: two heads at a time, one in each half of a vector.
-void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const {
+void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b,
+                                 bf16* out) const {
   const int heads = shape.heads, e = shape.head_width(), real = right.real[b];
-  const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + b * right.key_size;
+  const bf16 *query = left.query.data() + a * shape.width, *key = right.key.data() + right.key_at(b);
   const __mmask16 lanes = first_lanes(real) * 0x101;
   alignas(64) bf16 shares[16];
   for (int head = 0; head < heads; head += 2) {
-    const bf16 *first = query + head * e, *second = first + e, *column = key + static_cast<size_t>(head / 2) * (e / 2) * 32;
+    const bf16 *first = query + head * e, *second = first + e, *column = key + head / 2 * LaneBlock::size(e);
     __m512 even = _mm512_setzero_ps(), odd = even;
     for (int s = 0; s < e / 2; s += 2) {
-      even = _mm512_dpbf16_ps(even, pairs_of(first + 2 * s, second + 2 * s), load_bf16(column + static_cast<size_t>(s) * 32));
+      even = _mm512_dpbf16_ps(even, pairs_of(first + 2 * s, second + 2 * s), load_bf16(column + LaneBlock::row(s)));
       odd = _mm512_dpbf16_ps(odd, pairs_of(first + 2 * s + 2, second + 2 * s + 2),
-                             load_bf16(column + static_cast<size_t>(s + 1) * 32));
+                             load_bf16(column + LaneBlock::row(s + 1)));
     }
     const __m512 scores = _mm512_mask_blend_ps(lanes, _mm512_set1_ps(kNothing), _mm512_add_ps(even, odd));
     const __m512 own = in_halves(left.own_top.data()[a * heads + head], left.own_top.data()[a * heads + head + 1]);
     const __m512 own_sum = in_halves(left.own_sum.data()[a * heads + head], left.own_sum.data()[a * heads + head + 1]);
     const __m512 top = _mm512_max_ps(own, half_max(scores)), kept = exp_of(_mm512_sub_ps(own, top));
     const __m512 share = _mm512_maskz_mov_ps(lanes, exp_of(_mm512_sub_ps(scores, top)));
-    const __m512 scale =
-        _mm512_div_ps(_mm512_set1_ps(1.f), _mm512_fmadd_ps(kept, own_sum, half_sum(share)));
+    const __m512 scale = _mm512_div_ps(_mm512_set1_ps(1.f), _mm512_fmadd_ps(kept, own_sum, half_sum(share)));
     store_bf16(shares, share);
     for (int half = 0; half < 2; ++half) {
       const __m512i lane = _mm512_set1_epi32(8 * half);
@@ -279,15 +284,15 @@ void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right,
 }
 
 // Adds, for each label, the largest similarity of every token in the other text, weighted.
-void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* logits) const {
+void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b,
+                              float* logits) const {
   constexpr int kRows = 8;
-  const int d = shape.width, c = shape.labels, groups = right.groups, own = left.real[a], other = right.real[b];
-  const size_t size = static_cast<size_t>(groups) * 16 * d;
+  const int d = shape.width, c = shape.labels, own = left.real[a], other = right.real[b];
   float found[kMostTokens];
   for (int i = 0; i < own; ++i) found[i] = kNothing;
   for (int g = 0; 16 * g < other; ++g) {
     const __mmask16 real = first_lanes(other - 16 * g);
-    const bf16* columns = right.tokens.data() + b * size + static_cast<size_t>(g) * (d / 2) * 32;
+    const bf16* columns = right.tokens.data() + right.tokens_at(b, g);
     __m512 down = _mm512_set1_ps(kNothing);
     for (int first = 0; first < own; first += kRows) {
       const int rows = std::min(kRows, own - first);
@@ -298,16 +303,17 @@ void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, in
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) sums[i] = _mm512_setzero_ps();
       for (int s = 0; s < d / 2; ++s) {
-        const __m512bh column = load_bf16(columns + static_cast<size_t>(s) * 32);
+        const __m512bh column = load_bf16(columns + LaneBlock::row(s));
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pair_of(row[i] + 2 * s), column);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) down = _mm512_max_ps(down, sums[i]);
-      for (int i = 0; i < rows; ++i) found[first + i] = std::max(found[first + i], _mm512_mask_reduce_max_ps(real, sums[i]));
+      for (int i = 0; i < rows; ++i)
+        found[first + i] = std::max(found[first + i], _mm512_mask_reduce_max_ps(real, sums[i]));
     }
     for (int label = 0; label < c; ++label) {
-      const __m512 weights = _mm512_loadu_ps(right.token_weights.data() + (b * c + label) * groups * 16 + g * 16);
+      const __m512 weights = _mm512_loadu_ps(right.token_weights.data() + right.token_weights_at(b, label) + g * 16);
       logits[label] += _mm512_mask_reduce_add_ps(real, _mm512_mul_ps(weights, down));
     }
   }
@@ -316,8 +322,8 @@ void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, in
     for (int label = 0; label < c; ++label) logits[label] += found[i] * weights[i * c + label];
 }
 
-void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int pairs, float* logits,
-                                 Scratch& scratch) const {
+void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int pairs,
+                                 float* logits, Scratch& scratch) const {
   const int d = shape.width, f = shape.intermediate, c = shape.labels;
   float* sums = scratch.sums.data();
   for (int i = 0; i < pairs; ++i) {
@@ -336,8 +342,8 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
     for (int x = 0; x < d; x += 16) {
       const __m512 given = _mm512_loadu_ps(row + x);
       const __m512 standard = _mm512_mul_ps(_mm512_sub_ps(given, _mm512_set1_ps(own.mean)), _mm512_set1_ps(own.scale));
-      const __m512 normed =
-          _mm512_fmadd_ps(standard, _mm512_loadu_ps(inner_norm_.data() + x), _mm512_loadu_ps(inner_norm_bias_.data() + x));
+      const __m512 normed = _mm512_fmadd_ps(standard, _mm512_loadu_ps(inner_norm_.data() + x),
+                                            _mm512_loadu_ps(inner_norm_bias_.data() + x));
       store_bf16(scratch.normed.data() + static_cast<size_t>(i) * d + x, normed);
       _mm512_storeu_ps(row + x,
                        _mm512_add_ps(shape.pre_norm ? given : normed, _mm512_loadu_ps(contract_bias_.data() + x)));
@@ -355,7 +361,8 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
     for (int label = 0; label < c; ++label) {
       __m512 dot = _mm512_setzero_ps();
       for (int x = 0; x < d; x += 16)
-        dot = _mm512_fmadd_ps(_mm512_loadu_ps(row + x), _mm512_loadu_ps(read_.data() + static_cast<size_t>(label) * d + x), dot);
+        dot = _mm512_fmadd_ps(_mm512_loadu_ps(row + x),
+                              _mm512_loadu_ps(read_.data() + static_cast<size_t>(label) * d + x), dot);
       of_pair[label] = (_mm512_reduce_add_ps(dot) - own.mean * read_sum_[label]) * own.scale + read_bias_[label];
       if (left.similar) {
         __m512 product = _mm512_setzero_ps();
@@ -369,8 +376,8 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
   }
 }
 
-void TransformerHead::score(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int64_t pairs, float* logits,
-                            int threads) const {
+void TransformerHead::score(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int64_t pairs,
+                            float* logits, int threads) const {
   const int64_t tile = multiplier_.tile_rows;
   Failure failure;
 #pragma omp parallel num_threads(team_size(threads))
@@ -380,8 +387,8 @@ void TransformerHead::score(const LeftTexts& left, const RightTexts& right, cons
 #pragma omp for schedule(dynamic, 8)
     for (int64_t first = 0; first < pairs; first += tile)
       failure.run([&] {
-        score_tile(left, right, rows + 2 * first, static_cast<int>(std::min<int64_t>(tile, pairs - first)), logits + first * shape.labels,
-                   *scratch);
+        score_tile(left, right, rows + 2 * first, static_cast<int>(std::min<int64_t>(tile, pairs - first)),
+                   logits + first * shape.labels, *scratch);
       });
   }
   failure.rethrow();
@@ -418,15 +425,16 @@ void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, 
         for (int64_t columns = first * at_once; columns < std::min(end * at_once, right.count); columns += at_once) {
           const int64_t last = std::min(columns + at_once, right.count);
           for (int64_t a = chunk; a < std::min(chunk + kLeftChunk, left.count); ++a)
-            for (int64_t b = columns; b < last; b += tile) score_block(a, b, static_cast<int>(std::min<int64_t>(tile, last - b)));
+            for (int64_t b = columns; b < last; b += tile)
+              score_block(a, b, static_cast<int>(std::min<int64_t>(tile, last - b)));
         }
       });
   }
   failure.rethrow();
 }
 
-void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank, TopK* of_left, TopK* of_right,
-                            int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const {
+void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank, TopK* of_left,
+                            TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const {
   const int team = team_size(threads);
   LeftBest best(of_left, left.count, right.count, left_offset, team, share_left(left.count, kLeftChunk, team));
   all_pairs(left, right, team, [&](int64_t a, int64_t b, const float* logits) {
@@ -438,8 +446,9 @@ void TransformerHead::top_k(const LeftTexts& left, const RightTexts& right, cons
   best.merge();
 }
 
-void TransformerHead::above(const LeftTexts& left, const RightTexts& right, const Rank& rank, float threshold, int64_t left_offset,
-                            int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const {
+void TransformerHead::above(const LeftTexts& left, const RightTexts& right, const Rank& rank, float threshold,
+                            int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found,
+                            Odd& odd) const {
   const int team = team_size(threads);
   std::vector<std::vector<Match>> own(team);
   all_pairs(left, right, team, [&](int64_t a, int64_t b, const float* logits) {

@@ -1,4 +1,5 @@
 // A one-layer transformer head, folded: what is left of it for a pair.
+// Instructions and bounds: those of transformer.cpp. The layouts of packed texts are here.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -33,7 +34,8 @@ struct Packed {
   int width = 0, heads = 0, labels = 0;
   bool similar = false, tokens = false;
   bool operator==(const Packed& other) const {
-    return width == other.width && heads == other.heads && labels == other.labels && similar == other.similar && tokens == other.tokens;
+    return width == other.width && heads == other.heads && labels == other.labels && similar == other.similar &&
+           tokens == other.tokens;
   }
 };
 
@@ -42,26 +44,52 @@ struct LeftTexts {
   int64_t count = 0;
   int kept = 0;
   Packed packed;
-  Buffer<bf16> query, similar, tokens;     // (n, d) scaled; (n, c, d) under the classifier's weights; (n, k, d)
-  Buffer<float> own_top, own_sum;          // (n, heads)
-  Buffer<float> own_mixed, residual;       // (n, d)
-  Buffer<float> token_weights;             // (n, k, c)
+  Buffer<bf16> query, similar, tokens;  // (n, d) scaled; (n, c, d) under the classifier's weights; (n, k, d)
+  Buffer<float> own_top, own_sum;       // (n, heads)
+  Buffer<float> own_mixed, residual;    // (n, d)
+  Buffer<float> token_weights;          // (n, k, c)
   std::vector<int> real;
   size_t bytes() const;
 };
 
-// Texts of the second side; keys and tokens in groups of 16, the numbers of one column of a group side by side. Keys of at
-// most 8 tokens share a group between two attention heads. Values stand two tokens at a time.
+// The layout of a block of 16 lanes, a token each: [numbers of a token / 2][16][2]. A row of it is one vector.
+struct LaneBlock {
+  static constexpr size_t kRow = 32;
+  static size_t size(size_t numbers) { return numbers * 16; }
+  // Where a lane's number x stands.
+  static size_t place(size_t lane, size_t x) { return (x / 2 * 16 + lane) * 2 + x % 2; }
+  // Where a row begins, which has every lane's numbers 2 row and 2 row + 1.
+  static size_t row(int number) { return static_cast<size_t>(number) * kRow; }
+};
+
+// Texts of the second side. Keys are in blocks of 16 lanes, for each head one of every 16 tokens, or, where `two_heads`
+// (texts of at most 8 tokens), one for two heads, whose lanes are the first one's 8 tokens and the second one's. Tokens
+// are in blocks of 16 lanes too. Values stand two tokens at a time: [heads][tokens / 2][width of a head][2].
 struct RightTexts {
   int64_t count = 0;
   int kept = 0, groups = 0;
   Packed packed;
   bool two_heads = false;
-  size_t key_size = 0, value_size = 0;  // of a text
+  size_t key_size = 0, value_size = 0, tokens_size = 0;  // of a text
   Buffer<bf16> key, value, similar, tokens;
   Buffer<float> token_weights;  // (n, c, 16 groups)
   std::vector<int> real;
   size_t bytes() const;
+
+  // Where a text's parts begin in their buffers; `head_width` is the head's. They are not for the innermost loops.
+  size_t key_at(int64_t text) const { return text * key_size; }
+  size_t value_at(int64_t text, int head, int head_width) const {
+    return text * value_size + static_cast<size_t>(head) * ((kept + 1) / 2) * head_width * 2;
+  }
+  size_t tokens_at(int64_t text, int group) const { return text * tokens_size + group * LaneBlock::size(packed.width); }
+  size_t token_weights_at(int64_t text, int label) const { return (text * packed.labels + label) * groups * 16; }
+  // The key block of a head, and in a block of two heads its first lane.
+  int key_block(int head, int group) const { return two_heads ? head / 2 : head * groups + group; }
+  int first_lane(int head) const { return two_heads ? head % 2 * 8 : 0; }
+  // Where number x of a pair of tokens stands, from the start of a head's values.
+  static size_t value_place(int pair, int x, int head_width) {
+    return (static_cast<size_t>(pair) * head_width + x) * 2;
+  }
 };
 
 // fp32 arrays of a block of texts, as `distilmatch.engine.folding` names them; null where the head has no such part.
@@ -83,10 +111,10 @@ class TransformerHead {
   void score(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int64_t pairs, float* logits,
              int threads) const;
   // All of left against all of right; numbers in the results are offset by where a block starts.
-  void top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank, TopK* of_left,
-             TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
-  void above(const LeftTexts& left, const RightTexts& right, const Rank& rank, float threshold,
-             int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const;
+  void top_k(const LeftTexts& left, const RightTexts& right, const Rank& rank, TopK* of_left, TopK* of_right,
+             int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
+  void above(const LeftTexts& left, const RightTexts& right, const Rank& rank, float threshold, int64_t left_offset,
+             int64_t right_offset, int threads, std::vector<Match>& found, Odd& odd) const;
   const TransformerShape shape;
 
  private:
@@ -99,8 +127,8 @@ class TransformerHead {
   void prefetch(const RightTexts& right, int64_t b) const;
   void attend(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const;
   void attend_two(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const;
-  void mix(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, int head, const bf16* shares, __m512 kept,
-           __m512 scale, bf16* out) const;
+  void mix(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, int head, const bf16* shares,
+           __m512 kept, __m512 scale, bf16* out) const;
   void largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* logits) const;
   Buffer<uint8_t> output_, expand_, contract_;  // packed by the multiplier
   std::vector<float> expand_bias_, contract_bias_, inner_norm_, inner_norm_bias_;

@@ -33,8 +33,8 @@ def test_a_recipe_round_trips_through_yaml(tmp_path: Path) -> None:
     )
     recipe.to_yaml(tmp_path / "recipe.yaml")
     assert EmbeddingRecipe.from_yaml(tmp_path / "recipe.yaml") == recipe
-    assert recipe.student.layers == (0, 2) and recipe.has_stage1 and recipe.has_stage2
-    assert not recipe.replaced(corpus=None).has_stage1
+    assert recipe.student.layers == (0, 2) and recipe.distils and recipe.fine_tunes
+    assert not recipe.replaced(corpus=None).distils
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ LISTS = [
 @pytest.mark.parametrize(("kind", "name"), LISTS, ids=lambda value: getattr(value, "__name__", value))
 def test_one_value_counts_as_a_list_of_one(kind: type[FrozenConfig], name: str) -> None:
     # Whatever else is wrong with it: one value and a list of it say the same, and neither is taken to pieces.
-    value: Any = {"source": "t", "kind": "pairs"} if name in ("labelled", "dev") else "word"
+    value: Any = {"source": "t", "kind": "pairs"} if name in ("labelled", "dev", "stages") else "word"
     found = []
     for given_value in (value, [value], (value,)):
         try:

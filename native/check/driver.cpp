@@ -1,5 +1,6 @@
-// The kernels without Python, for sanitizers: random texts are packed, scored, and the best of them and those above a threshold
-// found; every result is compared with plain loops. Prints what differs and, where nothing does, `right`.
+// The kernels without Python, for sanitizers: random texts are packed, scored, and the best of them and those above a
+// threshold found; every result is compared with plain loops. Prints what differs and, where nothing does, `right`.
+// Instructions: scalar, beside the kernels. Bound by: the plain loops.
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -29,7 +30,8 @@ Rank rank_by(RankBy by, int labels) {
 }
 
 // The best rows of each line of (lines, of) scores by sorting; `step` is from one score of a line to the next.
-std::vector<Hit> sorted_hits(const Numbers& scores, int64_t line, int64_t line_step, int64_t of, int64_t step, int64_t first) {
+std::vector<Hit> sorted_hits(const Numbers& scores, int64_t line, int64_t line_step, int64_t of, int64_t step,
+                             int64_t first) {
   std::vector<Hit> hits;
   for (int64_t i = 0; i < of; ++i) hits.push_back({scores[line * line_step + i * step], first + i});
   std::sort(hits.begin(), hits.end(), better);
@@ -37,8 +39,8 @@ std::vector<Hit> sorted_hits(const Numbers& scores, int64_t line, int64_t line_s
 }
 
 // Same scores, and each of a row that has it; where `exactly`, the same rows.
-void compare_best(TopK& best, int64_t first_line, int64_t lines, const Numbers& scores, int64_t line_step, int64_t of, int64_t step,
-                  int64_t first, bool exactly, float bound, const std::string& name) {
+void compare_best(TopK& best, int64_t first_line, int64_t lines, const Numbers& scores, int64_t line_step, int64_t of,
+                  int64_t step, int64_t first, bool exactly, float bound, const std::string& name) {
   best.sort();
   for (int64_t line = 0; line < lines; ++line) {
     const std::vector<Hit> all = sorted_hits(scores, line, line_step, of, step, first);
@@ -49,14 +51,15 @@ void compare_best(TopK& best, int64_t first_line, int64_t lines, const Numbers& 
       const Hit hit = best.hits(row)[i];
       expect(hit.id >= first && hit.id < first + of, name + ": a row that there is");
       expect(std::fabs(hit.score - all[i].score) <= bound, name + ": the best scores, in order");
-      expect(std::fabs(hit.score - scores[line * line_step + (hit.id - first) * step]) <= bound, name + ": scores of their rows");
+      expect(std::fabs(hit.score - scores[line * line_step + (hit.id - first) * step]) <= bound,
+             name + ": scores of their rows");
       if (exactly) expect(hit.id == all[i].id, name + ": of equal scores the lower row");
     }
   }
 }
 
-void compare_above(std::vector<Match> found, const Numbers& scores, int64_t left, int64_t right, int64_t first_left, int64_t first_right,
-                   float threshold, float bound, const std::string& name) {
+void compare_above(std::vector<Match> found, const Numbers& scores, int64_t left, int64_t right, int64_t first_left,
+                   int64_t first_right, float threshold, float bound, const std::string& name) {
   std::vector<char> seen(left * right);
   for (const Match& match : found) {
     const int64_t a = match.left - first_left, b = match.right - first_right;
@@ -67,7 +70,8 @@ void compare_above(std::vector<Match> found, const Numbers& scores, int64_t left
     expect(std::fabs(match.score - scores[a * right + b]) <= bound, name + ": scores of their rows");
   }
   for (int64_t i = 0; i < left * right; ++i)
-    if (std::fabs(scores[i] - threshold) > bound) expect(bool(seen[i]) == (scores[i] > threshold), name + ": all above the threshold");
+    if (std::fabs(scores[i] - threshold) > bound)
+      expect(bool(seen[i]) == (scores[i] > threshold), name + ": all above the threshold");
 }
 
 float largest(const std::vector<double>& numbers) {
@@ -78,8 +82,8 @@ float largest(const std::vector<double>& numbers) {
 
 // Runs what both heads have, on what `score`, `top_k` and `above` are for them.
 template <class Score, class Top, class Above>
-void try_everything(int64_t left, int64_t right, int labels, const std::vector<double>& expected, float bound, bool exactly,
-                    const std::string& name, Score score, Top top_k, Above above) {
+void try_everything(int64_t left, int64_t right, int labels, const std::vector<double>& expected, float bound,
+                    bool exactly, const std::string& name, Score score, Top top_k, Above above) {
   std::vector<int64_t> rows;
   for (int64_t a = 0; a < left; ++a)
     for (int64_t b = 0; b < right; ++b) rows.insert(rows.end(), {a, b});
@@ -90,9 +94,11 @@ void try_everything(int64_t left, int64_t right, int labels, const std::vector<d
     score(rows.data(), pairs, logits.data(), threads);
     const float tolerance = bound * std::max(1.f, largest(expected));
     for (size_t i = 0; i < logits.size(); ++i)
-      expect(std::fabs(logits[i] - expected[i]) <= tolerance, name + ": logits, " + std::to_string(logits[i]) + " for " + std::to_string(expected[i]));
+      expect(std::fabs(logits[i] - expected[i]) <= tolerance,
+             name + ": logits, " + std::to_string(logits[i]) + " for " + std::to_string(expected[i]));
     for (RankBy by : {RankBy::logit, RankBy::probability, RankBy::expectation}) {
-      if (labels == 1 && by != RankBy::logit) continue;  // the order of one label is that of its logits, and nothing else is asked
+      if (labels == 1 && by != RankBy::logit)
+        continue;  // the order of one label is that of its logits, and nothing else is asked
       const Rank rank = rank_by(by, labels);
       Numbers scores(pairs);
       for (int64_t p = 0; p < pairs; ++p) scores[p] = rank(logits.data() + p * labels, labels);
@@ -103,9 +109,12 @@ void try_everything(int64_t left, int64_t right, int labels, const std::vector<d
         TopK of_left(left + first_left, k), of_right(right + first_right, k), alone(left + first_left, k);
         top_k(rank, &of_left, &of_right, first_left, first_right, threads, odd);
         top_k(rank, &alone, nullptr, first_left, first_right, threads, odd);
-        compare_best(of_left, first_left, left, scores, right, right, 1, first_right, exactly, near, told + ", of left");
-        compare_best(alone, first_left, left, scores, right, right, 1, first_right, exactly, near, told + ", of left alone");
-        compare_best(of_right, first_right, right, scores, 1, left, right, first_left, exactly, near, told + ", of right");
+        compare_best(of_left, first_left, left, scores, right, right, 1, first_right, exactly, near,
+                     told + ", of left");
+        compare_best(alone, first_left, left, scores, right, right, 1, first_right, exactly, near,
+                     told + ", of left alone");
+        compare_best(of_right, first_right, right, scores, 1, left, right, first_left, exactly, near,
+                     told + ", of right");
       }
       const float threshold = pairs ? scores[pairs / 2] : 0;
       std::vector<Match> found;
@@ -122,11 +131,14 @@ struct TransformerCase {
   bool use_gelu, pre_norm, compared;
 };
 
-void try_transformer(const TransformerCase& given, const Multiplier& multiplier, float bound, const std::string& multiplied, unsigned seed) {
+void try_transformer(const TransformerCase& given, const Multiplier& multiplier, float bound,
+                     const std::string& multiplied, unsigned seed) {
   Random random(seed);
-  const TransformerShape shape{given.width, given.heads, given.intermediate, given.labels, given.use_gelu, given.pre_norm, 1e-5f, 1e-5f};
-  const std::string name = multiplied + ", width " + std::to_string(given.width) + ", heads " + std::to_string(given.heads) + ", labels " +
-                           std::to_string(given.labels) + ", " + std::to_string(given.left) + " (" + std::to_string(given.left_kept) + ") x " +
+  const TransformerShape shape{
+      given.width, given.heads, given.intermediate, given.labels, given.use_gelu, given.pre_norm, 1e-5f, 1e-5f};
+  const std::string name = multiplied + ", width " + std::to_string(given.width) + ", heads " +
+                           std::to_string(given.heads) + ", labels " + std::to_string(given.labels) + ", " +
+                           std::to_string(given.left) + " (" + std::to_string(given.left_kept) + ") x " +
                            std::to_string(given.right) + " (" + std::to_string(given.right_kept) + ")";
   const Weights weights(shape, random);
   const TransformerHead head(shape, weights.view(), multiplier);
@@ -142,8 +154,12 @@ void try_transformer(const TransformerCase& given, const Multiplier& multiplier,
   const RightTexts right = head.pack_right(rights.count, rights.kept, rights.right());
   try_everything(
       given.left, given.right, given.labels, expected, bound, true, name,
-      [&](const int64_t* rows, int64_t pairs, float* logits, int threads) { head.score(left, right, rows, pairs, logits, threads); },
-      [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads, Odd& odd) { head.top_k(left, right, rank, one, other, a, b, threads, odd); },
+      [&](const int64_t* rows, int64_t pairs, float* logits, int threads) {
+        head.score(left, right, rows, pairs, logits, threads);
+      },
+      [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads, Odd& odd) {
+        head.top_k(left, right, rank, one, other, a, b, threads, odd);
+      },
       [&](const Rank& rank, float threshold, int64_t a, int64_t b, int threads, std::vector<Match>& found, Odd& odd) {
         head.above(left, right, rank, threshold, a, b, threads, found, odd);
       });
@@ -159,13 +175,17 @@ void try_feed_forward(int hidden, int labels, int64_t left, int64_t right, bool 
     for (int64_t b = 0; b < right; ++b)
       for (int label = 0; label < labels; ++label) {
         double sum = bias[label];
-        for (int x = 0; x < hidden; ++x) sum += activated(double(lefts[a * hidden + x]) + rights[b * hidden + x], use_gelu) * read[label * hidden + x];
+        for (int x = 0; x < hidden; ++x)
+          sum += activated(double(lefts[a * hidden + x]) + rights[b * hidden + x], use_gelu) * read[label * hidden + x];
         expected.push_back(sum);
       }
   try_everything(
       left, right, labels, expected, 2e-3f, false,
-      "feed-forward, hidden " + std::to_string(hidden) + ", labels " + std::to_string(labels) + ", " + std::to_string(left) + " x " + std::to_string(right),
-      [&](const int64_t* rows, int64_t pairs, float* logits, int threads) { head.score(lefts.data(), rights.data(), rows, pairs, logits, threads); },
+      "feed-forward, hidden " + std::to_string(hidden) + ", labels " + std::to_string(labels) + ", " +
+          std::to_string(left) + " x " + std::to_string(right),
+      [&](const int64_t* rows, int64_t pairs, float* logits, int threads) {
+        head.score(lefts.data(), rights.data(), rows, pairs, logits, threads);
+      },
       [&](const Rank& rank, TopK* one, TopK* other, int64_t a, int64_t b, int threads, Odd& odd) {
         head.top_k(lefts.data(), left, rights.data(), right, rank, one, other, a, b, threads, odd);
       },
@@ -185,7 +205,8 @@ void try_blocks() {
       for (int64_t first : {int64_t{50}, int64_t{0}}) {
         const int64_t end = first ? columns : 50;
         Numbers block;
-        for (int64_t row = 0; row < rows; ++row) block.insert(block.end(), scores.begin() + row * columns + first, scores.begin() + row * columns + end);
+        for (int64_t row = 0; row < rows; ++row)
+          block.insert(block.end(), scores.begin() + row * columns + first, scores.begin() + row * columns + end);
         add_block(best, 0, block.data(), rows, end - first, first, threads);
       }
       compare_best(best, 0, rows, scores, columns, columns, 1, 0, true, 0, "blocks, k " + std::to_string(k));

@@ -1,4 +1,5 @@
 // What the kernels compute, in plain loops over fp64: slow, and nothing to hide an error behind.
+// Instructions: scalar. Bound by: arithmetic.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -50,10 +51,12 @@ struct Weights {
         read(random.numbers(size_t(shape.labels) * shape.width, 0.3f)),
         read_bias(random.numbers(shape.labels, 0.3f)) {}
   TransformerWeights view() const {
-    return {output.data(),     expand.data(),          expand_bias.data(), contract.data(),        contract_bias.data(), inner_norm.data(),
-            inner_norm_bias.data(), outer_norm.data(), outer_norm_bias.data(), read.data(), read_bias.data()};
+    return {output.data(),          expand.data(),     expand_bias.data(),     contract.data(),
+            contract_bias.data(),   inner_norm.data(), inner_norm_bias.data(), outer_norm.data(),
+            outer_norm_bias.data(), read.data(),       read_bias.data()};
   }
-  Numbers output, expand, expand_bias, contract, contract_bias, inner_norm, inner_norm_bias, outer_norm, outer_norm_bias, read, read_bias;
+  Numbers output, expand, expand_bias, contract, contract_bias, inner_norm, inner_norm_bias, outer_norm,
+      outer_norm_bias, read, read_bias;
 };
 
 // Folded texts of either side; `similar` and `tokens` are empty where the head has no such part.
@@ -86,9 +89,12 @@ struct Texts {
   }
 
   LeftArrays left() const {
-    return {query.data(), own_top.data(), own_sum.data(), own_mixed.data(), residual.data(), part(similar), part(tokens), part(token_weights), mask.data()};
+    return {query.data(),  own_top.data(), own_sum.data(),      own_mixed.data(), residual.data(),
+            part(similar), part(tokens),   part(token_weights), mask.data()};
   }
-  RightArrays right() const { return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), mask.data()}; }
+  RightArrays right() const {
+    return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), mask.data()};
+  }
 
  private:
   static const float* part(const Numbers& numbers) { return numbers.empty() ? nullptr : numbers.data(); }
@@ -100,7 +106,8 @@ inline void add_product(const Numbers& weights, const std::vector<double>& x, st
     for (size_t i = 0; i < x.size(); ++i) y[o] += double(weights[o * x.size() + i]) * x[i];
 }
 
-inline std::vector<double> normalised(const std::vector<double>& x, const Numbers& scale, const Numbers& shift, double epsilon) {
+inline std::vector<double> normalised(const std::vector<double>& x, const Numbers& scale, const Numbers& shift,
+                                      double epsilon) {
   double mean = 0, variance = 0;
   for (double number : x) mean += number / x.size();
   for (double number : x) variance += (number - mean) * (number - mean) / x.size();
@@ -109,29 +116,35 @@ inline std::vector<double> normalised(const std::vector<double>& x, const Number
   return found;
 }
 
-inline void add_similarities(const TransformerShape& shape, const Texts& left, const Texts& right, int64_t a, int64_t b, std::vector<double>& logits) {
+inline void add_similarities(const TransformerShape& shape, const Texts& left, const Texts& right, int64_t a, int64_t b,
+                             std::vector<double>& logits) {
   const int d = shape.width, c = shape.labels;
   for (int label = 0; label < c; ++label)
-    for (int x = 0; x < d; ++x) logits[label] += double(left.similar[(a * c + label) * d + x]) * right.similar[b * d + x];
+    for (int x = 0; x < d; ++x)
+      logits[label] += double(left.similar[(a * c + label) * d + x]) * right.similar[b * d + x];
   std::vector<double> of_left(left.kept, -INFINITY), of_right(right.kept, -INFINITY);
   for (int i = 0; i < left.kept; ++i)
     for (int j = 0; j < right.kept; ++j) {
       if (!left.mask[a * left.kept + i] || !right.mask[b * right.kept + j]) continue;
       double product = 0;
-      for (int x = 0; x < d; ++x) product += double(left.tokens[(a * left.kept + i) * d + x]) * right.tokens[(b * right.kept + j) * d + x];
+      for (int x = 0; x < d; ++x)
+        product += double(left.tokens[(a * left.kept + i) * d + x]) * right.tokens[(b * right.kept + j) * d + x];
       of_left[i] = std::max(of_left[i], product);
       of_right[j] = std::max(of_right[j], product);
     }
   for (int label = 0; label < c; ++label) {
     for (int i = 0; i < left.kept; ++i)
-      if (left.mask[a * left.kept + i]) logits[label] += of_left[i] * left.token_weights[(a * left.kept + i) * c + label];
+      if (left.mask[a * left.kept + i])
+        logits[label] += of_left[i] * left.token_weights[(a * left.kept + i) * c + label];
     for (int j = 0; j < right.kept; ++j)
-      if (right.mask[b * right.kept + j]) logits[label] += of_right[j] * right.token_weights[(b * right.kept + j) * c + label];
+      if (right.mask[b * right.kept + j])
+        logits[label] += of_right[j] * right.token_weights[(b * right.kept + j) * c + label];
   }
 }
 
 // (labels) logits of a pair.
-inline std::vector<double> logits_of(const TransformerShape& shape, const Weights& weights, const Texts& left, const Texts& right, int64_t a, int64_t b) {
+inline std::vector<double> logits_of(const TransformerShape& shape, const Weights& weights, const Texts& left,
+                                     const Texts& right, int64_t a, int64_t b) {
   const int d = shape.width, e = shape.head_width(), k = right.kept;
   std::vector<double> attended(d), tokens(left.residual.begin() + a * d, left.residual.begin() + (a + 1) * d);
   for (int head = 0; head < shape.heads; ++head) {
@@ -141,7 +154,8 @@ inline std::vector<double> logits_of(const TransformerShape& shape, const Weight
     for (int j = 0; j < k; ++j) {
       if (!right.mask[b * k + j]) continue;
       scores[j] = 0;
-      for (int x = 0; x < e; ++x) scores[j] += double(left.query[a * d + head * e + x]) * right.key[((b * shape.heads + head) * k + j) * e + x];
+      for (int x = 0; x < e; ++x)
+        scores[j] += double(left.query[a * d + head * e + x]) * right.key[((b * shape.heads + head) * k + j) * e + x];
       top = std::max(top, scores[j]);
     }
     const double kept = std::exp(own - top);
@@ -151,12 +165,14 @@ inline std::vector<double> logits_of(const TransformerShape& shape, const Weight
       if (!right.mask[b * k + j]) continue;
       const double share = std::exp(scores[j] - top);
       total += share;
-      for (int x = 0; x < e; ++x) attended[head * e + x] += share * right.value[((b * shape.heads + head) * k + j) * e + x];
+      for (int x = 0; x < e; ++x)
+        attended[head * e + x] += share * right.value[((b * shape.heads + head) * k + j) * e + x];
     }
     for (int x = 0; x < e; ++x) attended[head * e + x] /= total;
   }
   add_product(weights.output, attended, tokens);
-  const std::vector<double> normed = normalised(tokens, weights.inner_norm, weights.inner_norm_bias, shape.inner_epsilon);
+  const std::vector<double> normed =
+      normalised(tokens, weights.inner_norm, weights.inner_norm_bias, shape.inner_epsilon);
   std::vector<double> hidden(weights.expand_bias.begin(), weights.expand_bias.end());
   add_product(weights.expand, normed, hidden);
   for (double& number : hidden) number = activated(number, shape.use_gelu);
@@ -164,7 +180,8 @@ inline std::vector<double> logits_of(const TransformerShape& shape, const Weight
   for (int x = 0; x < d; ++x) merged[x] += weights.contract_bias[x];
   add_product(weights.contract, hidden, merged);
   std::vector<double> logits(weights.read_bias.begin(), weights.read_bias.end());
-  add_product(weights.read, normalised(merged, weights.outer_norm, weights.outer_norm_bias, shape.outer_epsilon), logits);
+  add_product(weights.read, normalised(merged, weights.outer_norm, weights.outer_norm_bias, shape.outer_epsilon),
+              logits);
   if (!left.similar.empty()) add_similarities(shape, left, right, a, b, logits);
   return logits;
 }

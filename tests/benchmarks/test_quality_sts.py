@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality_sts import clean_tables, sick_triplets
+from tests.helpers import write_jsonl
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
 
 
 def _pair(one: str, other: str, **more: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tests.helpers import COLOURED_THINGS, call, interrupt, read_jsonl, write_jsonl
 
 from distilmatch.cli import main
 from distilmatch.config.pairs import StudentConfig
@@ -100,25 +101,22 @@ COMMANDS = {
 }
 
 
-def call(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return int(stopped.value.code or 0)
-
-
 @pytest.fixture(autouse=True)
 def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
 def _rows(path: Path, count: int) -> Path:
-    words = ["red car", "blue car", "green house", "small dog", "big boat", "old book"]
     rows = [
-        {"q": f"the {words[i % 6]}", "p": f"a {words[(i * 5) % 6]} is {i % 4}", "label": i % 2, "qid": f"q{i % 6}"}
+        {
+            "q": f"the {COLOURED_THINGS[i % 6]}",
+            "p": f"a {COLOURED_THINGS[(i * 5) % 6]} is {i % 4}",
+            "label": i % 2,
+            "qid": f"q{i % 6}",
+        }
         for i in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_jsonl(path, rows)
 
 
 @pytest.fixture
@@ -182,7 +180,7 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
         == 0
     )
     table = pq.read_table(scores).to_pydict()
-    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    rows = read_jsonl(test)
     expected = DiPair.from_pretrained(student).logits([(row["q"], row["p"]) for row in rows])[:, 0]
     assert table["q"] == [row["q"] for row in rows]
     assert table["logit_0"] == pytest.approx(expected.tolist(), abs=1e-4)
@@ -273,7 +271,7 @@ def test_embed_train_and_evaluate_sts(
     (tmp_path / "texts.txt").write_text("the red car\na small dog\n\nthe red car\nan old book\n")
     (tmp_path / "data" / "stsb").mkdir(parents=True)
     rows = [{"sentence1": f"the red car {i}", "sentence2": f"a dog {i * i}", "score": i / 2} for i in range(8)]
-    (tmp_path / "data" / "stsb" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "data" / "stsb" / "test.jsonl", rows)
     settings = {
         "corpus": {"sources": [str(tmp_path / "texts.txt")]},
         "teacher": {"models": [str(tiny_sentence_encoder)]},
@@ -324,7 +322,7 @@ def test_encode_int8(tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureF
     folder = RepresentationFolder.open(tmp_path / "left")
     assert folder.manifest.dtype == "int8" and len(folder) == 6
     assert {"6", str(folder.manifest.bytes_per_item()), str(6 * folder.manifest.bytes_per_item())} <= set(told)
-    texts = [json.loads(line)["q"] for line in table.read_text().splitlines()][:6]
+    texts = [row["q"] for row in read_jsonl(table)[:6]]
     expected, got = student.encode(texts, 0).tokens, folder.read(folder.row_of_text(texts)).tokens
     assert 0 < (got - expected).abs().max() <= expected.abs().max() / 254 + 1e-5
     assert call(*asked) == 1
@@ -366,8 +364,8 @@ def test_bad_rows_stop_before_work_or_are_set_aside(recipe: Path, capsys: pytest
     assert "3 bad row(s)" in told and "train.jsonl, row 41" in told and "quarantine" in told
     assert not (recipe.parent / "run" / "stage1").exists()
     assert call("train", recipe, "--on-bad-rows", "quarantine") == 0
-    aside = (recipe.parent / "train.bad_rows.jsonl").read_text().splitlines()
-    assert [json.loads(line)["row"] for line in aside] == [41, 42, 43]
+    aside = read_jsonl(recipe.parent / "train.bad_rows.jsonl")
+    assert [row["row"] for row in aside] == [41, 42, 43]
 
 
 def test_debug_shows_the_traceback(recipe: Path) -> None:
@@ -386,10 +384,7 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_interrupt_is_130(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from distilmatch.training.pairs import distil
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(distil, "distil_pairs", stop)
+    monkeypatch.setattr(distil, "distil_pairs", interrupt)
     assert call("train", recipe) == 130
     assert "same command" in capsys.readouterr().err
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import sqlite3
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors import SafetensorError
+from tests.helpers import COLOURS, THINGS, call, write_jsonl
 
 from distilmatch.cli import app, main
 from distilmatch.config.pairs import StudentConfig
@@ -32,9 +32,8 @@ def encoding(tmp_path: Path, tiny_encoder: Path) -> list[str]:
     """An `encode` of many texts, to `tmp_path / "out"`."""
     shape = StudentConfig(kept_tokens=(4, 4), max_lengths=(48, 48), head="cosine")
     DiPair.from_encoder(str(tiny_encoder), shape).save_pretrained(tmp_path / "student")
-    table = tmp_path / "texts.jsonl"
-    words = "red green blue car house dog lamp book coat boat tree"
-    table.write_text("".join(json.dumps({"text": f"{words} {i}"}) + "\n" for i in range(30_000)))
+    words = " ".join((*COLOURS[:3], *THINGS))
+    table = write_jsonl(tmp_path / "texts.jsonl", ({"text": f"{words} {i}"} for i in range(30_000)))
     return [
         "encode", str(tmp_path / "student"), str(table), "--side", "0", "--output", str(tmp_path / "out"),
         "--batch-size", "32",
@@ -70,12 +69,6 @@ def _raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(app, "app", run)
 
 
-def _code(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    return int(stopped.value.code or 0)
-
-
 def test_sigterm_is_an_interrupt_and_its_handler_is_put_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,16 +78,16 @@ def test_sigterm_is_an_interrupt_and_its_handler_is_put_back(
 
     monkeypatch.setattr(app, "app", run)
     before = signal.getsignal(signal.SIGTERM)
-    assert _code("info") == 143 and "Interrupted" in capsys.readouterr().err
+    assert call("info") == 143 and "Interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
     _raising(monkeypatch, KeyboardInterrupt())
-    assert _code("info") == 130
+    assert call("info") == 130
 
 
 def test_a_command_in_another_thread_leaves_signals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
     monkeypatch.setattr(app, "app", lambda *arguments, **settings: 0)
-    thread = threading.Thread(target=lambda: codes.append(_code("info")))
+    thread = threading.Thread(target=lambda: codes.append(call("info")))
     thread.start()
     thread.join()
     assert codes == [0]
@@ -133,7 +126,7 @@ def test_what_a_user_can_mend_is_one_line(
     error: Exception, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _raising(monkeypatch, error)
-    assert _code("info") == 1
+    assert call("info") == 1
     told = capsys.readouterr().err
     assert part in told and told.count("\n") == 1 and told.startswith("Error: ")
     with pytest.raises(type(error)):
@@ -161,5 +154,5 @@ def test_an_empty_text_is_no_place(
     arguments: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _code(*arguments) == 2
+    assert call(*arguments) == 2
     assert f"{name} is empty" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import itertools
 import json
 import logging
@@ -20,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers import read_jsonl, write_jsonl, write_table
 
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data import quarantine, readers, sources
+from distilmatch.data import quarantine, sources
 from distilmatch.data.tables import (
     check_table,
     iter_rows,
@@ -34,28 +32,6 @@ from distilmatch.types import TupleTable
 BINARY = TaskConfig(kind="binary")
 LABELLED = TableConfig(label_column="label")
 GOOD = {"a": "x", "b": "y", "label": 1}
-
-
-def _jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    kind = readers.FORMATS[Path(path.name.removesuffix(".gz")).suffix]
-    if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        return path
-    file = io.StringIO(newline="")
-    if kind == "jsonl":
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    else:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="," if kind == "csv" else "\t")
-        writer.writeheader()
-        writer.writerows(rows)
-    content = file.getvalue().encode("utf-8")
-    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
-    return path
 
 
 def _plain(table: TupleTable) -> tuple[Any, ...]:
@@ -145,14 +121,14 @@ def _expect_one_bad_row(path: Path, config: TableConfig, *, row: int, reason: st
     assert not side.exists()
     quarantining = config.replaced(on_bad_rows="quarantine")
     assert len(load_table(path, quarantining, BINARY)) == good == check_table(path, quarantining, BINARY)
-    (entry,) = [json.loads(line) for line in side.read_text(encoding="utf-8").split("\n") if line]
+    (entry,) = read_jsonl(side)
     assert (entry["file"], entry["row"]) == (str(path), row) and reason in entry["reason"] and entry["raw"]
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, side.name])
 
 
 def test_all_bad_rows_are_counted_and_the_first_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quarantine, "KEPT_BAD_ROWS", 12)
-    path = _jsonl(tmp_path / "t.jsonl", [GOOD, *[{"a": "x", "b": None}] * 30, GOOD])
+    path = write_jsonl(tmp_path / "t.jsonl", [GOOD, *[{"a": "x", "b": None}] * 30, GOOD])
     with pytest.raises(BadRowsError) as caught:
         load_table(path)
     assert caught.value.total == 30 and [bad.row for bad in caught.value.bad_rows] == list(range(2, 14))
@@ -160,7 +136,7 @@ def test_all_bad_rows_are_counted_and_the_first_are_kept(tmp_path: Path, monkeyp
 
 
 def test_iter_rows_gives_nothing_after_the_first_bad_row(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "t.jsonl", [GOOD, GOOD, {"a": ""}, GOOD, {"a": ""}])
+    path = write_jsonl(tmp_path / "t.jsonl", [GOOD, GOOD, {"a": ""}, GOOD, {"a": ""}])
     rows = iter_rows(path)
     assert [next(rows).row, next(rows).row] == [1, 2]
     with pytest.raises(BadRowsError) as caught:
@@ -178,13 +154,13 @@ def test_an_unclosed_quote_costs_one_row_only(tmp_path: Path) -> None:
 
 
 def test_quarantine_says_how_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = _jsonl(tmp_path / "t.jsonl", [GOOD, {"a": ""}, GOOD, {"a": 1}])
+    path = write_jsonl(tmp_path / "t.jsonl", [GOOD, {"a": ""}, GOOD, {"a": 1}])
     side = tmp_path / "deep" / "side.jsonl"
     config = TableConfig(on_bad_rows="quarantine", quarantine_file=str(side))
     with caplog.at_level(logging.WARNING):
         assert len(load_table(path, config)) == 2
     assert f"{path}: 2 of 4 rows cannot be used" in caplog.text and str(side) in caplog.text
-    entries = [json.loads(line) for line in side.read_text().splitlines()]
+    entries = read_jsonl(side)
     assert [set(entry) for entry in entries] == [{"file", "row", "reason", "raw"}] * 2
     assert json.loads(entries[1]["raw"]) == {"a": 1}
 
@@ -192,8 +168,8 @@ def test_quarantine_says_how_many(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_one_quarantine_file_serves_several_sources(tmp_path: Path) -> None:
     side = tmp_path / "side.jsonl"
     config = TableConfig(on_bad_rows="quarantine", quarantine_file=str(side))
-    train = _jsonl(tmp_path / "train.jsonl", [GOOD, {"a": ""}])
-    dev = _jsonl(tmp_path / "dev.jsonl", [{"a": ""}, GOOD, {"a": ""}])
+    train = write_jsonl(tmp_path / "train.jsonl", [GOOD, {"a": ""}])
+    dev = write_jsonl(tmp_path / "dev.jsonl", [{"a": ""}, GOOD, {"a": ""}])
     for _ in range(2):
         load_table(train, config)
         load_table(dev, config)
@@ -208,22 +184,22 @@ def test_a_quarantine_file_keeps_the_rows_of_sources_that_have_one_name(tmp_path
     for _ in range(2):  # a table is read twice
         for table in tables:
             load_table(table, config)
-    found = [json.loads(line) for line in side.read_text().splitlines()]
+    found = read_jsonl(side)
     assert sorted(json.loads(entry["raw"])["b"] for entry in found) == ["of dev", "of train"]
 
 
 def test_a_quarantine_file_serves_sources_that_are_read_at_once(tmp_path: Path) -> None:
     side = tmp_path / "side.jsonl"
     config = TableConfig(on_bad_rows="quarantine", quarantine_file=str(side))
-    paths = [_jsonl(tmp_path / f"{name}.jsonl", [{"a": ""}, GOOD, {"a": ""}, GOOD]) for name in ("m", "n")]
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", [{"a": ""}, GOOD, {"a": ""}, GOOD]) for name in ("m", "n")]
     for _ in zip(*(iter_rows(path, config) for path in paths), strict=True):
         pass
-    found = sorted((Path(entry["file"]).stem, entry["row"]) for entry in map(json.loads, side.read_text().splitlines()))
+    found = sorted((Path(entry["file"]).stem, entry["row"]) for entry in read_jsonl(side))
     assert found == [("m", 1), ("m", 3), ("n", 1), ("n", 3)]
 
 
 def test_quarantine_never_overwrites_what_it_did_not_write(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "t.jsonl", [GOOD, {"a": ""}])
+    path = write_jsonl(tmp_path / "t.jsonl", [GOOD, {"a": ""}])
     before = path.read_bytes()
     with pytest.raises(DataError, match="no list of bad rows"):
         load_table(path, TableConfig(on_bad_rows="quarantine", quarantine_file=str(path)))
@@ -231,7 +207,7 @@ def test_quarantine_never_overwrites_what_it_did_not_write(tmp_path: Path) -> No
 
 
 def test_quarantine_without_a_good_row_is_an_error(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "t.jsonl", [{"a": "", "b": ""}] * 3)
+    path = write_jsonl(tmp_path / "t.jsonl", [{"a": "", "b": ""}] * 3)
     with pytest.raises(DataError, match="all 3 are bad"):
         load_table(path, TableConfig(on_bad_rows="quarantine"))
     path.write_bytes(b"\xff\xfd\n{\n")
@@ -257,7 +233,7 @@ def test_nothing_is_lost(tmp_path_factory: pytest.TempPathFactory, lines: list[b
     except DataError as error:
         assert "all" in str(error)
     side = folder / "t.bad_rows.jsonl"
-    bad = [json.loads(line)["row"] for line in side.read_text().splitlines()] if side.exists() else []
+    bad = [entry["row"] for entry in read_jsonl(side)] if side.exists() else []
     assert sorted(good + bad) == list(range(1, len(lines) + 1))
     assert good == [i for i, line in enumerate(lines, start=1) if line in _GOOD_LINES]
 
@@ -271,7 +247,7 @@ def test_any_text_survives_any_format(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]], ending: str
 ) -> None:
     path = tmp_path_factory.mktemp("any") / f"t.{ending}"
-    _write(path, [{"a": a, "b": b} for a, b in pairs])
+    write_table(path, [{"a": a, "b": b} for a, b in pairs])
     table = load_table(path)
     assert table.tuples() == pairs
     assert list(table.texts) == list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
@@ -289,8 +265,8 @@ def _peak(make: Any) -> int:
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_streaming_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None:
     rows = [{"a": f"text number {i} " * 8, "b": "y"} for i in range(30_000)]
-    small = _write(tmp_path / f"small.{ending}", rows[:9_000])
-    large = _write(tmp_path / f"large.{ending}", rows)
+    small = write_table(tmp_path / f"small.{ending}", rows[:9_000])
+    large = write_table(tmp_path / f"large.{ending}", rows)
     check_table(small)
     assert _peak(lambda: check_table(large)) < 1.3 * _peak(lambda: check_table(small)) + 200_000
 

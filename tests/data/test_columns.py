@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,19 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers import write_jsonl, write_table
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.data.column_rows import text_column_of, tuple_columns
 from distilmatch.data.columns import only_text_column
 from distilmatch.data.conflicts import conflicting_rows
 from distilmatch.data.corpus import write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table
 from distilmatch.errors import BadRowsError, DataError
-from distilmatch.jobs.rows import text_column_of, tuple_columns
 from distilmatch.types import TupleTable
 
 BINARY = TaskConfig(kind="binary")
@@ -45,14 +43,7 @@ def _table(spec: str) -> list[dict[str, Any]]:
 
 
 def _sources(rows: list[dict[str, Any]], folder: Path) -> list[Any]:
-    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, delimiter in (("t.csv", ","), ("t.tsv", "\t")):
-        with open(folder / name, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-            writer.writeheader()
-            writer.writerows(rows)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
-    paths = [folder / f"t.{ending}" for ending in ("jsonl", "csv", "tsv", "parquet")]
+    paths = [write_table(folder / f"t.{ending}", rows) for ending in ("jsonl", "csv", "tsv", "parquet")]
     return [*paths, rows, datasets.Dataset.from_list(rows), pa.Table.from_pylist(rows)]
 
 
@@ -123,8 +114,7 @@ def test_columns_of_triplets_and_of_more_sides(tmp_path: Path) -> None:
 
 
 def test_columns_said_once_a_file_and_with_a_shortened_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text(json.dumps({"query": "x" * 500, "title": "t", "label": 1}) + "\n")
+    path = write_jsonl(tmp_path / "t.jsonl", [{"query": "x" * 500, "title": "t", "label": 1}])
     with caplog.at_level("INFO", logger="distilmatch"):
         check_table(path, LABELLED)
         load_table(path, LABELLED)
@@ -272,11 +262,6 @@ def test_contradictions_are_counted_and_the_first_two_rows_named(
 # --- error floods --------------------------------------------------------------------------------------------------
 
 
-def _flood(rows: list[dict[str, Any]], folder: Path, name: str = "t.jsonl") -> Path:
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / name
-
-
 def _refused(door: Callable[[], Any]) -> tuple[str, BadRowsError]:
     with pytest.raises(BadRowsError) as caught:
         door()
@@ -284,7 +269,7 @@ def _refused(door: Callable[[], Any]) -> tuple[str, BadRowsError]:
 
 
 def test_equal_reasons_collapse_into_one_line(tmp_path: Path) -> None:
-    path = _flood([{"query": "x", "title": "y", "lable": 1}] * 600, tmp_path)
+    path = write_jsonl(tmp_path / "t.jsonl", [{"query": "x", "title": "y", "lable": 1}] * 600)
     for read in (load_table, check_table):
         text, error = _refused(lambda read=read: read(path, LABELLED, BINARY))
         assert text.count("\n") == 2 and text.count("no column 'label'; did you mean 'lable'?") == 1
@@ -294,7 +279,9 @@ def test_equal_reasons_collapse_into_one_line(tmp_path: Path) -> None:
 
 def test_different_reasons_come_first_however_late(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"a": "x", "b": None}] * 20_000 + [{"a": "x", "b": ""}, {"a": 3, "b": "y"}]
-    text, error = _refused(lambda: load_table(_flood(rows, tmp_path), TableConfig(text_columns=("a", "b"))))
+    text, error = _refused(
+        lambda: load_table(write_jsonl(tmp_path / "t.jsonl", rows), TableConfig(text_columns=("a", "b")))
+    )
     assert "and 19990 more: null text in column 'b'" in text and "row 20001: empty text" in text
     assert "row 20002: the text in column 'a' is a int" in text
     assert error.total == 20_002 and len(error.bad_rows) == 10_000
@@ -318,7 +305,7 @@ def test_labels_that_do_not_fit_come_with_the_setting_that_would(
     tmp_path: Path, task: TaskConfig, labels: list[Any], advice: str
 ) -> None:
     rows = [{"a": f"x{i}", "b": "y", "label": labels[i % len(labels)]} for i in range(60)]
-    for source in (rows, _flood(rows, tmp_path)):
+    for source in (rows, write_jsonl(tmp_path / "t.jsonl", rows)):
         for read in (load_table, check_table):
             text, _ = _refused(lambda read=read, source=source: read(source, LABELLED, task))
             assert text.count("\n") <= 4
@@ -335,7 +322,7 @@ def test_one_misspelt_class_is_no_new_class() -> None:
 def test_floods_collapse_in_corpora_and_single_texts_too(tmp_path: Path) -> None:
     from distilmatch.jobs.encode import count_texts
 
-    path = _flood([{"text": 3}] * 50, tmp_path)
+    path = write_jsonl(tmp_path / "t.jsonl", [{"text": 3}] * 50)
     for door in (
         lambda: write_corpus(CorpusConfig(sources=(str(path),)), tmp_path / "c"),
         lambda: count_texts(path, text_column="text"),

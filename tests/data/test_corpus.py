@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers import read_jsonl, write_jsonl
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.data import corpus as module
@@ -41,7 +42,7 @@ def test_lines_of_text_plain_and_packed(tmp_path: Path, caplog: pytest.LogCaptur
 def test_columns_of_tables(tmp_path: Path) -> None:
     table, lines = tmp_path / "t.jsonl", tmp_path / "a.txt"
     rows = [{"a": "one", "b": "two", "n": 1}, {"a": "three", "b": None, "n": 2}, {"a": "two", "b": "four", "n": 3}]
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(table, rows)
     lines.write_text("five\n")
     corpus = write_corpus(_config(table, lines, text_columns=("a", "b")), tmp_path / "corpus")
     assert list(corpus) == ["one", "two", "three", "four", "five"]
@@ -82,7 +83,7 @@ def test_lines_that_cannot_be_read(tmp_path: Path) -> None:
     assert raised.value.total == 2
     corpus = write_corpus(_config(path, on_bad_rows="quarantine"), tmp_path / "corpus")
     assert list(corpus) == ["good", "fine"] and corpus.bad == 2 and corpus.rows.tolist() == [0, 2]
-    entries = [json.loads(line) for line in (tmp_path / "a.bad_rows.jsonl").read_text().splitlines()]
+    entries = read_jsonl(tmp_path / "a.bad_rows.jsonl")
     assert [entry["row"] for entry in entries] == [2, 4]
     with pytest.raises(BadRowsError):
         write_corpus(_config(path), tmp_path / "corpus")  # what stands there was read with other wishes

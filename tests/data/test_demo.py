@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from tests.helpers import read_jsonl
 
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
@@ -21,10 +21,6 @@ from distilmatch.demo.words import BRANDS, CATEGORIES
 from distilmatch.errors import ConfigError
 
 
-def _rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoPaths:
     return write_demo_catalogue(tmp_path_factory.mktemp("demo"))
@@ -32,19 +28,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoPaths:
 
 def test_sizes_columns_and_shares(demo: DemoPaths) -> None:
     for path, pairs in ((demo.train, 3000), (demo.dev, 500), (demo.test, 800)):
-        rows = _rows(path)
+        rows = read_jsonl(path)
         assert len(rows) == pairs
         assert all(list(row) == ["query", "product", "label", "query_id", "product_id"] for row in rows)
         assert np.mean([row["label"] for row in rows]) == pytest.approx(0.4)
-    products = {row["id"]: row["text"] for row in _rows(demo.products)}
-    queries = {row["id"]: row["text"] for row in _rows(demo.queries)}
+    products = {row["id"]: row["text"] for row in read_jsonl(demo.products)}
+    queries = {row["id"]: row["text"] for row in read_jsonl(demo.queries)}
     assert len(products) == len(set(products.values())) == 600
-    for row in _rows(demo.test):
+    for row in read_jsonl(demo.test):
         assert products[row["product_id"]] == row["product"] and queries[row["query_id"]] == row["query"]
 
 
 def test_queries_are_disjoint_and_products_partly_shared(demo: DemoPaths) -> None:
-    splits = [_rows(path) for path in (demo.train, demo.dev, demo.test)]
+    splits = [read_jsonl(path) for path in (demo.train, demo.dev, demo.test)]
     queries = [{row["query"] for row in rows} for rows in splits]
     assert not queries[0] & queries[1] and not queries[0] & queries[2] and not queries[1] & queries[2]
     train, _, test = ({row["product_id"] for row in rows} for rows in splits)
@@ -64,7 +60,7 @@ def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
 
 def test_labels_follow_from_the_graded_relevance(tmp_path: Path) -> None:
     paths = write_demo_catalogue(tmp_path, train_pairs=500, dev_pairs=5, test_pairs=5, graded=True)
-    rows = _rows(paths.train)
+    rows = read_jsonl(paths.train)
     assert all(row["label"] == (row["relevance"] == 3) for row in rows)
     counts = Counter(row["relevance"] for row in rows)
     assert counts[3] == 200 and 100 <= counts[2] <= 200 and counts[1] > 20 and counts[0] > 20
@@ -76,7 +72,7 @@ def test_labels_follow_from_the_graded_relevance(tmp_path: Path) -> None:
 
 def test_negation_in_a_query_is_obeyed(demo: DemoPaths) -> None:
     checked = 0
-    for row in _rows(demo.train):
+    for row in read_jsonl(demo.train):
         for feature in sorted({feature for category in CATEGORIES for feature in category.features}):
             wants_none = row["query"].endswith((f"without {feature}", f"no {feature}"))
             text = row["product"].lower()
@@ -88,7 +84,7 @@ def test_negation_in_a_query_is_obeyed(demo: DemoPaths) -> None:
 
 
 def test_a_brand_that_is_not_wanted_is_not_matched(demo: DemoPaths) -> None:
-    rows = [row for path in (demo.train, demo.dev, demo.test) for row in _rows(path)]
+    rows = [row for path in (demo.train, demo.dev, demo.test) for row in read_jsonl(path)]
     unwanted = [row for row in rows if row["query"].split(" ")[-2] in ("not", "but")]
     checked = [row for row in unwanted if row["query"].split(" ")[-1] in BRANDS]
     assert len(checked) > 50
@@ -97,7 +93,7 @@ def test_a_brand_that_is_not_wanted_is_not_matched(demo: DemoPaths) -> None:
 
 
 def test_shared_words_alone_do_not_tell(demo: DemoPaths) -> None:
-    train, test = _rows(demo.train), _rows(demo.test)
+    train, test = read_jsonl(demo.train), read_jsonl(demo.test)
     words = TfidfVectorizer(token_pattern=r"\S+").fit([f"{row['query']} {row['product']}" for row in train])
 
     def parts(rows: list[dict]) -> tuple:

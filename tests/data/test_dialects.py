@@ -188,7 +188,7 @@ def test_delimiters_that_are_set_or_stated(tmp_path: Path) -> None:
 
 
 def test_one_column_of_texts_with_signs_inside(tmp_path: Path) -> None:
-    from distilmatch.jobs.rows import text_column_of
+    from distilmatch.data.column_rows import text_column_of
 
     path = _write(tmp_path, "t.csv", b'text\n"red, old; car"\nblue car\n"two\r\nlines"\n')
     assert text_column_of(path, TableConfig(), None, None) == "text"

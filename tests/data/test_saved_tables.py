@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers import interrupt
 
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import (
@@ -140,16 +141,13 @@ def test_a_save_that_dies_leaves_no_table_that_looks_whole(saved: Path, monkeypa
 
     table = read_saved_table(saved)
 
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(module.pq, "write_table", die)
+        patch.setattr(module.pq, "write_table", interrupt)
         with pytest.raises(KeyboardInterrupt):
             save_table(table, saved)
     _same(table, read_saved_table(saved))  # nothing was replaced yet
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_manifest", die)
+        patch.setattr(module, "write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             save_table(table, saved)
     with pytest.raises(CacheError, match="no finished table"):

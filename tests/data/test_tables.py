@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from tests.helpers import write_jsonl, write_table
 
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data import readers
 from distilmatch.data.tables import (
     check_table,
     iter_rows,
@@ -40,28 +35,6 @@ ROWS = [
 ]
 
 
-def _jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    kind = readers.FORMATS[Path(path.name.removesuffix(".gz")).suffix]
-    if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        return path
-    file = io.StringIO(newline="")
-    if kind == "jsonl":
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    else:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="," if kind == "csv" else "\t")
-        writer.writeheader()
-        writer.writerows(rows)
-    content = file.getvalue().encode("utf-8")
-    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
-    return path
-
-
 def _plain(table: TupleTable) -> tuple[Any, ...]:
     gold = None if table.gold is None else [None if np.isnan(g) else float(g) for g in table.gold]
     return table.tuples(), gold
@@ -77,7 +50,7 @@ def _plain(table: TupleTable) -> tuple[Any, ...]:
 @pytest.mark.parametrize("as_text", [True, False])
 def test_every_format_gives_the_same_table(tmp_path: Path, name: str, as_text: bool) -> None:
     path = tmp_path / name
-    written = _write(tmp_path / name.lower(), ROWS).rename(path)
+    written = write_table(tmp_path / name.lower(), ROWS).rename(path)
     table = load_table(str(written) if as_text else written, LABELLED, BINARY)
     assert _plain(table) == ([(row["query"], row["product"]) for row in ROWS], [1.0, 0.0, None])
     assert table.rows.dtype == np.int64 and table.gold is not None and table.gold.dtype == np.float32
@@ -139,7 +112,7 @@ def test_class_names_of_a_dataset_are_mapped_by_name() -> None:
 
 def test_columns_by_default_and_by_name(tmp_path: Path) -> None:
     rows = [{"id": 7, "label": 1, "a": "x", "t": 0.5, "b": "y", "c": "z", "id2": "k"}]
-    path = _jsonl(tmp_path / "t.jsonl", rows)
+    path = write_jsonl(tmp_path / "t.jsonl", rows)
     config = TableConfig(label_column="label", teacher_columns=("t",), id_columns=("id", "id2"))
     (row,) = iter_rows(path, config, BINARY)
     assert (row.texts, row.gold, row.teacher, row.ids) == (("x", "y"), 1.0, (0.5,), ("7", "k"))
@@ -153,7 +126,7 @@ def test_columns_by_default_and_by_name(tmp_path: Path) -> None:
 
 
 def test_default_columns_come_from_most_rows_not_from_a_bad_first_one(tmp_path: Path) -> None:
-    path = _jsonl(tmp_path / "t.jsonl", [{"b": "only", "extra": "e"}, {"a": "x", "b": "y"}, {"a": "p", "b": "q"}])
+    path = write_jsonl(tmp_path / "t.jsonl", [{"b": "only", "extra": "e"}, {"a": "x", "b": "y"}, {"a": "p", "b": "q"}])
     with pytest.raises(BadRowsError) as caught:
         load_table(path)
     assert [(bad.row, bad.reason) for bad in caught.value.bad_rows] == [
@@ -163,7 +136,7 @@ def test_default_columns_come_from_most_rows_not_from_a_bad_first_one(tmp_path: 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
 def test_a_column_missing_from_the_header_is_told_once(tmp_path: Path, ending: str) -> None:
-    path = _write(tmp_path / f"t.{ending}", ROWS)
+    path = write_table(tmp_path / f"t.{ending}", ROWS)
     with pytest.raises(
         DataError, match=r"no column 'lable'; did you mean 'label'\? \(columns: query, product, label\)"
     ):
@@ -217,7 +190,7 @@ def test_other_sources_are_refused() -> None:
 
 
 def test_file_format_overrules_the_ending(tmp_path: Path) -> None:
-    path = _write(tmp_path / "t.csv", ROWS[:2]).rename(tmp_path / "t.data")
+    path = write_table(tmp_path / "t.csv", ROWS[:2]).rename(tmp_path / "t.data")
     assert len(load_table(path, TableConfig(file_format="csv"))) == 2
 
 
@@ -334,7 +307,7 @@ def test_triplets_become_rankings(tmp_path: Path) -> None:
         {"id": 2, "anchor": "r", "positive": "p", "negative_1": "q", "negative_2": "n"},
         {"id": 3, "anchor": "q", "positive": "o", "negative_1": "n", "negative_2": "m"},
     ]
-    path = _jsonl(tmp_path / "t.jsonl", rows)
+    path = write_jsonl(tmp_path / "t.jsonl", rows)
     table = load_table(path, TableConfig(layout="triplets"), RANKING)
     assert table.tuples()[:4] == [("q", "p"), ("q", "n"), ("q", "m"), ("r", "p")] and len(table) == 9
     assert table.gold.tolist() == [1, 0, 0] * 3 and table.queries.tolist() == [0] * 3 + [1] * 3 + [0] * 3  # type: ignore[union-attr]
@@ -358,8 +331,8 @@ def test_triplets_become_rankings(tmp_path: Path) -> None:
 
 
 def test_fingerprints_follow_the_content(tmp_path: Path) -> None:
-    one, same = _jsonl(tmp_path / "1.jsonl", ROWS), _jsonl(tmp_path / "2.jsonl", ROWS)
-    other = _jsonl(tmp_path / "3.jsonl", ROWS[:2])
+    one, same = write_jsonl(tmp_path / "1.jsonl", ROWS), write_jsonl(tmp_path / "2.jsonl", ROWS)
+    other = write_jsonl(tmp_path / "3.jsonl", ROWS[:2])
     assert table_fingerprint(one) == table_fingerprint(str(same)) != table_fingerprint(other)
     dataset = datasets.Dataset.from_list(ROWS)
     assert table_fingerprint(dataset) == table_fingerprint(dataset) != table_fingerprint(dataset.select([0]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import decimal
 import gzip
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +18,16 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from tests.helpers import jsonl, write_jsonl
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data.corpus import write_corpus
+from distilmatch.data.column_rows import available_columns, iter_columns, text_column_of, tuple_columns
+from distilmatch.data.corpus import read_texts, write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table, table_fingerprint
-from distilmatch.data.texts import read_texts
 from distilmatch.errors import BadRowsError, ConfigError, DataError, DistilmatchError
 from distilmatch.evaluation.sts.retrieval import load_retrieval
 from distilmatch.jobs.encode import count_texts
-from distilmatch.jobs.rows import available_columns, iter_columns, text_column_of, tuple_columns
 
 D = decimal.Decimal
 PAIR = TableConfig(text_columns=("a", "b"))
@@ -389,7 +388,7 @@ def test_a_file_of_another_kind_says_which(tmp_path: Path, name: str, content: b
 
 
 def test_gzip_under_any_name_and_zeros_inside_a_text(tmp_path: Path) -> None:
-    row = json.dumps({"a": "x\0y", "b": "z"}).encode() + b"\n"
+    row = jsonl([{"a": "x\0y", "b": "z"}]).encode()
     for name, content in (
         ("t.jsonl", gzip.compress(row)),
         ("u.csv", gzip.compress(b"\xef\xbb\xbfa,b\nx\0y,z\n")),
@@ -407,7 +406,7 @@ def test_gzip_under_any_name_and_zeros_inside_a_text(tmp_path: Path) -> None:
 
 def _retrieval(folder: Path, documents: list[Any], queries: list[Any], qrels: list[Any]) -> Path:
     for name, rows in (("documents", documents), ("queries", queries), ("qrels", qrels)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(folder / f"{name}.jsonl", rows)
     return folder
 
 

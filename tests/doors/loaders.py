@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from tests.helpers import write_jsonl
 
 from distilmatch.config.embeddings import EmbeddingTeacherConfig
 from distilmatch.config.pairs import FineTuneConfig, TeacherConfig
@@ -42,8 +43,7 @@ def _fine_tune(setup: Setup, name: str) -> object:
 
 
 def _vectors(setup: Setup, name: str) -> object:
-    file = setup.fresh("-texts.jsonl")
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    file = write_jsonl(setup.fresh("-texts.jsonl"), [{"text": text} for text in TEXTS])
     return folder_vectors(name, file, setup.representations, setup.fresh("-vectors"))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from tests.helpers import write_jsonl
 
 from distilmatch.jobs.encode import encode_table
 
@@ -116,9 +117,9 @@ def _evaluate(setup: Setup) -> Case:
 def _evaluate_sts(setup: Setup) -> Case:
     data = setup.fresh("-sts")
     (data / "stsb").mkdir(parents=True)
-    line = '{{"sentence1": "{}", "sentence2": "{}", "score": {}}}\n'
-    rows = "".join(line.format(one, other, i % 5) for i, (one, other) in enumerate(zip(TEXTS, TEXTS[2:], strict=False)))
-    (data / "stsb" / "test.jsonl").write_text(rows)
+    pairs = enumerate(zip(TEXTS, TEXTS[2:], strict=False))
+    rows = [{"sentence1": one, "sentence2": other, "score": i % 5} for i, (one, other) in pairs]
+    write_jsonl(data / "stsb" / "test.jsonl", rows)
     return [str(setup.sentence_encoder), "--data", str(data), "--no-speed"], [setup.sentence_encoder, data]
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tests.helpers import jsonl
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.corpus import write_corpus
+from distilmatch.data.corpus import read_texts, write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table
-from distilmatch.data.texts import read_texts
 from distilmatch.jobs.encode import count_texts, encode_table
 from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.score import score_table
@@ -102,6 +101,7 @@ INSIDE = {
     "RowChecker": "behind iter_rows",
     "Scorer.load": "representations",
     "LoadedSide": "representations",
+    "Subset": "rows of another source",
     "fitted": "an encoder",
     "build_student": "an encoder",
     "static_embedding": "an encoder",
@@ -171,5 +171,5 @@ FILES: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "bytes for texts": ("parquet", _parquet(pa.array([b"red", b"blue"]), 2), ()),
     "lists for texts": ("parquet", _parquet(pa.array([["red"], ["blue"]]), 2), ()),
     "dates for texts": ("parquet", _parquet(pa.array([1, 2], pa.date32()), 2), ()),
-    "json": ("jsonl", "".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in _rows(*_USUAL)).encode(), _USUAL),
+    "json": ("jsonl", jsonl({"a": a, "b": b} for a, b in _rows(*_USUAL)).encode(), _USUAL),
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from tests.helpers import write_jsonl
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
@@ -94,7 +94,5 @@ class Setup:
 
     def table(self, name: str = "rows.jsonl", rows: int = 12) -> Path:
         """A file of labelled pairs."""
-        path = self.fresh(f"-{name}")
         lines = [{"query": TEXTS[i % 7], "document": TEXTS[-1 - i % 8], "label": i % 2} for i in range(rows)]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return path
+        return write_jsonl(self.fresh(f"-{name}"), lines)

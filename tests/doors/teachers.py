@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from tests.helpers import write_jsonl
 from transformers import BertForSequenceClassification
 
 from distilmatch.config.pairs import PairRecipe, StudentConfig
@@ -38,10 +38,8 @@ def teacher_that_says(setup: Setup, names: tuple[str, ...], answer: str) -> Path
 
 
 def _table(setup: Setup, answer: str) -> Path:
-    path = setup.fresh("-rows.jsonl")
     rows = [{"a": TEXTS[i % 7], "b": TEXTS[-1 - i % 8], "label": answer} for i in range(12)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_jsonl(setup.fresh("-rows.jsonl"), rows)
 
 
 _COLUMNS = TableConfig(text_columns=("a", "b"), label_column="label")

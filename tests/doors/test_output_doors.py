@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.helpers import call
 
-from distilmatch.cli import main
 from distilmatch.files import checksum
 
 from .outputs import OUTPUT_DOORS
 from .setup import Setup
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    return int(stopped.value.code or 0)
 
 
 def _content(paths: list[Path]) -> dict[str, str]:

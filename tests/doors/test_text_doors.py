@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from tests.helpers import write_jsonl
 
 from distilmatch.errors import DistilmatchError
 
@@ -133,7 +134,7 @@ def test_a_list_where_one_text_is_meant_is_refused(setup: Setup, door: str) -> N
 def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> None:
     from distilmatch.config.pairs import StudentConfig
     from distilmatch.config.tables import TableConfig
-    from distilmatch.data.texts import read_texts
+    from distilmatch.data.corpus import read_texts
     from distilmatch.evaluation.sts.measure import evaluate_sts
     from distilmatch.evaluation.sts.tasks import load_sts_tasks
     from distilmatch.models.dipair import DiPair
@@ -143,9 +144,8 @@ def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> N
     assert setup.representations.row_of_key(key).tolist() == [3]
     folder = tmp_path / "stsb"
     folder.mkdir()
-    (folder / "test.jsonl").write_text(
-        "".join(f'{{"sentence1": "{a}", "sentence2": "{b}", "score": {i % 5}}}\n' for i, (a, b) in enumerate(_pairs()))
-    )
+    rows = [{"sentence1": a, "sentence2": b, "score": i % 5} for i, (a, b) in enumerate(_pairs())]
+    write_jsonl(folder / "test.jsonl", rows)
     tasks = load_sts_tasks(tmp_path, "stsb")
     assert [task.name for task in tasks] == ["stsb"]
     report = evaluate_sts(str(setup.sentence_encoder), tasks, measure_speed=False)

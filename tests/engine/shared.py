@@ -1,15 +1,20 @@
-"""What several tests of the engine need: sides written to disk, and rates of a machine that was never measured."""
+"""What several tests of the engine need: a mark, sides written to disk, and rates of a machine that was never measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from distilmatch.engine.kernels.native_module import runs_native
 from distilmatch.models import DiPair
 from distilmatch.planning.planner import Rates
 from distilmatch.store.codec import StoredDtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.types import TokenRepresentations
+
+needs_native = pytest.mark.skipif(not runs_native(), reason="no native kernels here")
 
 RATES = Rates(
     encoded=(100.0, 50.0),

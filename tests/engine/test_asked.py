@@ -14,7 +14,8 @@ import torch
 
 from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.candidates import CandidateIndex
-from distilmatch.engine.scorer import BestMatches, Matches, Scorer
+from distilmatch.engine.matches import BestMatches, Matches
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.types import TokenRepresentations
 
@@ -68,7 +69,7 @@ def test_every_k_in_blocks_smaller_than_it(tiny_encoder: Path, head: str, kernel
     left, right = make_sides(model, 3, 300)
     scorer = Scorer(model, kernel=kernel, memory_bytes=memory, threads=3)
     for k, reverse in itertools.product((1, 299, 300), (1, 3)):
-        best, other = scorer.all_pairs(left, right, top_k=k, reverse_top_k=reverse)  # type: ignore[misc]
+        best, other = scorer.best_of_both(left, right, top_k=k, reverse_top_k=reverse)  # type: ignore[misc]
         assert isinstance(best, BestMatches) and isinstance(other, BestMatches)
         assert all(len(set(row)) == k and min(row) >= 0 for row in best.rows.tolist())
         assert all(len(set(row)) == reverse and min(row) >= 0 for row in other.rows.tolist())
@@ -82,14 +83,14 @@ def test_what_is_no_number_of_texts_is_refused(tiny_encoder: Path, number: Any) 
     sides = make_sides(model, 4, 9)
     scorer = Scorer(model, kernel="torch")
     calls: list[Any] = [
-        lambda: scorer.all_pairs(*sides, top_k=number),
+        lambda: scorer.best(*sides, top_k=number),
         lambda: scorer.rank(*sides, top_k=number),
         lambda: scorer.candidates(*sides, top_k=number, num_candidates=5, index="flat"),
         lambda: scorer.candidates(*sides, top_k=1, num_candidates=number, index="flat"),
     ]
     if number is not None:
         calls += [
-            lambda: scorer.all_pairs(*sides, top_k=2, reverse_top_k=number),
+            lambda: scorer.best_of_both(*sides, top_k=2, reverse_top_k=number),
             lambda: Scorer(model, kernel="torch", threads=number),
             lambda: Scorer(model, kernel="torch", memory_bytes=number),
         ]
@@ -98,7 +99,7 @@ def test_what_is_no_number_of_texts_is_refused(tiny_encoder: Path, number: Any) 
             call()
     for threshold in (True, float("nan"), "0", [0]):
         with pytest.raises(ConfigError, match="threshold"):
-            scorer.all_pairs(*sides, threshold=threshold)
+            scorer.above(*sides, threshold=threshold)
 
 
 def test_whole_numbers_of_any_kind_are_numbers(tiny_encoder: Path) -> None:
@@ -134,8 +135,8 @@ def test_threads_share_a_scorer_and_its_sides(tiny_encoder: Path, head: str, ker
     def work(scorer: Scorer, sides: tuple[list[Any], list[Any]], number: int) -> list[np.ndarray]:
         left, right = sides[0][number % 4], sides[1][number // 4]
         rows = np.stack([np.arange(40) % len(left), (np.arange(40) + number) % len(right)], 1)
-        best, other = scorer.all_pairs(left, right, top_k=3, reverse_top_k=2)  # type: ignore[misc]
-        above = scorer.all_pairs(left, right, threshold=0.0)
+        best, other = scorer.best_of_both(left, right, top_k=3, reverse_top_k=2)  # type: ignore[misc]
+        above = scorer.above(left, right, threshold=0.0)
         near = scorer.candidates(left, right, top_k=2, num_candidates=9, index="flat")
         assert isinstance(best, BestMatches) and isinstance(other, BestMatches) and isinstance(above, Matches)
         return [scorer.score(left, right, rows=rows), best.rows, other.rows, best.scores, above.rows, near.rows]

@@ -24,11 +24,11 @@ sides = [model.encode(texts, side) for side in (0, 1)]
 scorer = Scorer(model, kernel="native", threads=2)
 rows = np.random.default_rng(0).integers(0, 60, (2000, 2))
 before = scorer.score(*sides, rows=rows)
-best = scorer.all_pairs(*sides, top_k=3)
+best = scorer.best(*sides, top_k=3)
 child = os.fork()
 if child == 0:
     same = np.array_equal(scorer.score(*sides, rows=rows), before)
-    found = scorer.all_pairs(*sides, top_k=3)
+    found = scorer.best(*sides, top_k=3)
     fresh = Scorer(model, kernel="native", threads=2).score(*sides, rows=rows)
     os._exit(0 if same and np.array_equal(found.rows, best.rows) and np.array_equal(fresh, before) else 3)
 _, status = os.waitpid(child, 0)

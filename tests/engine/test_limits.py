@@ -8,14 +8,15 @@ import pytest
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.kernels.native_module import runs_native
 from distilmatch.models import DiPair
 from distilmatch.planning.limits import activation_rate
+
+from .shared import needs_native
 
 SHAPE = {"width": 32, "head": "feed_forward", "kept_tokens": (3, 4), "max_lengths": (24, 24)}
 
 
-@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@needs_native
 def test_gelu_costs_more_instructions_than_relu(tiny_encoder: Path) -> None:
     rates = []
     for activation in ("gelu", "relu"):

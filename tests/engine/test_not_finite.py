@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.kernels.native_module import native_module, runs_native
-from distilmatch.engine.scorer import BestMatches, Scorer
+from distilmatch.engine.kernels.native_module import native_module
+from distilmatch.engine.matches import BestMatches
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.store.codec import StoredTokens, encode_tokens
 from distilmatch.types import TokenRepresentations
 
 from .models import kernels_for, make_model, make_sides
-from .shared import stored
+from .shared import needs_native, stored
 
 ONE, THREE = TaskConfig(kind="binary"), TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
 HEADS = ("transformer", "compared", "pre_norm", "feed_forward", "lite", "cosine", "two_layers")
@@ -29,9 +30,9 @@ def _every_way(scorer: Scorer, left: Any, right: Any) -> dict[str, Any]:
     some = np.stack([np.arange(12) % len(left), np.arange(12) % len(right)], 1)
     return {
         "score": lambda: scorer.score(left, right, rows=some),
-        "top_k": lambda: scorer.all_pairs(left, right, top_k=2),
-        "reverse": lambda: scorer.all_pairs(left, right, top_k=2, reverse_top_k=2),
-        "threshold": lambda: scorer.all_pairs(left, right, threshold=0.0),
+        "top_k": lambda: scorer.best(left, right, top_k=2),
+        "reverse": lambda: scorer.best_of_both(left, right, top_k=2, reverse_top_k=2),
+        "threshold": lambda: scorer.above(left, right, threshold=0.0),
         "rank": lambda: scorer.rank(left, right, top_k=2),
         "candidates": lambda: scorer.candidates(left, right, top_k=2, num_candidates=len(right), index="flat"),
         "index_of": lambda: scorer.index_of(right, "flat"),
@@ -99,7 +100,7 @@ def test_a_spoiled_text_is_named(
             work()
             pytest.fail(name)
     whole = scorer.load(sides[1], 1).part(0, 7)  # the others are scored
-    assert isinstance(scorer.all_pairs(sides[0], whole, top_k=2), BestMatches)
+    assert isinstance(scorer.best(sides[0], whole, top_k=2), BestMatches)
 
 
 @pytest.mark.parametrize(("head", "kernel"), kernels_for(*HEADS))
@@ -147,7 +148,7 @@ def test_logits_that_overflow_are_refused(tiny_encoder: Path, head: str, kernel:
     assert refused == 6 or head == "cosine"
 
 
-@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@needs_native
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_compiled_kernel_names_the_first_pair_without_a_score(labels: int, threads: int) -> None:
@@ -177,7 +178,7 @@ def test_representations_of_a_head_that_makes_too_large_numbers(tiny_encoder: Pa
     large.tokens[4] *= 1e14
     for kernel in ("torch", "auto"):
         with pytest.raises(ModelError, match="row 4"):
-            Scorer(model, kernel=kernel).all_pairs(left, large, top_k=1)  # type: ignore[arg-type]
+            Scorer(model, kernel=kernel).best(left, large, top_k=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("head", "kernel"), kernels_for("transformer", "feed_forward", "cosine"))

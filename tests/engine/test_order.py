@@ -11,16 +11,17 @@ import torch
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.kernels.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module
+from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import BestRows, Ranking
-from distilmatch.engine.scorer import BestMatches, Matches, Scorer
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
 
 from .models import kernels_for, make_model, make_sides
+from .shared import needs_native
 
 THREE = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
-needs_native = pytest.mark.skipif(not runs_native(), reason="no native kernels here")
 
 
 def log_odds(logits: np.ndarray, label: int) -> np.ndarray:
@@ -84,7 +85,7 @@ def test_a_scorer_ranks_saturated_probabilities(tiny_encoder: Path, head: str, k
     rows = np.stack(np.meshgrid(np.arange(6), np.arange(90), indexing="ij"), -1).reshape(-1, 2)
     exact = log_odds(scorer.score(*sides, rows=rows).reshape(6, 90, 3), 2)
     near = 2e-5 * np.abs(exact).max()
-    best, other = scorer.all_pairs(*sides, top_k=20, reverse_top_k=4, by="probability", label="yes")  # type: ignore[misc]
+    best, other = scorer.best_of_both(*sides, top_k=20, reverse_top_k=4, by="probability", label="yes")  # type: ignore[misc]
     for found, values in ((best, exact), (other, exact.T)):
         assert isinstance(found, BestMatches)
         assert (found.scores > 0.999).all()
@@ -99,7 +100,7 @@ def test_a_scorer_ranks_saturated_probabilities(tiny_encoder: Path, head: str, k
     exact = log_odds(scorer.score(*sides, rows=rows).reshape(6, 90, 3), 2)
     limit = float(1 / (1 + np.exp(-np.median(exact))))
     assert limit < 1
-    matches = scorer.all_pairs(*sides, threshold=limit, by="probability", label="yes")
+    matches = scorer.above(*sides, threshold=limit, by="probability", label="yes")
     assert isinstance(matches, Matches)
     above = np.zeros(exact.shape, dtype=bool)
     above[tuple(matches.rows.T)] = True

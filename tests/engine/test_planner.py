@@ -9,10 +9,10 @@ import pytest
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
-from distilmatch.planning.limits import head_operations
 from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
 from .shared import RATES
@@ -81,6 +81,6 @@ def test_what_cannot_be_planned(tiny_encoder: Path) -> None:
 def test_operations_are_those_of_the_explanation(tiny_encoder: Path) -> None:
     plain = {"head_similarities": 0, "head_maxsim": 0}
     one = model(tiny_encoder, **plain)
-    assert head_operations(one) == 2 * (9 * 32 * 32 + 2 * 6 * 32 + 32)
-    assert head_operations(model(tiny_encoder, head="feed_forward")) is None
-    assert head_operations(model(tiny_encoder, head_layers=2, **plain)) > 10 * head_operations(one)  # type: ignore[operator]
+    assert head_cost(one).operations == 2 * (9 * 32 * 32 + 2 * 6 * 32 + 32)
+    assert head_cost(model(tiny_encoder, head="feed_forward")).operations is None
+    assert head_cost(model(tiny_encoder, head_layers=2, **plain)).operations > 10 * head_cost(one).operations  # type: ignore[operator]

@@ -14,13 +14,14 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.kernels.native import NativeKernel
 from distilmatch.engine.kernels.native_module import NativeBestRows, native_module, runs_native
+from distilmatch.engine.matches import BestMatches, Matches, recall
 from distilmatch.engine.ranking import BestRows, Ranking
-from distilmatch.engine.scorer import BestMatches, Matches, Scorer, recall
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
 
-from .shared import stored
+from .shared import needs_native, stored
 
 THREE = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
 ONE = TaskConfig(kind="binary")
@@ -106,7 +107,7 @@ def test_every_way_to_score_gives_the_plain_scores(
     rank: dict[str, Any] = {"by": "probability", "label": "yes"} if task is THREE else {}
     ranking = Ranking.of(task, **rank)
     scores = ranking.shown(ranking(torch.from_numpy(expected)).numpy())
-    best, other = scorer.all_pairs(*sides, top_k=5, reverse_top_k=5, **rank)  # type: ignore[misc]
+    best, other = scorer.best_of_both(*sides, top_k=5, reverse_top_k=5, **rank)  # type: ignore[misc]
     for found, values in ((best, scores), (other, scores.T)):
         assert isinstance(found, BestMatches)
         np.testing.assert_allclose(found.scores, -np.sort(-values, axis=1)[:, :5], **tolerance)
@@ -115,7 +116,7 @@ def test_every_way_to_score_gives_the_plain_scores(
     assert sorted(ranked.rows[0]) == list(range(RIGHT))
     np.testing.assert_allclose(ranked.scores[0], scores[0][ranked.rows[0]], **tolerance)
     threshold = float(np.quantile(scores, 0.9))
-    matches = scorer.all_pairs(*sides, threshold=threshold, **rank)
+    matches = scorer.above(*sides, threshold=threshold, **rank)
     assert isinstance(matches, Matches)
     assert matches.rows.tolist() == sorted(matches.rows.tolist())
     above = np.zeros_like(scores, dtype=bool)
@@ -126,7 +127,7 @@ def test_every_way_to_score_gives_the_plain_scores(
     np.testing.assert_allclose(matches.scores, scores[above], **tolerance)
 
 
-@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@needs_native
 @pytest.mark.parametrize("head", sorted(NATIVE - {"feed_forward", "feed_forward_relu"}))
 def test_the_matrix_unit_s_layouts_give_the_vectors_scores(tiny_encoder: Path, head: str) -> None:
     model = _model(tiny_encoder, head, THREE)
@@ -187,12 +188,12 @@ def test_a_folder_is_scored_as_what_it_holds(tiny_encoder: Path, tmp_path: Path)
     sides = _sides(model)
     folders = stored(model, sides, tmp_path)
     scorer = Scorer(model, memory_bytes=60_000)
-    best = scorer.all_pairs(*folders, top_k=4)
-    again = scorer.all_pairs(*sides, top_k=4)
+    best = scorer.best(*folders, top_k=4)
+    again = scorer.best(*sides, top_k=4)
     assert isinstance(best, BestMatches) and isinstance(again, BestMatches)
     np.testing.assert_array_equal(best.rows, again.rows)
     with pytest.raises(ModelError, match=r"was encoded for side 1 \(right\) and is given for side 0"):
-        scorer.all_pairs(folders[1], folders[0], top_k=4)
+        scorer.best(folders[1], folders[0], top_k=4)
 
 
 def test_what_cannot_be_scored_is_named_before_work(tiny_encoder: Path) -> None:
@@ -202,27 +203,27 @@ def test_what_cannot_be_scored_is_named_before_work(tiny_encoder: Path) -> None:
     rows = np.zeros((1, 2), dtype=np.int64)
     with pytest.raises(ModelError, match="1 sides"):
         scorer.score(left, rows=rows)
-    with pytest.raises(ModelError, match="leave 0 to 70"):
+    with pytest.raises(ModelError, match="row numbers out of range, the side has 0 to 70"):
         scorer.score(left, right, rows=rows + [0, RIGHT])
     with pytest.raises(ModelError, match=r"\(tokens, width\)"):
         scorer.score(right, left, rows=rows)
     with pytest.raises(DataError, match="right side is empty"):
         scorer.score(left, right[:0], rows=rows)
     with pytest.raises(ConfigError, match="no, maybe, yes"):
-        scorer.all_pairs(left, right, top_k=1)
+        scorer.best(left, right, top_k=1)
     with pytest.raises(ConfigError, match="no label 'perhaps'"):
-        scorer.all_pairs(left, right, top_k=1, label="perhaps")
+        scorer.best(left, right, top_k=1, label="perhaps")
     with pytest.raises(ConfigError, match="a value for each class"):
-        scorer.all_pairs(left, right, top_k=1, by="expectation")
-    with pytest.raises(ConfigError, match="either `top_k` or `threshold`"):
+        scorer.best(left, right, top_k=1, by="expectation")
+    with pytest.raises(ConfigError, match="either `top_k` or `threshold`"), pytest.warns(FutureWarning, match="best"):
         scorer.all_pairs(left, right, label="yes")
     with pytest.raises(ConfigError, match="71 texts to choose from"):
-        scorer.all_pairs(left, right, top_k=72, label="yes")
+        scorer.best(left, right, top_k=72, label="yes")
     with pytest.raises(ConfigError, match="23 texts to choose from"):
-        scorer.all_pairs(left, right, top_k=30, reverse_top_k=30, label="yes")
+        scorer.best_of_both(left, right, top_k=30, reverse_top_k=30, label="yes")
     right.tokens[7, 0, 0] = float("nan")
     with pytest.raises(ModelError, match="right side, side 1: row 7 holds numbers that are not finite"):
-        scorer.all_pairs(left, right, top_k=1, label="yes")
+        scorer.best(left, right, top_k=1, label="yes")
     with pytest.raises(ConfigError, match="native kernel cannot be used"):
         Scorer(_model(tiny_encoder, "lite", ONE), kernel="native")
     with pytest.raises(ConfigError, match="no matrix product"):
@@ -234,7 +235,7 @@ def test_expectations_are_ranked(tiny_encoder: Path) -> None:
     sides = _sides(model)
     probabilities = torch.from_numpy(_plain(model, sides)).softmax(-1).numpy()
     expected = probabilities @ np.array([0.0, 1.0, 3.0], dtype=np.float32)
-    best = Scorer(model).all_pairs(*sides, top_k=2, by="expectation", values=[0, 1, 3])
+    best = Scorer(model).best(*sides, top_k=2, by="expectation", values=[0, 1, 3])
     assert isinstance(best, BestMatches)
     np.testing.assert_allclose(best.scores, -np.sort(-expected, axis=1)[:, :2], atol=0.06)
 
@@ -247,7 +248,7 @@ def test_as_many_candidates_as_texts_are_the_exact_answer(tiny_encoder: Path, he
     model = _model(tiny_encoder, head, ONE)
     sides = _sides(model)
     scorer = Scorer(model, kernel="torch")
-    exact = scorer.all_pairs(*sides, top_k=5)
+    exact = scorer.best(*sides, top_k=5)
     assert isinstance(exact, BestMatches)
     index = scorer.index_of(sides[1], kind)
     if index.index is not None and kind == "ivf":
@@ -271,11 +272,11 @@ def test_without_a_native_kernel_products_are_in_bf16_where_the_cpu_has_it(
     config = StudentConfig(**{"width": 32, "head_heads": 2, "kept_tokens": (3, 4), "max_lengths": (24, 24), **shape})
     model = DiPair.from_encoder(tiny_encoder, config, ONE).eval()
     for has_bf16 in (True, False):
-        monkeypatch.setattr("distilmatch.engine.scorer.has_fast_bf16", lambda _, has=has_bf16: has)
+        monkeypatch.setattr("distilmatch.engine.kernels.choice.has_fast_bf16", lambda _, has=has_bf16: has)
         assert Scorer(model).kernel.name == ("torch-bf16" if has_bf16 and fast else "torch")
 
 
-@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@needs_native
 @pytest.mark.parametrize("head", ["transformer", "feed_forward_relu"])
 @pytest.mark.parametrize(("left", "threads"), [(1, 3), (5, 3), (40, 1), (1100, 1)])
 def test_threads_that_share_left_texts_find_the_same_best(
@@ -285,7 +286,7 @@ def test_threads_that_share_left_texts_find_the_same_best(
     sides = _sides(model, left, 600)
     scorer = Scorer(model, kernel="native", threads=threads)
     every = scorer.score(*sides, rows=np.array(list(itertools.product(range(left), range(600))))).reshape(left, 600)
-    best, other = scorer.all_pairs(*sides, top_k=7, reverse_top_k=1)  # type: ignore[misc]
+    best, other = scorer.best_of_both(*sides, top_k=7, reverse_top_k=1)  # type: ignore[misc]
     for found, scores in ((best, every), (other, every.T)):
         assert isinstance(found, BestMatches)
         k = found.scores.shape[1]
@@ -293,7 +294,7 @@ def test_threads_that_share_left_texts_find_the_same_best(
         np.testing.assert_allclose(found.scores, np.take_along_axis(scores, found.rows, 1), atol=1e-5)
 
 
-@pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+@needs_native
 @pytest.mark.parametrize("columns", [1, 15, 16, 70])
 def test_compiled_best_rows_are_those_of_pytorch(columns: int) -> None:
     random = np.random.default_rng(columns)

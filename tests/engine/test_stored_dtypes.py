@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.engine.scorer import BestMatches, Scorer
+from distilmatch.engine.matches import BestMatches
+from distilmatch.engine.scorer import Scorer
 from distilmatch.models import DiPair
 from distilmatch.planning.planner import Work, plan
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype, bytes_per_item, decode_tokens, encode_tokens
@@ -41,7 +42,7 @@ def test_a_folder_is_scored_as_its_decoded_texts(model: DiPair, tmp_path: Path, 
     np.testing.assert_allclose(scores, scorer.score(*decoded, rows=rows), atol=1e-5)
     plain = scorer.score(*sides, rows=rows)
     assert np.abs(scores - plain).max() <= 0.05 * plain.std()
-    best, again = (scorer.all_pairs(*some, top_k=4) for some in (folders, decoded))
+    best, again = (scorer.best(*some, top_k=4) for some in (folders, decoded))
     assert isinstance(best, BestMatches) and isinstance(again, BestMatches)
     np.testing.assert_allclose(best.scores, again.scores, atol=1e-5)
 

@@ -19,8 +19,9 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.kernels.torch import TorchKernel
 from distilmatch.engine.kernels.triton import TritonKernel, gpu_here, why_not_triton
 from distilmatch.engine.kernels.triton_heads import Tile, tiles_for
+from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import Ranking
-from distilmatch.engine.scorer import BestMatches, Matches, Scorer
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.types import TokenRepresentations
@@ -126,7 +127,7 @@ def test_what_the_scorer_finds_is_the_oracle_s(
     logits = scorer.score(*sides, rows=rows)
     most = 0.02 * float(np.abs(expected).max())
     np.testing.assert_allclose(logits, expected[rows[:, 0], rows[:, 1]], rtol=0, atol=most)
-    best, other = scorer.all_pairs(*sides, top_k=5, reverse_top_k=5, **rank)  # type: ignore[misc]
+    best, other = scorer.best_of_both(*sides, top_k=5, reverse_top_k=5, **rank)  # type: ignore[misc]
     for found, values in ((best, scores), (other, scores.T)):
         assert isinstance(found, BestMatches)
         np.testing.assert_allclose(found.scores, -np.sort(-values, axis=1)[:, :5], rtol=0, atol=bound)
@@ -137,7 +138,7 @@ def test_what_the_scorer_finds_is_the_oracle_s(
     ordered = np.sort(scores.ravel())
     gap = int(np.argmax(np.diff(ordered)))
     threshold = float(ordered[gap : gap + 2].mean())
-    matches = scorer.all_pairs(*sides, threshold=threshold, **rank)
+    matches = scorer.above(*sides, threshold=threshold, **rank)
     assert isinstance(matches, Matches)
     np.testing.assert_array_equal(matches.rows, np.argwhere(scores > threshold))
     assert scorer.score(*sides, rows=np.empty((0, 2), dtype=np.int64)).shape == (0, task.num_labels)
@@ -186,7 +187,7 @@ def test_saturated_probabilities_keep_their_order(tiny_encoder: Path) -> None:
     rows = np.array(list(itertools.product(range(LEFT), range(RIGHT))))
     logits = scorer.score(*sides, rows=rows).astype(np.float64).reshape(LEFT, RIGHT, 3)
     odds = logits[..., 2] - np.logaddexp(logits[..., 0], logits[..., 1])
-    best = scorer.all_pairs(*sides, top_k=RIGHT, by="probability", label="yes")
+    best = scorer.best(*sides, top_k=RIGHT, by="probability", label="yes")
     assert isinstance(best, BestMatches) and (best.scores == 1).mean() > 0.9
     picked = np.take_along_axis(odds, best.rows, 1)
     np.testing.assert_allclose(picked, -np.sort(-odds, axis=1), rtol=0, atol=2e-5 * np.abs(odds).max())
@@ -208,7 +209,7 @@ def test_numbers_that_are_not_finite_are_refused_as_by_pytorch(
         scorer = Scorer(model, kernel=kernel)  # type: ignore[arg-type]
         for work in (
             lambda side, of=scorer: of.score(left, side, rows=rows),
-            lambda side, of=scorer: of.all_pairs(left, side, top_k=2),
+            lambda side, of=scorer: of.best(left, side, top_k=2),
         ):
             with pytest.raises(ModelError, match="row 16 holds numbers that are not finite"):
                 work(right)
@@ -216,7 +217,7 @@ def test_numbers_that_are_not_finite_are_refused_as_by_pytorch(
         (model.head.layers[0].key_value if head == "transformer" else model.head.side_inputs[1]).weight.fill_(1e12)
     for kernel in ("torch", "triton"):
         with pytest.raises(ModelError, match="row 16: scores are no finite numbers"):
-            Scorer(model, kernel=kernel).all_pairs(left, large, top_k=2)  # type: ignore[arg-type]
+            Scorer(model, kernel=kernel).best(left, large, top_k=2)  # type: ignore[arg-type]
 
 
 @runs
@@ -297,6 +298,6 @@ def test_real_sizes_on_the_gpu(tiny_encoder: Path, head: str, shape: dict[str, A
     expected, logits = exact.score(*sides, rows=rows), fast.score(*sides, rows=rows)
     bound = 0.02 * float(np.abs(expected).max())
     np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
-    best, found = exact.all_pairs(*sides, top_k=10), fast.all_pairs(*sides, top_k=10)
+    best, found = exact.best(*sides, top_k=10), fast.best(*sides, top_k=10)
     assert isinstance(best, BestMatches) and isinstance(found, BestMatches)
     np.testing.assert_allclose(found.scores, best.scores, rtol=0, atol=bound)

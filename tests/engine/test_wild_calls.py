@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distilmatch.engine.kernels.native_module import native_module, runs_native
+from distilmatch.engine.kernels.native_module import native_module
 
+from .shared import needs_native
 from .wild_calls import count_outcomes
 
-pytestmark = pytest.mark.skipif(not runs_native(), reason="no native kernels here")
+pytestmark = needs_native
 
 
 def test_wild_calls_are_refused_or_answered() -> None:

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 from sentence_transformers import SentenceTransformer
+from tests.helpers import COLOURED_THINGS, read_jsonl, write_jsonl
 
 from distilmatch.errors import BadRowsError, ConfigError, DataError, MissingExtraError
 from distilmatch.evaluation.sts.measure import evaluate_sts
 from distilmatch.evaluation.sts.results import short_names
 from distilmatch.evaluation.sts.retrieval import load_retrieval, measure_retrieval
 from distilmatch.evaluation.sts.tasks import load_mteb_tasks, load_sts_tasks
-
-WORDS = ["red car", "blue car", "green house", "small dog", "big boat", "old book"]
 
 
 @pytest.fixture
@@ -27,14 +26,14 @@ def data(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         rows = [
             {
-                "sentence1": f"the {rng.choice(WORDS)}",
-                "sentence2": f"a {rng.choice(WORDS)} is here",
+                "sentence1": f"the {rng.choice(COLOURED_THINGS)}",
+                "sentence2": f"a {rng.choice(COLOURED_THINGS)} is here",
                 column: float(rng.uniform(low, 5)),
                 "subset": f"part {i % 2}",
             }
             for i in range(25)
         ]
-        (tmp_path / name / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(tmp_path / name / "test.jsonl", rows)
     return tmp_path
 
 
@@ -44,7 +43,7 @@ def test_correlations_are_over_all_rows_of_a_task(data: Path, tiny_sentence_enco
     report = evaluate_sts([tiny_sentence_encoder, tiny_encoder], tasks, device="cpu", measure_speed=False)
     model = SentenceTransformer(str(tiny_sentence_encoder), device="cpu")
     for name, column in (("sts14", "score"), ("stsb", "score"), ("sick", "relatedness")):
-        rows = [json.loads(line) for line in (data / name / "test.jsonl").read_text().splitlines()]
+        rows = read_jsonl(data / name / "test.jsonl")
         left, right = (model.encode([row[side] for row in rows]) for side in ("sentence1", "sentence2"))
         expected = stats.spearmanr((left * right).sum(1), [row[column] for row in rows]).statistic
         assert report.results[0].spearman[name] == pytest.approx(expected, abs=1e-6)
@@ -90,7 +89,7 @@ def test_tasks_that_cannot_be_read(data: Path, tmp_path: Path) -> None:
 def _retrieval(folder: Path, documents: list, queries: list, qrels: list) -> Path:
     folder.mkdir(exist_ok=True)
     for name, rows in (("documents", documents), ("queries", queries), ("qrels", qrels)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(folder / f"{name}.jsonl", rows)
     return folder
 
 
@@ -151,7 +150,7 @@ def test_tasks_of_mteb_are_those_that_it_scores(
         folder = {"STS14": "sts14", "STSBenchmark": "stsb"}.get(task.metadata.name)
         if folder is None:
             raise ConnectionError("the hub is not there")
-        rows = [json.loads(line) for line in (data / folder / "test.jsonl").read_text().splitlines()]
+        rows = read_jsonl(data / folder / "test.jsonl")
         task.dataset = DatasetDict({"test": Dataset.from_list(rows)})
         task.data_loaded = True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,13 @@ def make_student(encoder: Path, task: TaskConfig | None = None, seed: int = 0, *
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)
+    return model
+
+
+def make_matcher(encoder: Path) -> DiPair:
+    """Its score is more than a similarity: a fresh student's classifier reads nothing else."""
+    model = make_student(encoder)
+    torch.nn.init.normal_(model.classifier.weight, std=0.3)
     return model
 
 
@@ -60,15 +65,3 @@ def pair_rows(rows: int = 30) -> list[Row]:
         }
         for i in range(rows)
     ]
-
-
-@pytest.fixture
-def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
-    """Writes rows to a JSONL file in the test's folder."""
-
-    def write(rows: list[Row], name: str = "pairs.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
-
-    return write

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.helpers import Stopped, write_jsonl, write_table
 
 from distilmatch.errors import BadRowsError, CacheError, DataError, ModelError
 from distilmatch.jobs.encode import encode_table
@@ -37,20 +34,11 @@ def check(folder: RepresentationFolder, model: DiPair, texts: list[str], side: i
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "mappings", "generator"])
-def test_every_kind_of_source(student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path], kind: str) -> None:
+def test_every_kind_of_source(student: DiPair, tmp_path: Path, kind: str) -> None:
     rows = [{"text": text, "id": f"id{i}"} for i, text in enumerate(TEXTS)]
     source: Any = rows
-    if kind == "jsonl":
-        source = write_jsonl(rows)
-    elif kind == "parquet":
-        source = tmp_path / "texts.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), source)
-    elif kind in ("csv", "tsv"):
-        source = tmp_path / f"texts.{kind}"
-        with source.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["text", "id"], delimiter="," if kind == "csv" else "\t")
-            writer.writeheader()
-            writer.writerows(rows)
+    if kind in ("jsonl", "csv", "tsv", "parquet"):
+        source = write_table(tmp_path / f"texts.{kind}", rows)
     elif kind == "generator":
         source = iter(rows)
     folder = encode_table(student, source, tmp_path / "out", side="document", id_column="id", batch_size=4)
@@ -66,9 +54,9 @@ def test_dataset(student: DiPair, tmp_path: Path) -> None:
     check(encode_table(student, source, tmp_path / "out", side=0), student, TEXTS, 0)
 
 
-def test_one_side_of_a_pair_table(student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+def test_one_side_of_a_pair_table(student: DiPair, tmp_path: Path) -> None:
     rows = pair_rows()
-    path = write_jsonl(rows)
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
     folder = encode_table(
         student, path, tmp_path / "out", side=1, text_column="document", id_column="did", shard_rows=3, batch_size=2
     )
@@ -112,10 +100,6 @@ def test_stored_dtypes(student: DiPair, tmp_path: Path, dtype: Any) -> None:
 # Resuming
 
 
-class _Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stops_at", range(6))
 def test_resume(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: int) -> None:
     rows = [{"text": text, "id": f"id{i}"} for i, text in enumerate(TEXTS)]
@@ -126,7 +110,7 @@ def test_resume(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def stopping(texts: list[str], *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         if calls == stops_at:
-            raise _Stop
+            raise Stopped
         calls += 1
         encoded.extend(texts)
         return encode(texts, *args, **kwargs)
@@ -134,7 +118,7 @@ def test_resume(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(student, "encode", stopping)
     monkeypatch.setattr("distilmatch.jobs.encode._CHUNK_TEXTS", 4)
     monkeypatch.setattr("distilmatch.jobs.encode._CHUNK_BATCHES", 1)
-    with pytest.raises(_Stop):
+    with pytest.raises(Stopped):
         encode_table(student, rows, tmp_path / "out", **settings)
     with pytest.raises(CacheError, match="unfinished" if stops_at else "."):
         RepresentationFolder.open(tmp_path / "out")
@@ -172,11 +156,9 @@ encode_table(model, sys.argv[2], sys.argv[3], side=0, shard_rows=4, batch_size=4
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_resume_after_sigkill(
-    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, dtype: Any
-) -> None:
+def test_resume_after_sigkill(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
     student.save_pretrained(tmp_path / "model")
-    path = write_jsonl([{"text": text} for text in TEXTS])
+    path = write_jsonl(tmp_path / "pairs.jsonl", [{"text": text} for text in TEXTS])
     arguments = [sys.executable, "-c", _KILLED, str(tmp_path / "model"), str(path), str(tmp_path / "out"), dtype]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     killed = subprocess.run(arguments, env=environment, capture_output=True, timeout=120, check=False)
@@ -224,10 +206,8 @@ def test_folder_of_another_model_side_dtype_or_table(student: DiPair, other_stud
 # Tables that cannot be used
 
 
-def test_bad_rows_stop_before_any_work(
-    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_jsonl([{"text": text} for text in TEXTS])
+def test_bad_rows_stop_before_any_work(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", [{"text": text} for text in TEXTS])
     with path.open("a") as file:
         file.write('{"text": null}\n{"text": ""}\n{broken\n')
     with monkeypatch.context() as patch:
@@ -246,16 +226,16 @@ def test_bad_table_does_not_cost_the_old_folder(student: DiPair, tmp_path: Path)
     assert len(RepresentationFolder.open(tmp_path / "out")) == 23
 
 
-def test_one_id_for_two_texts(student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
-    path = write_jsonl([{"text": "one", "id": "a"}, {"text": "two", "id": "b"}, {"text": "three", "id": "a"}])
+def test_one_id_for_two_texts(student: DiPair, tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "pairs.jsonl", [{"text": "one", "id": "a"}, {"text": "two", "id": "b"}, {"text": "three", "id": "a"}]
+    )
     with pytest.raises(DataError, match=r"pairs\.jsonl, row 3: id 'a' stands for 'three'"):
         encode_table(student, path, tmp_path / "out", side=0, id_column="id")
 
 
-def test_columns_and_sides_that_are_not_there(
-    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path]
-) -> None:
-    path = write_jsonl(pair_rows(3))
+def test_columns_and_sides_that_are_not_there(student: DiPair, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", pair_rows(3))
     with pytest.raises(DataError, match="text_column"):
         encode_table(student, path, tmp_path / "out", side=0)
     with pytest.raises(DataError, match="nothing"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from sentence_transformers import SentenceTransformer
+from tests.helpers import COLOURS, THINGS, call, read_jsonl, write_jsonl
 
 from distilmatch.cli import main
 from distilmatch.config.ladder import LadderRecipe, MatchSideConfig
@@ -26,17 +26,11 @@ from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models import DiPair
 from distilmatch.store.folder import RepresentationFolder
 
-from .conftest import make_student
+from .conftest import make_matcher
 
-COLOURS = ["red", "green", "blue"]
-THINGS = ["car", "house", "dog", "lamp", "book", "coat"]
-LEFT = [f"the {colour} {thing}" for colour in COLOURS for thing in THINGS]
-RIGHT = [f"a {colour} {thing} {place}" for colour in COLOURS for thing in THINGS for place in ("here", "in the rain")]
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+_COLOURS, _THINGS = COLOURS[:3], THINGS[:6]
+LEFT = [f"the {colour} {thing}" for colour in _COLOURS for thing in _THINGS]
+RIGHT = [f"a {colour} {thing} {place}" for colour in _COLOURS for thing in _THINGS for place in ("here", "in the rain")]
 
 
 @pytest.fixture
@@ -44,14 +38,12 @@ def tables(tmp_path: Path) -> list[Path]:
     """Texts of both sides, some of them twice and with white space around them."""
     left = [{"id": f"l{i}", "text": text} for i, text in enumerate([*LEFT, LEFT[3], f" {LEFT[5]} "])]
     right = [{"id": f"r{i}", "title": text, "note": "x"} for i, text in enumerate(RIGHT)]
-    return [_write(tmp_path / "left.jsonl", left), _write(tmp_path / "right.jsonl", right)]
+    return [write_jsonl(tmp_path / "left.jsonl", left), write_jsonl(tmp_path / "right.jsonl", right)]
 
 
 @pytest.fixture
 def student(tiny_encoder: Path) -> DiPair:
-    model = make_student(tiny_encoder)
-    torch.nn.init.normal_(model.classifier.weight, std=0.3)
-    return model
+    return make_matcher(tiny_encoder)
 
 
 @pytest.fixture
@@ -131,11 +123,6 @@ def test_match_by_a_sentence_encoder_at_the_command_line(
     asked += [tmp_path / "m.parquet", "--top-k", 1, "--candidates", 4, "--index", "flat"]
     more = ["--candidate-encoder", tiny_sentence_encoder, "--left-table", tables[0], "--right-table", tables[1]]
 
-    def call(*arguments: object) -> int:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return int(stopped.value.code or 0)
-
     assert call(*asked, *more[:4]) == 1
     assert "needs --candidates N, --left-table and --right-table" in capsys.readouterr().err
     assert call(*asked, *more[2:]) == 1
@@ -152,7 +139,7 @@ def test_items_without_an_id_are_counted_row_by_row(student: DiPair, tmp_path: P
         {"id": None, "text": "blue"},
         {"id": "a", "text": "red"},
     ]
-    table = _write(tmp_path / "table.jsonl", [*rows, {"id": None, "text": "green"}])
+    table = write_jsonl(tmp_path / "table.jsonl", [*rows, {"id": None, "text": "green"}])
     side = MatchSideConfig(source=str(table), text_column="text", id_column="id")
     folder = encode_table(student, str(table), tmp_path / "f", side=0, text_column="text", id_column="id")
     assert count_items(side) == len(folder.items()[0]) == 4
@@ -179,7 +166,7 @@ def test_tables_of_a_match_are_read_as_they_were_encoded(
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in [*asked, *more]])
         assert (stopped.value.code or 0) == code
-    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    lines = read_jsonl(tmp_path / "m.jsonl")
     assert [line["query_text"] for line in lines] == ['"I sold the table', "a blue lamp", 'and the chair."']
 
 
@@ -188,8 +175,8 @@ def ladder(tmp_path: Path, tables: list[Path], tiny_sentence_encoder: Path, tiny
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(40):
-        one, other = rng.choice(COLOURS), rng.choice(COLOURS)
-        rows.append({"a": f"the {one} {rng.choice(THINGS)}", "b": f"a {other} car here", "label": int(one == other)})
+        one, other = rng.choice(_COLOURS), rng.choice(_COLOURS)
+        rows.append({"a": f"the {one} {rng.choice(_THINGS)}", "b": f"a {other} car here", "label": int(one == other)})
     (tmp_path / "texts.txt").write_text("\n".join([*LEFT, *RIGHT]))
     return {
         "embedding": {
@@ -199,7 +186,7 @@ def ladder(tmp_path: Path, tables: list[Path], tiny_sentence_encoder: Path, tiny
             "stage1": {"epochs": 1, "batch_size": 8, "precision": "fp32"},
         },
         "pair": {
-            "train": str(_write(tmp_path / "train.jsonl", rows)),
+            "train": str(write_jsonl(tmp_path / "train.jsonl", rows)),
             "task": {"kind": "binary"},
             "table": {"label_column": "label"},
             "teacher": {"models": [str(tiny_cross_encoder)], "precision": "fp32"},
@@ -244,10 +231,10 @@ def test_a_ladder_from_one_recipe(ladder: dict[str, Any], tmp_path: Path, monkey
 
 
 def test_what_is_ranked_is_passed_on(ladder: dict[str, Any], tiny_cross_encoder_3: Path) -> None:
-    rows = [json.loads(line) for line in Path(ladder["pair"]["train"]).read_text().splitlines()]
+    rows = read_jsonl(ladder["pair"]["train"])
     for row in rows:
         row["label"] = "no" if row["label"] else "yes"
-    _write(Path(ladder["pair"]["train"]), rows)
+    write_jsonl(Path(ladder["pair"]["train"]), rows)
     ladder["pair"]["task"] = {"kind": "classification", "classes": ["no", "maybe", "yes"]}
     ladder["pair"]["teacher"]["models"] = [str(tiny_cross_encoder_3)]
     ladder["match"] |= {"rank_by": "expectation", "values": [0, 1, 2], "candidates": None}

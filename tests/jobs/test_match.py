@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.helpers import interrupt
 
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, ModelError
@@ -20,7 +21,7 @@ from distilmatch.jobs.parts import PartWriter
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder
 
-from .conftest import make_student
+from .conftest import make_matcher
 
 Folders = list[RepresentationFolder]
 QUERIES = [f"query {'very ' * (i % 7)}{i}" for i in range(23)]
@@ -29,10 +30,7 @@ DOCUMENTS = [f"document {'long ' * (i % 11)}{i}" for i in range(41)]
 
 @pytest.fixture(scope="module")
 def student(tiny_encoder: Path) -> DiPair:
-    """Its score is more than a similarity: a fresh student's classifier reads nothing else."""
-    model = make_student(tiny_encoder)
-    torch.nn.init.normal_(model.classifier.weight, std=0.3)
-    return model
+    return make_matcher(tiny_encoder)
 
 
 def encode(model: DiPair, where: Path) -> Folders:
@@ -161,11 +159,8 @@ def test_candidates_that_were_stopped_at_the_end_still_say_what_they_miss(
     scorer, settings = Scorer(student, kernel="torch"), {"top_k": 4, "num_candidates": 6, "index": "flat"}
     expected = match_folders(scorer, *folders, tmp_path / "whole.parquet", **settings)
 
-    def stop(*_: Any) -> int:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(PartWriter, "finish", stop)
+        patch.setattr(PartWriter, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             match_folders(scorer, *folders, tmp_path / "few.parquet", **settings)
     assert match_folders(scorer, *folders, tmp_path / "few.parquet", **settings) == expected

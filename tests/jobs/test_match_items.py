@@ -18,12 +18,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.helpers import call, write_jsonl
 
-from distilmatch.cli import main
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import Ranking
-from distilmatch.engine.scorer import BestMatches, Matches, Scorer
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, DataError
 from distilmatch.jobs import match_output
 from distilmatch.jobs.encode import encode_table
@@ -35,7 +36,7 @@ from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder
 from distilmatch.store.items import Items
 
-from .conftest import make_student
+from .conftest import make_matcher
 
 Row = dict[str, Any]
 
@@ -182,9 +183,7 @@ def _table(texts: list[str], name: str, ids: bool) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def student(tiny_encoder: Path) -> DiPair:
-    model = make_student(tiny_encoder)
-    torch.nn.init.normal_(model.classifier.weight, std=0.3)
-    return model
+    return make_matcher(tiny_encoder)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +203,7 @@ def sides(student: DiPair, tmp_path_factory: pytest.TempPathFactory) -> dict[boo
 
 def exact_scores(student: DiPair, left: RepresentationFolder, right: RepresentationFolder) -> np.ndarray:
     """The kernel's own logits of all texts, with the ties that truncated texts have."""
-    found = Scorer(student, kernel="torch").all_pairs(left, right, top_k=len(right))
+    found = Scorer(student, kernel="torch").best(left, right, top_k=len(right))
     assert isinstance(found, BestMatches)
     scores = np.empty(found.scores.shape, dtype=np.float32)
     np.put_along_axis(scores, found.rows, found.scores, axis=1)
@@ -422,34 +421,29 @@ def test_match_from_the_command_line(
 ) -> None:
     left, right, *folders = sides[True]
     student.save_pretrained(tmp_path / "model")
-    paths = []
-    for name, rows in (("left", left), ("right", right)):
-        paths.append(tmp_path / f"{name}.jsonl")
-        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in (("left", left), ("right", right))]
     capsys.readouterr()
     asked = ["match", str(tmp_path / "model"), "--left", str(folders[0].path), "--right", str(folders[1].path)]
     asked += ["--top-k", "2", "--kernel", "torch", "--output", str(tmp_path / "best.csv")]
     texts = ["--texts", "--left-table", str(paths[0]), "--right-table", str(paths[1]), "--text-columns", "text,text"]
 
-    def call(*more: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([*asked, *more])
-        return int(stopped.value.code or 0), capsys.readouterr().err
+    def ask(*more: str) -> tuple[int, str]:
+        return call(*asked, *more), capsys.readouterr().err
 
-    assert call("--texts") == (
+    assert ask("--texts") == (
         1,
         "Error: --texts needs --left-table and --right-table, from which the folders were encoded\n",
     )
-    assert call("--left-table", str(paths[0]))[0] == 1
-    assert call(*texts, "--reverse-output", str(paths[0]))[0] == 1
-    assert call(*texts)[0] == 0
+    assert ask("--left-table", str(paths[0]))[0] == 1
+    assert ask(*texts, "--reverse-output", str(paths[0]))[0] == 1
+    assert ask(*texts)[0] == 0
     with (tmp_path / "best.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * len(items_of(left))
     for row in rows:
         assert left[int(row["query_row"])] == {"id": row["query_id"] or None, "text": row["query_text"]}
-    assert call(*texts)[0] == 0, "the finished job is known again"
-    assert call(*texts, "--distinct-texts")[0] == 1, "and nothing else replaces it"
-    assert call(*texts, "--distinct-texts", "--overwrite")[0] == 0
+    assert ask(*texts)[0] == 0, "the finished job is known again"
+    assert ask(*texts, "--distinct-texts")[0] == 1, "and nothing else replaces it"
+    assert ask(*texts, "--distinct-texts", "--overwrite")[0] == 0
     with (tmp_path / "best.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * len(_QUERIES)

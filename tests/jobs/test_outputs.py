@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import resource
 import signal
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.helpers import read_jsonl, write_jsonl
 
 from distilmatch.config.tables import TableConfig
 from distilmatch.engine.scorer import Scorer
@@ -65,10 +65,8 @@ def _places(path: Path, tmp_path: Path) -> list[Path]:
     return found
 
 
-def test_scores_never_replace_what_they_are_made_of(
-    student: DiPair, folders: Folders, tmp_path: Path, write_jsonl: Callable[..., Path]
-) -> None:
-    table = write_jsonl(pair_rows(), "pairs.jsonl")
+def test_scores_never_replace_what_they_are_made_of(student: DiPair, folders: Folders, tmp_path: Path) -> None:
+    table = write_jsonl(tmp_path / "pairs.jsonl", pair_rows())
     before = content(table, *(folder.path for folder in folders))
     for place in [*_places(table, tmp_path), folders[0].path / "scores.parquet", folders[1].path / "a" / "s.csv"]:
         with pytest.raises(ConfigError, match="the output"):
@@ -102,10 +100,8 @@ def test_matches_never_replace_what_they_are_made_of(
     assert content(*(folder.path for folder in folders)) == before and not best.exists()
 
 
-def test_an_encode_never_replaces_its_table_or_model(
-    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path]
-) -> None:
-    table = write_jsonl(pair_rows(), "pairs.jsonl")
+def test_an_encode_never_replaces_its_table_or_model(student: DiPair, tmp_path: Path) -> None:
+    table = write_jsonl(tmp_path / "pairs.jsonl", pair_rows())
     student.save_pretrained(tmp_path / "model")
     before = content(table, tmp_path / "model")
     for place in _places(table, tmp_path):
@@ -116,8 +112,8 @@ def test_an_encode_never_replaces_its_table_or_model(
     assert content(table, tmp_path / "model") == before
 
 
-def test_the_cache_of_vectors_is_no_input(folders: Folders, tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
-    table = write_jsonl(pair_rows())
+def test_the_cache_of_vectors_is_no_input(folders: Folders, tmp_path: Path) -> None:
+    table = write_jsonl(tmp_path / "pairs.jsonl", pair_rows())
     for cache in (table, folders[0].path, folders[0].path / "vectors", tmp_path / "encoder"):
         with pytest.raises(ConfigError, match="the cache of vectors"):
             folder_vectors(tmp_path / "encoder", table, folders[0], cache, text_column="query")
@@ -166,12 +162,10 @@ def _limit() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
-    student: DiPair, tmp_path: Path, write_jsonl: Callable[..., Path]
-) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(student: DiPair, tmp_path: Path) -> None:
     student.save_pretrained(tmp_path / "model")
     rows = [{"query": f"query {'very ' * (i % 7)}{i}", "document": f"document {i}", "qid": f"q{i}"} for i in range(300)]
-    table = write_jsonl(rows)
+    table = write_jsonl(tmp_path / "pairs.jsonl", rows)
 
     def call(limit: int, *arguments: str) -> tuple[int, str]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LIMIT": str(limit)}
@@ -250,7 +244,7 @@ def _awkward(rows: int = 12) -> list[Row]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return read_jsonl(path)
     if path.suffix in (".csv", ".tsv"):
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))

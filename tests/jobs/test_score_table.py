@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.helpers import Stopped, write_jsonl
 
 from distilmatch.config.tables import TableConfig
 from distilmatch.engine.scorer import Scorer
@@ -28,7 +28,7 @@ Folders = list[RepresentationFolder]
 @pytest.fixture(autouse=True)
 def no_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are compared to the model's own, in fp32."""
-    monkeypatch.setattr("distilmatch.engine.scorer.has_fast_bf16", lambda device: False)
+    monkeypatch.setattr("distilmatch.engine.kernels.choice.has_fast_bf16", lambda device: False)
 
 
 def encode_sides(model: DiPair, rows: list[Row], where: Path, **settings: Any) -> Folders:
@@ -147,13 +147,12 @@ def test_unknown_text_or_id(
     student: DiPair,
     folders: Folders,
     tmp_path: Path,
-    write_jsonl: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     by: Any,
 ) -> None:
     rows = pair_rows()
     rows[19] = {**rows[19], "document": "never seen", "did": "d99"}
-    path = write_jsonl(rows)
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
     monkeypatch.setattr(Scorer, "score", lambda *_, **__: pytest.fail("work was started"))
     unknown = "text 'never seen'" if by == "text" else "id 'd99'"
     with pytest.raises(DataError, match=rf"pairs\.jsonl, row 20: the document {unknown} is not in"):
@@ -161,11 +160,12 @@ def test_unknown_text_or_id(
     assert not list(tmp_path.glob("scores*"))
 
 
-def test_empty_id(student: DiPair, folders: Folders, tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+def test_empty_id(student: DiPair, folders: Folders, tmp_path: Path) -> None:
     rows = pair_rows()
     rows[2]["qid"] = ""
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
     with pytest.raises(DataError, match=r"row 3: the query id is empty"):
-        score_table(student, write_jsonl(rows), tmp_path / "scores.parquet", folders, table=TABLE, by="id")
+        score_table(student, path, tmp_path / "scores.parquet", folders, table=TABLE, by="id")
 
 
 def test_many_unknown_texts_are_counted(student: DiPair, folders: Folders, tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_many_unknown_texts_are_counted(student: DiPair, folders: Folders, tmp_p
 
 
 @pytest.mark.parametrize("by", ["text", "id"])
-def test_bad_rows(student: DiPair, folders: Folders, tmp_path: Path, write_jsonl: Callable[..., Path], by: Any) -> None:
-    path = write_jsonl(pair_rows())
+def test_bad_rows(student: DiPair, folders: Folders, tmp_path: Path, by: Any) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", pair_rows())
     with path.open("a") as file:
         file.write('{"qid": "q1"}\n')
     with pytest.raises(BadRowsError, match="row 31"):
@@ -216,10 +216,6 @@ def test_columns_with_one_name(student: DiPair, folders: Folders, tmp_path: Path
 # Resuming
 
 
-class _Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("stops_at", range(5))
 def test_resume(
     student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_at: int
@@ -229,12 +225,12 @@ def test_resume(
     def stopping(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         if calls == stops_at:
-            raise _Stop
+            raise Stopped
         calls += 1
         return score(*args, **kwargs)
 
     monkeypatch.setattr(Scorer, "score", stopping)
-    with pytest.raises(_Stop):
+    with pytest.raises(Stopped):
         score_table(student, pair_rows(), output, folders, table=TABLE, batch_rows=7)
     assert not output.exists()
     assert len(list(tmp_path.glob("scores.parquet.parts/part-*.parquet"))) == stops_at
@@ -272,8 +268,8 @@ def test_parts_and_output_of_another_job(
 ) -> None:
     output = tmp_path / "scores.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr("distilmatch.jobs.parts.PartWriter.finish", lambda self: (_ for _ in ()).throw(_Stop()))
-        with pytest.raises(_Stop):
+        patch.setattr("distilmatch.jobs.parts.PartWriter.finish", lambda self: (_ for _ in ()).throw(Stopped()))
+        with pytest.raises(Stopped):
             score_table(student, pair_rows(), output, folders, table=TABLE, batch_rows=7)
     fewer = pair_rows(20)
     with pytest.raises(CacheError, match="parts of another job"):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.helpers import interrupt
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
@@ -22,6 +23,7 @@ from distilmatch.errors import CacheError, DistilmatchError, ModelError
 from distilmatch.files import checksum
 from distilmatch.models import DiPair, integrity
 from distilmatch.models.integrity import read_checksums, verify_student
+from distilmatch.pretrained.weights import check_finite_weights
 
 PAIRS = [("red car", "a big blue house"), ("old tea", "the dog runs")]
 
@@ -57,12 +59,9 @@ def test_checksums_cover_what_is_read(original: Path, tiny_encoder: Path, tmp_pa
 
 
 def test_checksums_are_written_last(original: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
     shutil.copytree(original, tmp_path / "student")
     model = _student(tiny_encoder, kept_tokens=(2, 2))
-    monkeypatch.setattr("distilmatch.models.dipair.write_checksums", stop)
+    monkeypatch.setattr("distilmatch.models.dipair.write_checksums", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.save_pretrained(tmp_path / "student")
     with pytest.raises(ModelError, match="is not what was saved"):
@@ -176,11 +175,9 @@ def test_weights_that_are_no_numbers_are_refused_by_name(folder: Path, value: fl
 
 
 def test_numbers_at_the_end_of_a_dtype_are_numbers() -> None:
-    integrity.check_finite_weights(
-        "x", {"a": torch.full((100,), 6e4, dtype=torch.float16), "b": torch.full((9,), 3e38)}
-    )
+    check_finite_weights("x", {"a": torch.full((100,), 6e4, dtype=torch.float16), "b": torch.full((9,), 3e38)})
     with pytest.raises(ModelError, match="weights b hold"):
-        integrity.check_finite_weights("x", {"b": torch.tensor([3e38, 3e38, float("inf")])})
+        check_finite_weights("x", {"b": torch.tensor([3e38, 3e38, float("inf")])})
 
 
 # --- what a config says of itself ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.helpers import interrupt
 
 from distilmatch.errors import CacheError, ConfigError, DataError
 from distilmatch.fingerprint import text_key
@@ -271,7 +272,7 @@ def test_a_resumed_folder_has_all_checksums(tmp_path: Path) -> None:
 def test_rows_after_a_last_shard_that_was_not_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            "distilmatch.store.writer.write_manifest", lambda path, _: _stop() if "manifest" in path.name else None
+            "distilmatch.store.writer.write_manifest", lambda path, _: interrupt() if "manifest" in path.name else None
         )
         with RepresentationWriter(tmp_path, manifest()) as writer:
             writer.append(None, keys(0, 8), representations(8))
@@ -284,10 +285,6 @@ def test_rows_after_a_last_shard_that_was_not_full(tmp_path: Path, monkeypatch: 
     read = RepresentationFolder.open(tmp_path)
     assert read.keys == keys(0, 15) and torch.equal(read.read(np.arange(15)).tokens, representations(15).tokens)
     assert verify_folder(tmp_path) == []
-
-
-def _stop() -> None:
-    raise KeyboardInterrupt
 
 
 # Manifests that somebody made

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tests.helpers import Stopped
 
 from distilmatch.config.embeddings import CorpusConfig, EmbeddingTeacherConfig
 from distilmatch.data.corpus import TextCorpus, write_corpus
@@ -196,10 +197,6 @@ def test_several_teachers_as_one(tmp_path: Path, tiny_sentence_encoder: Path, ti
         TeacherCombination([])
 
 
-class _Stop(Exception):
-    pass
-
-
 class _Counting:
     """A teacher that says how often it was asked, and breaks off after some texts."""
 
@@ -216,7 +213,7 @@ class _Counting:
         self, texts: Sequence[str], rows: np.ndarray | None = None, show_progress_bar: bool | None = None
     ) -> np.ndarray:
         if len(self.asked) + len(texts) > self.most:
-            raise _Stop
+            raise Stopped
         self.asked += texts
         return np.array([[len(text), text.count("a"), 1] for text in texts], dtype=np.float32)
 
@@ -224,7 +221,7 @@ class _Counting:
 def test_the_cache_goes_on_after_a_stop_and_asks_once(tmp_path: Path, corpus: TextCorpus) -> None:
     expected = _Counting().embed(list(corpus))
     stopped = _Counting(most=3)
-    with pytest.raises(_Stop):
+    with pytest.raises(Stopped):
         cached_embeddings(stopped, corpus, tmp_path, chunk_texts=2, show_progress_bar=False)
     (place,) = [path for path in tmp_path.iterdir() if (path / "progress.json").is_file()]
     with pytest.raises(CacheError, match="no finished embeddings"):

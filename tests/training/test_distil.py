@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.helpers import COLOURS, THINGS, Stopped, read_jsonl, write_jsonl
 from transformers import AutoModel
 
 from distilmatch.config.pairs import (
@@ -29,36 +30,27 @@ from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, TextCollator
-from distilmatch.training.pairs.distil import (
-    better_start,
-    distil_pairs,
-    label_transfer_set,
-    new_student,
-    plan_transfer_set,
-    possible_starts,
-    stages_from,
-)
+from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set, new_student, plan_transfer_set
 from distilmatch.training.pairs.frozen import cache_kept_outputs
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import highest_grade, run_stage
+from distilmatch.training.pairs.starts import better_start, possible_starts, stages_from
 from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
 from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.processes import Processes
 from distilmatch.types import TupleTable
 
-COLOURS = ["red", "green", "blue"]
-THINGS = ["car", "house", "dog", "lamp", "book", "coat", "boat", "tree"]
+_COLOURS = COLOURS[:3]
 
 
 def _write_table(path: Path, rows: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
-    with path.open("w") as file:
-        for _ in range(rows):
-            thing = rng.choice(THINGS)
-            left, right = rng.choice(COLOURS), rng.choice(COLOURS)
-            row = {"a": f"the {left} {thing}", "b": f"a {right} {thing} is small", "label": int(left == right)}
-            file.write(json.dumps(row) + "\n")
-    return path
+    made = []
+    for _ in range(rows):
+        thing = rng.choice(THINGS)
+        left, right = rng.choice(_COLOURS), rng.choice(_COLOURS)
+        made.append({"a": f"the {left} {thing}", "b": f"a {right} {thing} is small", "label": int(left == right)})
+    return write_jsonl(path, made)
 
 
 @pytest.fixture
@@ -115,8 +107,22 @@ def test_stage_1_leaves_the_encoder_alone_and_stage_2_does_not(recipe: PairRecip
     assert any(not torch.equal(start[name], last[name]) for name in start)
 
 
-class _Stop(Exception):
-    pass
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_has_as_many_stages_as_its_recipe_names(recipe: PairRecipe, count: int) -> None:
+    settle = {"name": "settle", "frozen_encoders": True, "epochs": 1, "evaluations": 1, "precision": "fp32"}
+    learn = {"epochs": 1, "evaluations": 1, "precision": "fp32", "learning_rate": 2e-3}
+    named = [settle, {**learn, "name": "learn"}, {**learn, "name": "polish", "averaging": 0.5}][-count:]
+    usual = {"stage1": StageConfig(epochs=1.0, evaluations=2), "stage2": StageConfig(epochs=5.0)}
+    own = recipe.replaced(start="encoder", stages=named, **usual)
+    student = distil_pairs(own)
+    root = Path(own.output)
+    card = (root / "student" / "README.md").read_text()
+    for stage in named:
+        assert json.loads((root / str(stage["name"]) / "stage.json").read_text())["steps"] > 0
+        assert str(stage["name"]) in card
+    assert not (root / "stage1").exists() and not (root / "stage2").exists()
+    pairs = [("red car", "a red car"), ("blue dog", "a green house")]
+    np.testing.assert_array_equal(distil_pairs(own).logits(pairs), student.logits(pairs))  # all are done
 
 
 def test_a_student_starts_from_a_teacher_of_its_architecture(
@@ -295,7 +301,7 @@ def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypat
     def breaks(self: object, *args: object, **kwargs: object) -> object:
         seen["steps"] += 1
         if seen["steps"] in (9, 30, 45):
-            raise _Stop
+            raise Stopped
         return original(self, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module.BlockTrainer, "compute_loss", breaks)
@@ -304,7 +310,7 @@ def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypat
         try:
             resumed = distil_pairs(recipe)
             break
-        except _Stop:
+        except Stopped:
             stops += 1
     assert stops >= 2
     for name, value in resumed.state_dict().items():
@@ -338,10 +344,9 @@ def test_a_batch_encodes_each_text_once(recipe: PairRecipe) -> None:
 
 
 def test_given_labels_need_no_teacher_and_no_dev_set(recipe: PairRecipe, tmp_path: Path) -> None:
-    labelled = tmp_path / "labelled.jsonl"
     rng = np.random.default_rng(0)
-    rows = [json.loads(line) for line in Path(recipe.train).read_text().splitlines()]
-    labelled.write_text("".join(json.dumps(row | {"logit": float(rng.normal())}) + "\n" for row in rows))
+    rows = read_jsonl(recipe.train)
+    labelled = write_jsonl(tmp_path / "labelled.jsonl", [row | {"logit": float(rng.normal())} for row in rows])
     settings = recipe.to_dict() | {
         "train": str(labelled),
         "dev": None,
@@ -356,10 +361,10 @@ def test_given_labels_need_no_teacher_and_no_dev_set(recipe: PairRecipe, tmp_pat
 def test_given_labels_are_kept_and_the_teacher_is_asked_for_the_others(
     recipe: PairRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [json.loads(line) for line in Path(recipe.train).read_text().splitlines()]
+    rows = read_jsonl(recipe.train)
     known = {(row["a"], row["b"]): 20.0 + number for number, row in enumerate(rows)}
-    labelled = tmp_path / "labelled.jsonl"
-    labelled.write_text("".join(json.dumps(row | {"logit": known[row["a"], row["b"]]}) + "\n" for row in rows))
+    given = [row | {"logit": known[row["a"], row["b"]]} for row in rows]
+    labelled = write_jsonl(tmp_path / "labelled.jsonl", given)
     asked: list[tuple[str, str]] = []
     logits = CrossEncoderTeacher.logits
 
@@ -396,12 +401,12 @@ def test_a_dev_set_with_some_teacher_labels_is_measured_on_those(recipe: PairRec
 
 def test_three_sides_and_classes(recipe: PairRecipe, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    path = tmp_path / "triples.jsonl"
-    with path.open("w") as file:
-        for _ in range(40):
-            a, b, c = rng.choice(COLOURS, 3)
-            logits = [3.0 * (a == b), 3.0 * (b == c)]
-            file.write(json.dumps({"x": f"the {a} car", "y": f"a {b} car", "z": f"{c} car", "soft": logits}) + "\n")
+    rows = []
+    for _ in range(40):
+        a, b, c = rng.choice(_COLOURS, 3)
+        logits = [3.0 * (a == b), 3.0 * (b == c)]
+        rows.append({"x": f"the {a} car", "y": f"a {b} car", "z": f"{c} car", "soft": logits})
+    path = write_jsonl(tmp_path / "triples.jsonl", rows)
     settings = recipe.to_dict() | {
         "train": str(path),
         "dev": None,
@@ -426,19 +431,14 @@ def test_ranking(recipe: PairRecipe, tmp_path: Path, kind: str, pool: str) -> No
     rng = np.random.default_rng(0)
     paths = {}
     for name, queries in (("train", 12), ("dev", 4)):
-        paths[name] = tmp_path / f"{name}-ranking.jsonl"
-        with paths[name].open("w") as file:
-            for query in range(queries):
-                wanted = rng.choice(COLOURS)
-                for document in range(5):
-                    colour = rng.choice(COLOURS)
-                    row = {
-                        "q": f"the {wanted} car {query}",
-                        "d": f"{colour} car {document}",
-                        "qid": query,
-                        "did": document,
-                    }
-                    file.write(json.dumps(row | {"grade": 3 if colour == wanted or document == 0 else 0}) + "\n")
+        rows = []
+        for query in range(queries):
+            wanted = rng.choice(_COLOURS)
+            for document in range(5):
+                colour = rng.choice(_COLOURS)
+                row = {"q": f"the {wanted} car {query}", "d": f"{colour} car {document}", "qid": query, "did": document}
+                rows.append(row | {"grade": 3 if colour == wanted or document == 0 else 0})
+        paths[name] = write_jsonl(tmp_path / f"{name}-ranking.jsonl", rows)
     settings = recipe.to_dict() | {
         "train": str(paths["train"]),
         "dev": str(paths["dev"]),
@@ -455,9 +455,8 @@ def test_ranking(recipe: PairRecipe, tmp_path: Path, kind: str, pool: str) -> No
 
 
 def test_triplets(recipe: PairRecipe, tmp_path: Path) -> None:
-    path = tmp_path / "triplets.jsonl"
-    rows = [{"a": f"the {c} car", "p": f"{c} car {i}", "n": f"house {i}"} for i in range(10) for c in COLOURS]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"a": f"the {c} car", "p": f"{c} car {i}", "n": f"house {i}"} for i in range(10) for c in _COLOURS]
+    path = write_jsonl(tmp_path / "triplets.jsonl", rows)
     settings = recipe.to_dict() | {
         "train": str(path),
         "dev": None,

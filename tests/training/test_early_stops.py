@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tests.helpers import COLOURS, THINGS, write_jsonl
 
 from distilmatch.cli import main
 from distilmatch.config.embeddings import EmbeddingRecipe
@@ -22,7 +22,7 @@ from distilmatch.training.embeddings.distil import distil_embeddings
 from distilmatch.training.pairs.distil import check_pair_recipe, distil_pairs, label_transfer_set
 from distilmatch.tuning.search import tune
 
-WORDS = "red green blue car house dog lamp book coat boat tree one two three".split()
+WORDS = (*COLOURS[:3], *THINGS, "one", "two", "three")
 Settings = dict[str, Any]
 
 
@@ -38,8 +38,7 @@ def _table(path: Path, labels: list[float] | None, name: str = "label") -> str:
         {"a": texts[i], "b": texts[-1 - i]} | ({} if labels is None else {name: labels[i % len(labels)]})
         for i in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return str(write_jsonl(path, rows))
 
 
 @pytest.fixture(autouse=True)
@@ -252,8 +251,8 @@ def test_embeddings_of_another_length_are_refused_by_a_dry_run(
 
 
 def _side(path: Path, count: int, **more: Any) -> Settings:
-    path.write_text("".join(json.dumps({"text": text, "id": i % 7}) + "\n" for i, text in enumerate(_texts(count))))
-    return {"source": str(path), "text_column": "text", **more}
+    rows = [{"text": text, "id": i % 7} for i, text in enumerate(_texts(count))]
+    return {"source": str(write_jsonl(path, rows)), "text_column": "text", **more}
 
 
 LADDER: dict[str, tuple[Change, str]] = {

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tests.helpers import COLOURS, THINGS, Stopped, read_jsonl, write_jsonl
 
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.config.pairs import StudentConfig
@@ -35,19 +36,17 @@ from distilmatch.training.embeddings.batches import (
 from distilmatch.training.embeddings.distil import distil_embeddings, embed_corpus, new_student
 from distilmatch.training.embeddings.trainer import DistilTrainer
 
-COLOURS = ["red", "green", "blue", "white"]
-THINGS = ["car", "house", "dog", "lamp", "book", "coat"]
+_COLOURS, _THINGS = (*COLOURS[:3], "white"), THINGS[:6]
 PLACES = ["by the river", "in the rain", "on the table", ""]
 
 
 def _sentences(count: int, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
-    return [f"the {rng.choice(COLOURS)} {rng.choice(THINGS)} {rng.choice(PLACES)}".strip() for _ in range(count)]
+    return [f"the {rng.choice(_COLOURS)} {rng.choice(_THINGS)} {rng.choice(PLACES)}".strip() for _ in range(count)]
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return str(write_jsonl(path, rows))
 
 
 @pytest.fixture
@@ -75,8 +74,8 @@ def _labelled(tmp_path: Path) -> list[dict[str, Any]]:
     rng = np.random.default_rng(5)
     pairs, triplets, scored = [], [], []
     for _ in range(20):
-        colour, other = rng.permutation(COLOURS)[:2]
-        thing = rng.choice(THINGS)
+        colour, other = rng.permutation(_COLOURS)[:2]
+        thing = rng.choice(_THINGS)
         pairs.append({"a": f"the {colour} {thing}", "b": f"a {colour} {thing} {rng.choice(PLACES)}"})
         triplets.append({**pairs[-1], "c": f"a {other} {thing}"})
         scored.append({**pairs[-1], "score": float(rng.uniform(1, 5))})
@@ -89,7 +88,7 @@ def _labelled(tmp_path: Path) -> list[dict[str, Any]]:
 
 def _agreement(student: SentenceTransformer, teacher: SentenceTransformer) -> float:
     """Spearman's correlation of the two models' cosines between texts that no run has seen."""
-    texts = [f"a {colour} {thing} {place}".strip() for colour in COLOURS for thing in THINGS for place in PLACES[:2]]
+    texts = [f"a {colour} {thing} {place}".strip() for colour in _COLOURS for thing in _THINGS for place in PLACES[:2]]
     mine, theirs = (model.encode(texts) for model in (student, teacher))
     left, right = np.triu_indices(len(texts), 1)
     return cosine_spearman(mine[left], mine[right], cosines(theirs[left], theirs[right]))
@@ -175,10 +174,6 @@ def test_other_students_and_objectives(settings: dict[str, Any], student: dict[s
     assert np.isfinite(losses).all() and (kind != "mse" or np.mean(losses[-6:]) < np.mean(losses[:6]))
 
 
-class _Stop(Exception):
-    pass
-
-
 def test_a_share_of_the_start_stays(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["stage1"] |= {"epochs": 1}
     settings["labelled"] = _labelled(tmp_path)[:1]
@@ -204,7 +199,7 @@ def test_a_share_of_the_start_stays(settings: dict[str, Any], tmp_path: Path) ->
 
 
 def test_several_dev_sets_count_alike(settings: dict[str, Any], tmp_path: Path, tiny_sentence_encoder: Path) -> None:
-    rows = [json.loads(line) for line in Path(settings["dev"]["source"]).read_text().splitlines()]
+    rows = read_jsonl(settings["dev"]["source"])
     few = [{**row, "score": 5 - row["score"]} for row in rows[:7]]
     other = {"source": _lines(tmp_path / "few.jsonl", few), "score_column": "score", "score_range": [0, 5]}
     recipe = EmbeddingRecipe.from_dict({**settings, "dev": [settings["dev"], other]})
@@ -262,7 +257,7 @@ def test_a_stopped_run_resumes_to_the_same_student_with_its_bank(
         def breaks(self: Any, *args: Any, _original: Any = cls.compute_loss, **kwargs: Any) -> Any:
             seen["steps"] += 1
             if seen["steps"] in (7, 12, 24):
-                raise _Stop
+                raise Stopped
             return _original(self, *args, **kwargs)
 
         monkeypatch.setattr(cls, "compute_loss", breaks)
@@ -271,7 +266,7 @@ def test_a_stopped_run_resumes_to_the_same_student_with_its_bank(
         try:
             resumed = distil_embeddings(recipe)
             break
-        except _Stop:
+        except Stopped:
             stops += 1
     assert stops == 3
     assert torch.equal(banks[0], banks[1]) and len(banks[0]) == 40

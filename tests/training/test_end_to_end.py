@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+from tests.helpers import COLOURS, write_jsonl
 
 from distilmatch.config.pairs import (
     FineTuneConfig,
@@ -28,23 +28,22 @@ from distilmatch.training.teacher import fine_tune_teacher
 
 TASK = TaskConfig(kind="binary")
 COLUMNS = TableConfig(text_columns=("query", "product"), label_column="label")
-COLOURS = ["red", "green", "blue", "black", "white", "yellow"]
-THINGS = ["shoe", "lamp", "coat", "chair", "watch", "bag", "book", "cup"]
+PRODUCTS = ["shoe", "lamp", "coat", "chair", "watch", "bag", "book", "cup"]
 
 
 def _write(path: Path, rows: int, seed: int) -> Path:
     """A match is the same thing in the same colour; half of the others miss by the colour alone."""
     rng = np.random.default_rng(seed)
-    with path.open("w") as file:
-        for _ in range(rows):
-            colour, thing = rng.choice(COLOURS), rng.choice(THINGS)
-            kind = rng.random()
-            other_colour = colour if kind < 0.5 else rng.choice([name for name in COLOURS if name != colour])
-            other_thing = thing if kind < 0.75 else rng.choice([name for name in THINGS if name != thing])
-            size = rng.choice(["small", "large"])
-            row = {"query": f"I want a {colour} {thing}", "product": f"{size} {other_thing}, colour {other_colour}"}
-            file.write(json.dumps(row | {"label": int(kind < 0.5)}) + "\n")
-    return path
+    made = []
+    for _ in range(rows):
+        colour, thing = rng.choice(COLOURS), rng.choice(PRODUCTS)
+        kind = rng.random()
+        other_colour = colour if kind < 0.5 else rng.choice([name for name in COLOURS if name != colour])
+        other_thing = thing if kind < 0.75 else rng.choice([name for name in PRODUCTS if name != thing])
+        size = rng.choice(["small", "large"])
+        row = {"query": f"I want a {colour} {thing}", "product": f"{size} {other_thing}, colour {other_colour}"}
+        made.append(row | {"label": int(kind < 0.5)})
+    return write_jsonl(path, made)
 
 
 def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> None:

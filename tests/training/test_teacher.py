@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
+from tests.helpers import interrupt
 
 from distilmatch.config.pairs import FineTuneConfig
 from distilmatch.config.tables import TaskConfig
@@ -129,10 +130,7 @@ def test_a_length_beyond_the_positions_is_cut(
 def test_an_unfinished_teacher_leaves_no_folder(
     tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(path: Path, content: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(teacher_module, "write_json", stop)  # the last thing before the folder is moved into place
+    monkeypatch.setattr(teacher_module, "write_json", interrupt)  # the last thing before the folder is moved into place
     with pytest.raises(KeyboardInterrupt):
         fine_tune_teacher(toy(_CLASSES, 16), _CLASSES, tmp_path / "teacher", settings(tiny_encoder, epochs=1))
     assert list(tmp_path.iterdir()) == []

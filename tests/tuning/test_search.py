@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.helpers import COLOURED_THINGS, write_jsonl
 
 from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
@@ -18,15 +19,13 @@ from distilmatch.tuning.search import shape, tune
 
 pytest.importorskip("optuna")
 
-WORDS = ["red car", "blue car", "green house", "small dog", "big boat", "old book"]
-
 
 def _rows(path: Path, count: int) -> str:
     rows = [
-        {"q": f"the {WORDS[i % 6]}", "p": f"a {WORDS[(i * 5) % 6]} is {i % 4}", "label": i % 2} for i in range(count)
+        {"q": f"the {COLOURED_THINGS[i % 6]}", "p": f"a {COLOURED_THINGS[(i * 5) % 6]} is {i % 4}", "label": i % 2}
+        for i in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return str(write_jsonl(path, rows))
 
 
 @pytest.fixture

@@ -78,6 +78,12 @@ def run(
     report = evaluate_pairs(student, test, teacher=CrossEncoderTeacher(teacher))
     report.save(output / "report")
     show(report)
+    show_places(output)
+    step("Done")
+
+
+def show_places(output: Path) -> None:
+    """Prints where everything stands."""
     say(
         student=str(output / "run" / "student"),
         scores=str(output / "scores.parquet"),
@@ -85,7 +91,6 @@ def run(
         plot=str(output / "report" / "report.png"),
         recipe=str(output / "recipe.yaml"),
     )
-    step("Done")
 
 
 def check_demo(output: Path, asked: dict[str, Any]) -> None:

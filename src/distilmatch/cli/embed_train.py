@@ -70,7 +70,8 @@ def show_plan(settings: EmbeddingRecipe, checked: EmbeddingTables) -> None:
     from distilmatch.training.embeddings.distil import new_student
 
     facts: dict[str, object] = {}
-    if settings.corpus is not None and settings.has_stage1:
+    texts, counts = 0, [0]
+    if settings.corpus is not None and settings.distils:
         with tempfile.TemporaryDirectory() as folder:
             corpus = write_corpus(settings.corpus, folder)
             texts = len(corpus)
@@ -79,14 +80,14 @@ def show_plan(settings: EmbeddingRecipe, checked: EmbeddingTables) -> None:
             assert teacher is not None  # an embedding recipe with a stage 1 has one
             for file in teacher.embeddings:
                 PrecomputedTeacher(file, teacher.embedding_column).check_rows(corpus.source_rows)
-        stage = settings.stage1
-        facts["stage1_steps"] = math.ceil(texts / stage.batch_size / stage.gradient_accumulation_steps * stage.epochs)
     if checked.labelled is not None:
         counts = [len(table) for table in checked.labelled.tables]
-        stage = settings.stage2
-        batches = sum(math.ceil(rows / stage.batch_size) for rows in counts)
         facts |= {"labelled_rows": sum(counts)}
-        facts["stage2_steps"] = math.ceil(batches / stage.gradient_accumulation_steps * stage.epochs)
+    for stage in settings.all_stages:
+        batches = texts / stage.batch_size
+        if stage.kind == "contrastive":
+            batches = sum(math.ceil(rows / stage.batch_size) for rows in counts)
+        facts[f"{stage.name}_steps"] = math.ceil(batches / stage.gradient_accumulation_steps * stage.epochs)
     if checked.dev is not None:
         facts["dev_rows"] = sum(map(len, checked.dev.tables))
     student = new_student(settings)

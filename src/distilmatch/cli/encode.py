@@ -24,12 +24,18 @@ def run(
     model: ModelPath,
     table: TablePath,
     output: str = typer.Option(..., "--output", help="Folder for the representations."),
-    side: str = typer.Option(..., "--side", help="Name or number of the side."),
-    text_column: str | None = typer.Option(None, "--text-column", help="Column of the texts; by default the first."),
-    id_column: str | None = typer.Option(None, "--id-column", help="Column of ids."),
-    dtype: str = typer.Option("float32", "--dtype", metavar="float32|float16|bfloat16|int8", help="On disk."),
-    batch_size: int = typer.Option(64, "--batch-size", help="Texts a forward pass."),
-    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Of the encoder."),
+    side: str = typer.Option(
+        ..., "--side", help="Which side the texts are of: its name, such as query, or its number."
+    ),
+    text_column: str | None = typer.Option(
+        None, "--text-column", help='Column of the texts; "text", or the only column of texts, by default.'
+    ),
+    id_column: str | None = typer.Option(None, "--id-column", help="Column of the texts' ids."),
+    dtype: str = typer.Option(
+        "float32", "--dtype", metavar="float32|float16|bfloat16|int8", help="Number format on disk."
+    ),
+    batch_size: int = typer.Option(64, "--batch-size", help="How many texts the encoder sees at once."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the encoder."),
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",

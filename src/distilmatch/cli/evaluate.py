@@ -33,12 +33,14 @@ def run(
     model: ModelPath,
     table: TablePath,
     output: str = typer.Option(..., "--output", help="Folder for report.json, report.md and report.png."),
-    teacher: str | None = typer.Option(None, "--teacher", metavar="MODEL[,MODEL]", help="Teacher(s) to compare with."),
+    teacher: str | None = typer.Option(
+        None, "--teacher", metavar="MODEL[,MODEL]", help="Teacher or teachers to compare with."
+    ),
     label_column: str | None = typer.Option(None, "--label-column", help="Column of the gold labels."),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
-    speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
-    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="In which the student runs."),
+    speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs a second."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the student."),
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",

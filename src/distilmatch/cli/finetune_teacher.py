@@ -24,20 +24,28 @@ from distilmatch.cli.options import (
 
 def run(
     table: TablePath,
-    output: str = typer.Option(..., "--output", help="Folder for the teacher; must not hold anything yet."),
-    task: str = typer.Option(..., "--task", metavar="classification|binary|regression|ranking", help="What it learns."),
+    output: str = typer.Option(..., "--output", help="New folder for the teacher."),
+    task: str = typer.Option(..., "--task", metavar="classification|binary|regression|ranking", help="Kind of labels."),
     label_column: str = typer.Option(..., "--label-column", help="Column of the gold labels."),
-    classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Class names, in order of the logits."),
-    label_range: str | None = typer.Option(None, "--label-range", metavar="LOW,HIGH", help="Of regression labels."),
-    dev: str | None = typer.Option(None, "--dev", help="Table of the same form; the best epoch on it is kept."),
+    classes: str | None = typer.Option(
+        None, "--classes", metavar="A,B,C", help="Class names, in the order of the logits."
+    ),
+    label_range: str | None = typer.Option(
+        None, "--label-range", metavar="LOW,HIGH", help="Lowest and highest label, for regression."
+    ),
+    dev: str | None = typer.Option(
+        None, "--dev", help="Dev table of the same form; the epoch that is best on it is kept."
+    ),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     base_model: str = typer.Option("all-MiniLM-L6-v2", "--base-model", help="Pre-trained model to start from."),
-    epochs: float | None = typer.Option(None, "--epochs", help="Passes over the rows."),
-    batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs a step."),
-    learning_rate: float | None = typer.Option(None, "--learning-rate"),
-    dropout: float | None = typer.Option(None, "--dropout", help="In training; by default the base model's own."),
-    max_length: int | None = typer.Option(None, "--max-length", help="Tokens of a pair."),
+    epochs: float | None = typer.Option(None, "--epochs", help="Number of epochs."),
+    batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs in a training step."),
+    learning_rate: float | None = typer.Option(None, "--learning-rate", help="Peak learning rate."),
+    dropout: float | None = typer.Option(
+        None, "--dropout", help="Dropout in training; the base model's own by default."
+    ),
+    max_length: int | None = typer.Option(None, "--max-length", help="Maximum tokens of a pair."),
     seed: int = typer.Option(0, "--seed"),
     split: Split = "train",
     delimiter: Delimiter = None,

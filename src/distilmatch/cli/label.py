@@ -12,7 +12,7 @@ from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePat
 def run(
     recipe: RecipePath,
     output: Output = None,
-    seed: int | None = typer.Option(None, "--seed", help="Seed of the blocks."),
+    seed: int | None = typer.Option(None, "--seed", help="Random seed of the transfer set; overrides the recipe's."),
     changes: Set = None,
     on_bad_rows: OnBadRows = None,
     device: Device = None,

@@ -35,41 +35,51 @@ if TYPE_CHECKING:
 
 def run(
     model: ModelPath,
-    left: str = typer.Option(..., "--left", help="Representations of the first side."),
-    right: str = typer.Option(..., "--right", help="Representations of the second side."),
+    left: str = typer.Option(..., "--left", help="Folder of the left side's representations, made by encode."),
+    right: str = typer.Option(..., "--right", help="Folder of the right side's representations, made by encode."),
     output: str = typer.Option(..., "--output", help="File for the matches: .parquet, .csv, .tsv or .jsonl."),
     top_k: int | None = typer.Option(None, "--top-k", help="Keep the K best right items for each left item."),
-    threshold: float | None = typer.Option(None, "--threshold", help="Or: all pairs with a score above this."),
+    threshold: float | None = typer.Option(None, "--threshold", help="Or keep every pair with a score above this."),
     reverse_output: str | None = typer.Option(
-        None, "--reverse-output", help="Also the best left items for each right item, in this file."
+        None, "--reverse-output", help="Also write the K best left items for each right item, to this file."
     ),
     distinct_texts: bool = typer.Option(
-        False, "--distinct-texts", help="Match and count distinct texts, not ids or rows of the table."
+        False, "--distinct-texts", help="Match distinct texts instead of ids or rows of the table."
     ),
     texts: bool = typer.Option(
-        False, "--texts", help="Write the texts beside ids and rows; needs the tables of both sides."
+        False, "--texts", help="Add the texts to the output; needs --left-table and --right-table."
     ),
     candidates: int | None = typer.Option(
-        None, "--candidates", help="Score only so many nearest texts by pooled vectors; without it all."
+        None, "--candidates", help="Score only the N nearest texts (by pooled vectors) instead of all."
     ),
     candidate_encoder: str | None = typer.Option(
-        None, "--candidate-encoder", help="Nearest by this sentence encoder instead; needs the tables of both sides."
+        None,
+        "--candidate-encoder",
+        help="Find the nearest texts with this sentence encoder; needs --left-table and --right-table.",
     ),
     left_table: str | None = typer.Option(None, "--left-table", help="The table that --left was encoded from."),
     right_table: str | None = typer.Option(None, "--right-table", help="The table that --right was encoded from."),
     text_columns: str | None = typer.Option(
-        None, "--text-columns", metavar="LEFT,RIGHT", help="Columns of the texts in these tables."
+        None, "--text-columns", metavar="LEFT,RIGHT", help="Text columns of --left-table and --right-table."
     ),
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
-    index: str = typer.Option("hnsw", "--index", metavar="flat|hnsw|ivf", help="How candidates are found."),
-    rank_by: str | None = typer.Option(
-        None, "--rank-by", metavar="logit|probability|expectation", help="What is ranked, for models of several labels."
+    index: str = typer.Option(
+        "hnsw",
+        "--index",
+        metavar="flat|hnsw|ivf",
+        help="How --candidates are found: exactly (flat) or with FAISS (hnsw, ivf).",
     ),
-    label: str | None = typer.Option(None, "--label", help="The label whose logit or probability is ranked."),
+    rank_by: str | None = typer.Option(
+        None,
+        "--rank-by",
+        metavar="logit|probability|expectation",
+        help="For models with several labels: rank by a logit, a probability or an expected value.",
+    ),
+    label: str | None = typer.Option(None, "--label", help="The class to rank by."),
     values: str | None = typer.Option(
-        None, "--values", metavar="X,Y", help="What each label is worth, an expectation."
+        None, "--values", metavar="X,Y", help="Value of each class, for --rank-by expectation."
     ),
     kernel: Kernel = "auto",
     threads: Threads = None,
@@ -82,20 +92,25 @@ def run(
     What is matched are items: each distinct id, or without ids each row of the encoded table. A stopped run goes on where it
     was.
     """
-    from distilmatch.errors import ConfigError
-
     one_of("--index", index, ("flat", "hnsw", "ivf"))
     if rank_by is not None:
         one_of("--rank-by", rank_by, ("logit", "probability", "expectation"))
+    from distilmatch.engine.question import Question
     from distilmatch.engine.scorer import Scorer
     from distilmatch.jobs.match import check_match, match_folders
     from distilmatch.jobs.outputs import output_file
     from distilmatch.store.folder import RepresentationFolder
 
-    try:
-        worth = [float(value) for value in names(values) or ()] or None
-    except ValueError as error:
-        raise ConfigError(f"--values must be numbers, one a label, such as 0,0.5,1; not {values!r}") from error
+    question = Question(
+        top_k=top_k,
+        threshold=threshold,
+        reverse=reverse_output is not None,
+        num_candidates=candidates,
+        index=index,  # type: ignore[arg-type]
+        by=rank_by,  # type: ignore[arg-type]
+        label=int(label) if label is not None and label.isdigit() else label,
+        values=_worth(values),
+    )
     folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
     tables = _tables(candidate_encoder, candidates, texts, left_table, right_table)
     columns = _columns(text_columns, tables)
@@ -115,15 +130,9 @@ def run(
         scorer,
         *folders,
         output,
-        top_k=top_k,
-        threshold=threshold,
+        question,
         reverse_output=reverse_output,
-        num_candidates=candidates,
-        index=index,  # type: ignore[arg-type]
         vectors=vectors,
-        by=rank_by,  # type: ignore[arg-type]
-        label=int(label) if label is not None and label.isdigit() else label,
-        values=worth,
         distinct_texts=distinct_texts,
         texts=_texts(tables, folders, columns, read) if texts else None,
         overwrite=overwrite,
@@ -139,6 +148,15 @@ def run(
     if report.recall is not None:
         facts["recall"] = f"{report.recall:.3f} of the exact top {top_k}, on {report.sampled:,} texts"
     say(**facts)
+
+
+def _worth(values: str | None) -> list[float] | None:
+    from distilmatch.errors import ConfigError
+
+    try:
+        return [float(value) for value in names(values) or ()] or None
+    except ValueError as error:
+        raise ConfigError(f"--values must be numbers, one a label, such as 0,0.5,1; not {values!r}") from error
 
 
 def _tables(encoder: str | None, candidates: int | None, texts: bool, *tables: str | None) -> list[str]:

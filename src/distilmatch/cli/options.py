@@ -18,52 +18,74 @@ if TYPE_CHECKING:
     Recipe = TypeVar("Recipe", bound=FrozenConfig)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
-ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Student: a folder or a hub name.", show_default=False)]
-Output = Annotated[str | None, typer.Option("--output", help="Folder of the run; by default the recipe's.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.")]
+ModelPath = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Student model: a folder or a Hugging Face hub name.", show_default=False)
+]
+Output = Annotated[
+    str | None, typer.Option("--output", help="Folder for everything the run writes; overrides `output` of the recipe.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; overrides the recipe's.")]
 TablePath = Annotated[
     str,
-    typer.Argument(metavar="TABLE", help="JSONL, CSV, TSV or Parquet file, or a hub dataset.", show_default=False),
+    typer.Argument(
+        metavar="TABLE",
+        help="JSONL, CSV, TSV or Parquet file, or the name of a Hugging Face dataset.",
+        show_default=False,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in stage2.epochs=1. May be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting of the recipe, such as stage2.epochs=1. Repeatable."
+    ),
 ]
 OnBadRows = Annotated[
     str | None,
-    typer.Option("--on-bad-rows", metavar="stop|quarantine", help="Stop before any work, or set bad rows aside."),
+    typer.Option(
+        "--on-bad-rows",
+        metavar="stop|quarantine",
+        help="What to do with rows that cannot be read: stop before any work, or copy them to a side file.",
+    ),
 ]
 TextColumns = Annotated[
     str | None,
-    typer.Option("--text-columns", metavar="A,B", help="Text columns in the order of the sides."),
+    typer.Option("--text-columns", metavar="A,B", help="Names of the text columns, left side first."),
 ]
-IdColumns = Annotated[str | None, typer.Option("--id-columns", metavar="A,B", help="Id columns, one a side.")]
-Split = Annotated[str, typer.Option("--split", help="Split of a hub dataset.")]
+IdColumns = Annotated[
+    str | None, typer.Option("--id-columns", metavar="A,B", help="Names of the id columns, one for each side.")
+]
+Split = Annotated[str, typer.Option("--split", help="Split to read, where the table is a Hugging Face dataset.")]
 Delimiter = Annotated[
     str | None,
     typer.Option(
-        "--delimiter", metavar="CHARACTER", help="Of CSV and TSV; by default what the header is seen to have."
+        "--delimiter",
+        metavar="CHARACTER",
+        help="Field separator of CSV and TSV files; detected from the header by default.",
     ),
 ]
 Quoting = Annotated[
     str,
     typer.Option(
-        "--quoting", metavar="auto|rfc4180|none", help="Of CSV and TSV: whether quotes enclose fields, or are text."
+        "--quoting",
+        metavar="auto|rfc4180|none",
+        help="Whether double quotes in CSV and TSV files enclose fields (rfc4180) or are text (none).",
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps; by default the best one here.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Device: cpu, cuda or mps. Picked automatically by default.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite the output if it exists.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the inputs and print the plan; write nothing.")]
 
 Kernel = Annotated[
     str,
     typer.Option(
         "--kernel",
         metavar="auto|native|native-int8|triton|torch-bf16|torch",
-        help="What computes: compiled for this CPU, for a GPU, or PyTorch.",
+        help="Scoring kernel: compiled for this CPU (native), for a GPU (triton), or PyTorch (torch).",
     ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the compiled kernel.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Number of threads of the native kernel.")]
 
 
 def names(value: str | None) -> list[str] | None:

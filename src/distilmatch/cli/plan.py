@@ -28,7 +28,7 @@ def run(
     ),
     machines: int = typer.Option(1, "--machines", help="Machines (or GPUs) like this one that share the left side."),
     smaller: bool = typer.Option(True, "--smaller/--no-smaller", help="Also plan smaller students."),
-    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Of the encoder."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the encoder."),
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,

@@ -28,10 +28,14 @@ def run(
     model: ModelPath,
     table: TablePath,
     output: str = typer.Option(..., "--output", help="File for the scores: .parquet, .csv, .tsv or .jsonl."),
-    left: str | None = typer.Option(None, "--left", help="Representations of the first side."),
-    right: str | None = typer.Option(None, "--right", help="Representations of the second side."),
-    folders: list[str] | None = typer.Option(None, "--folder", help="For other than two sides: one a side, in order."),
-    by: str = typer.Option("text", "--by", metavar="text|id", help="Whether rows name texts or ids."),
+    left: str | None = typer.Option(None, "--left", help="Folder of the left side's representations, made by encode."),
+    right: str | None = typer.Option(
+        None, "--right", help="Folder of the right side's representations, made by encode."
+    ),
+    folders: list[str] | None = typer.Option(
+        None, "--folder", help="For models of more than two sides: a folder for each side, in order. Repeatable."
+    ),
+    by: str = typer.Option("text", "--by", metavar="text|id", help="Look rows up by their texts, or by ids."),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     split: Split = "train",

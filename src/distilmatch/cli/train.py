@@ -73,10 +73,10 @@ def show_plan(settings: PairRecipe, checked: PairTables) -> None:
         blocks=blocks,
         dev_rows=0 if checked.dev is None else len(checked.dev),
         **{
-            f"{name}_steps": math.ceil(
+            f"{stage.name}_steps": math.ceil(
                 blocks / stage.blocks_per_batch / stage.gradient_accumulation_steps * stage.epochs
             )
-            for name, stage in (("stage1", settings.stage1), ("stage2", settings.stage2))
+            for stage in settings.all_stages
         },
         output=settings.output,
     )

@@ -12,14 +12,20 @@ from distilmatch.cli.options import Device, DryRun, RecipePath, Set, check_recip
 
 def run(
     recipe: RecipePath,
-    minutes: float = typer.Option(..., "--minutes", help="For all trainings together; labelling comes before."),
+    minutes: float = typer.Option(
+        ..., "--minutes", help="Time budget for all trainings together, in minutes; labelling is extra."
+    ),
     output: str | None = typer.Option(None, "--output", help="Folder of the search; by default the recipe's."),
-    trials: int = typer.Option(12, "--trials", help="How many students share the time."),
+    trials: int = typer.Option(12, "--trials", help="How many students to try within the time."),
     min_pairs_per_s: float | None = typer.Option(
-        None, "--min-pairs-per-s", help="The chosen student's cached head must be this fast, on this machine."
+        None,
+        "--min-pairs-per-s",
+        help="Choose a student that scores at least this many cached pairs a second on this machine.",
     ),
     max_bytes_per_item: int | None = typer.Option(
-        None, "--max-bytes-per-item", help="The chosen student's fp16 cache may take this much an item."
+        None,
+        "--max-bytes-per-item",
+        help="Choose a student whose fp16 representations take at most this many bytes a text.",
     ),
     changes: Set = None,
     device: Device = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +20,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 """A path or a name, which is never empty."""
 
 _SHOWN = 60
+
+
+# Folders of a run, beside those of its stages.
+RESULT_FOLDERS = ("transfer", "starts", "labels", "student", "corpus", "tokens", "teacher", "embeddings")
 
 
 class FrozenConfig(BaseModel):
@@ -329,3 +333,19 @@ def _all_places(cls: type[FrozenConfig], before: str = "") -> Iterator[str]:
         inner = _config_in(field.annotation)
         if inner is not None and before.count(".") < 4:
             yield from _all_places(inner, f"{before}{name}.")
+
+
+def check_stage_names(stages: Sequence[Any], usual: tuple[Any, Any], defaults: tuple[Any, Any]) -> None:
+    """Refuses a list of stages beside `stage1` and `stage2`, and names that two stages or a result of the run have.
+
+    Raises:
+        ValueError: it says which.
+    """
+    if not stages:
+        return
+    if usual != defaults:
+        raise ValueError("`stages` take the place of `stage1` and `stage2`: leave those out")
+    names = [stage.name.lower() for stage in stages]
+    taken = sorted({name for name in names if names.count(name) > 1} | ({*names} & {*RESULT_FOLDERS}))
+    if taken:
+        raise ValueError(f"two stages, or a stage and a folder of the run, cannot both be called {', '.join(taken)}")

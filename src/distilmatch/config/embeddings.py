@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from distilmatch.config.base import FrozenConfig, Place, Precision
+from distilmatch.config.base import FrozenConfig, Place, Precision, check_stage_names
 from distilmatch.config.tables import OnBadRows, TableConfig, TaskConfig
 
 Pooling = Literal["auto", "mean", "cls", "max", "lasttoken"]
@@ -212,6 +212,18 @@ class EmbeddingStageConfig(FrozenConfig):
     precision: Precision = "auto"
 
 
+class NamedEmbeddingStageConfig(EmbeddingStageConfig):
+    """A stage of a list: `EmbeddingStageConfig` with a name and what it learns from.
+
+    Attributes:
+        name: of its folder and in the log; letters, digits, - and _.
+        kind: "distillation" of the teacher on the corpus, or "contrastive" learning from the labelled tables.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)
+    kind: Literal["distillation", "contrastive"]
+
+
 class LabelledConfig(FrozenConfig):
     """A table of texts that belong together: for stage 2, or (scored) as dev set.
 
@@ -274,7 +286,8 @@ class LabelledConfig(FrozenConfig):
 class EmbeddingRecipe(FrozenConfig):
     """Everything that `distil_embeddings` does: texts, teacher, student, objectives and both stages.
 
-    Either stage can be left out: without a `corpus` there is no stage 1, without `labelled` no stage 2.
+    Either stage can be left out: without a `corpus` there is no stage 1, without `labelled` no stage 2. `stages` is a list of
+    one or more in place of both.
 
     Attributes:
         corpus: the unlabelled texts of stage 1.
@@ -293,6 +306,7 @@ class EmbeddingRecipe(FrozenConfig):
     labelled: tuple[LabelledConfig, ...] = ()
     contrastive: ContrastiveConfig = ContrastiveConfig()
     stage2: EmbeddingStageConfig = EmbeddingStageConfig(batch_size=64, learning_rate=5e-5, beta2=0.999)
+    stages: tuple[NamedEmbeddingStageConfig, ...] = ()
     dev: tuple[LabelledConfig, ...] = ()
     output: Place
     device: str | None = None
@@ -305,9 +319,15 @@ class EmbeddingRecipe(FrozenConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.has_stage1 and not self.has_stage2:
+        usual = type(self).model_fields
+        check_stage_names(self.stages, (self.stage1, self.stage2), (usual["stage1"].default, usual["stage2"].default))
+        if not self.all_stages:
             raise ValueError("nothing to train: give a `corpus` (stage 1), `labelled` tables (stage 2) or both")
-        if self.has_stage1 and self.teacher is None:
+        for name, is_there in (("distillation", self.corpus is not None), ("contrastive", bool(self.labelled))):
+            if not is_there and self.has_kind(name):
+                needed = "a `corpus`" if name == "distillation" else "`labelled` tables"
+                raise ValueError(f"a stage of {name} needs {needed}: give them, or leave the stage out")
+        if self.distils and self.teacher is None:
             raise ValueError("stage 1 distils a `teacher`: name one, or leave out the `corpus`")
         if self.student.encoder is None and (self.teacher is None or not self.teacher.models):
             raise ValueError(
@@ -320,11 +340,27 @@ class EmbeddingRecipe(FrozenConfig):
         return self
 
     @property
-    def has_stage1(self) -> bool:
-        """Whether there is unlabelled text to distil on."""
-        return self.corpus is not None and self.stage1.epochs > 0
+    def all_stages(self) -> tuple[NamedEmbeddingStageConfig, ...]:
+        """The stages that train, one after another: of `stages`, or `stage1` and `stage2` where there is data for them."""
+        if self.stages:
+            return tuple(stage for stage in self.stages if stage.epochs > 0)
+        made = []
+        if self.corpus is not None and self.stage1.epochs > 0:
+            made.append(NamedEmbeddingStageConfig(name="stage1", kind="distillation", **self.stage1.to_dict()))
+        if self.labelled and self.stage2.epochs > 0:
+            made.append(NamedEmbeddingStageConfig(name="stage2", kind="contrastive", **self.stage2.to_dict()))
+        return tuple(made)
+
+    def has_kind(self, kind: str) -> bool:
+        """Whether a stage is of this kind."""
+        return any(stage.kind == kind for stage in self.all_stages)
 
     @property
-    def has_stage2(self) -> bool:
-        """Whether there are labelled tables to learn from."""
-        return bool(self.labelled) and self.stage2.epochs > 0
+    def distils(self) -> bool:
+        """Whether a stage distils the teacher on unlabelled text."""
+        return self.has_kind("distillation")
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a stage learns from labelled tables."""
+        return self.has_kind("contrastive")

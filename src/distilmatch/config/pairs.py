@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilmatch.config.base import FrozenConfig, Place, Precision
+from distilmatch.config.base import FrozenConfig, Place, Precision, check_stage_names
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
 
@@ -264,6 +264,18 @@ class StageConfig(FrozenConfig):
         )
 
 
+class NamedStageConfig(StageConfig):
+    """A stage of a list: `StageConfig` with a name and whether the encoders learn in it.
+
+    Attributes:
+        name: of its folder and in the log; letters, digits, - and _.
+        frozen_encoders: their outputs are computed once and only projection and head learn.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)
+    frozen_encoders: bool = False
+
+
 class PairRecipe(FrozenConfig):
     """Everything that `distil_pairs` does, in one place: data, teacher, transfer set, student, objective, stages.
 
@@ -279,6 +291,7 @@ class PairRecipe(FrozenConfig):
             its last for the head, where the architecture is the same; "auto" runs stage 1 from both where that can be,
             and goes on from the encoder where it is clearly ahead on dev, else from the teacher (without a dev table or
             stage 1: "encoder").
+        stages: one stage or more in place of `stage1` and `stage2`, one after another.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
     """
 
@@ -297,6 +310,7 @@ class PairRecipe(FrozenConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     stage1: StageConfig = StageConfig(epochs=1.0, evaluations=2)
     stage2: StageConfig = StageConfig(epochs=5.0)
+    stages: tuple[NamedStageConfig, ...] = ()
     device: str | None = None
     seed: int = 0
 
@@ -320,7 +334,19 @@ class PairRecipe(FrozenConfig):
             raise ValueError(f"`encoder` needs one name, or one for each of the {self.student.sides} sides")
         if len(self.encoder) > 1 and self.student.shared_encoder:
             raise ValueError("several encoders need `student.shared_encoder: false`")
+        usual = type(self).model_fields
+        check_stage_names(self.stages, (self.stage1, self.stage2), (usual["stage1"].default, usual["stage2"].default))
         return self
+
+    @property
+    def all_stages(self) -> tuple[NamedStageConfig, ...]:
+        """The stages, one after another: `stages`, or `stage1` with frozen encoders and `stage2`."""
+        if self.stages:
+            return self.stages
+        return (
+            NamedStageConfig(name="stage1", frozen_encoders=True, **self.stage1.to_dict()),
+            NamedStageConfig(name="stage2", **self.stage2.to_dict()),
+        )
 
     @property
     def transfer_seed(self) -> int:

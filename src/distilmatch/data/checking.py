@@ -11,15 +11,22 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data.columns import Columns, missing_column, resolve_columns, shortened, usual_columns
+from distilmatch.data.columns import Columns, missing_column, shortened
 from distilmatch.data.quarantine import BadRows
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.data.teacher_scale import logits_of, why_no_probabilities
-from distilmatch.data.values import RowProblem, binary_of, identifier, is_no_label, list_of, number_of, text_of
+from distilmatch.data.values import (
+    RowProblem,
+    binary_of,
+    identifier,
+    is_no_label,
+    is_number,
+    list_of,
+    number_of,
+    text_of,
+)
 from distilmatch.errors import BadRow, ConfigError, DataError
 from distilmatch.types import TableRow
-
-__all__ = ["Columns", "RowChecker", "RowProblem", "checked_rows", "resolve_columns", "usual_columns"]
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +201,7 @@ def _label_names(label: str | None, task: TaskConfig, source: Source) -> tuple[s
             f"{', '.join(task.classes)}; give the column's names as classes (--classes {','.join(names)}, `task.classes`), "
             "or rename them"
         )
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         return names
     if task.kind != "binary":
         numbered = ", ".join(f"{place} for {name!r}" for place, name in enumerate(names))
@@ -214,14 +221,6 @@ def _label_names(label: str | None, task: TaskConfig, source: Source) -> tuple[s
 
 def _is_negative(name: str) -> bool:
     return re.split(r"[\W_]+", name.lower().strip())[0] in _NEGATIVES
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
 
 
 class _Labels:
@@ -294,18 +293,4 @@ def checked_rows(rows: Iterable[RawRow], checker: RowChecker, bad: BadRows, name
                 yield from checked
     finally:
         bad.close()
-    bad.check(checker.advice())
-    if bad.quarantine is not None and bad.total:
-        logger.warning(
-            "%s: %d of %d rows cannot be used and were left out; they are in %s with the reasons",
-            name,
-            bad.total,
-            good + bad.total,
-            bad.quarantine.path,
-        )
-    if not good:
-        raise DataError(
-            f"{name} has no row that can be used: all {bad.total} are bad, see {bad.quarantine.path}"
-            if bad.quarantine is not None and bad.total
-            else f"{name} has no rows; give a source with rows"
-        )
+    bad.finish(name, good, checker.advice())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.sources import RawRow, Source
+from distilmatch.data.sources import PEEKED_ROWS, RawRow, Source
+from distilmatch.data.values import is_missing, is_number
 from distilmatch.errors import ConfigError, DataError, did_you_mean
 
 _ANSWERS = (
@@ -103,7 +104,6 @@ _NOTE_WORDS = {
 }  # fmt: skip
 _TEXT_SHARE = 0.2  # of the sampled values: a text may be a number, but few numbers are texts
 _SHOWN = 60
-_PEEKED_ROWS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,35 +203,40 @@ def begin_reading(opened: Source, config: TableConfig) -> tuple[Columns, list[Ra
         DataError: as `resolve_columns`, or no rows where rows alone name the columns.
         ConfigError: as `resolve_columns`.
     """
+    first, read = peek(opened, config)
     if opened.columns is None:
-        rows = opened.read(None)
-        first = peeked_rows(rows)
         if not first:
             raise DataError(f"{opened.name} has no rows; give a source with rows")
         columns = resolve_columns(usual_columns(first, config), config, opened.name, complete=False, rows=first)
-        return columns, first, chain(first, rows)
-    named = {config.label_column, *config.teacher_columns, *config.id_columns, *(config.text_columns or ())}
-    peeked = [name for name in opened.columns if name in named or name not in opened.not_texts]
-    first = first_rows(opened, peeked)
+        return columns, first, read(columns.wanted())
     columns = resolve_columns(
         opened.columns, config, opened.name, complete=True, rows=first, not_texts=opened.not_texts, hint=opened.hint
     )
-    return columns, first, opened.read(columns.wanted())
+    return columns, first, read(columns.wanted())
 
 
-def peeked_rows(rows: Iterator[RawRow]) -> list[RawRow]:
-    """The first rows of a stream whose columns are told by its rows: as many as it takes for one that can be read."""
+def peek(opened: Source, config: TableConfig) -> tuple[list[RawRow], Callable[[Sequence[str]], Iterator[RawRow]]]:
+    """The first rows of a source, and what gives all of them from the start, once, for the columns that are wanted.
+
+    Without a header it is as many first rows as it takes for one that can be read. Under a header they lack the columns whose
+    type holds no texts, but for those that `config` names.
+    """
+    if opened.columns is None:
+        rows = opened.read(None)
+        first = _first_readable(rows)
+        return first, lambda wanted: chain(first, rows)
+    named = {config.label_column, *config.teacher_columns, *config.id_columns, *(config.text_columns or ())}
+    names = [name for name in opened.columns if name in named or name not in opened.not_texts]
+    return list(islice(opened.read(names), PEEKED_ROWS)) if names else [], opened.read
+
+
+def _first_readable(rows: Iterator[RawRow]) -> list[RawRow]:
     first = []
     for raw in rows:
         first.append(raw)
-        if len(first) >= _PEEKED_ROWS and any(row.values is not None for row in first):
+        if len(first) >= PEEKED_ROWS and any(row.values is not None for row in first):
             break
     return first
-
-
-def first_rows(opened: Source, names: Sequence[str]) -> list[RawRow]:
-    """The first rows of a source that has a header, with the columns `names`."""
-    return list(islice(opened.read(names), _PEEKED_ROWS)) if names else []
 
 
 # --- texts by name, and by what stands in them ---------------------------------------------------------------------
@@ -349,26 +354,7 @@ def _kinds(names: Sequence[str], rows: Sequence[RawRow], not_texts: frozenset[st
 def _kind(value: Any) -> str:
     if not isinstance(value, str):
         return "other"
-    try:
-        float(value.replace(",", "."))
-    except ValueError:
-        return "text"
-    return "number"
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value is one of the spellings of "none": None, an empty string, NaN, pandas' NA and NaT."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return True
-    return is_na(value) or (isinstance(value, float | np.floating) and bool(value != value))
-
-
-def is_na(value: Any) -> bool:
-    """Whether a value is pandas' NA or NaT, which stand for nothing else; pandas is not imported for it."""
-    if isinstance(value, np.datetime64 | np.timedelta64):
-        return bool(np.isnat(value))
-    kind = type(value)
-    return kind.__name__ in ("NAType", "NaTType") and kind.__module__.partition(".")[0] == "pandas"
+    return "number" if is_number(value.replace(",", ".")) else "text"
 
 
 def described(columns: Columns, rows: Sequence[RawRow]) -> str:

@@ -1,5 +1,8 @@
-"""Unlabelled texts, each once: streamed from their sources into a memory-mapped file, so that they may be larger than
-memory. Nothing but eight bytes a text is held while they are read.
+"""Unlabelled texts, each once: lines of text files, or text columns of tables.
+
+`write_corpus` streams them into a memory-mapped file, so that they may be larger than memory: nothing but eight bytes a
+text is held while they are read. `read_texts` holds those of a transfer set in memory. What a line, a blank line and a bad
+line are is the same for both.
 
 Shape legend: n distinct texts; r rows of the sources.
 """
@@ -8,12 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,22 +23,23 @@ import pyarrow.compute as pc
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.columns import first_rows, is_missing, only_text_column, peeked_rows, shortened
-from distilmatch.data.quarantine import BadRows, Quarantine, quarantine_path
+from distilmatch.data.columns import only_text_column, peek, shortened
+from distilmatch.data.quarantine import BadRows, bad_rows_of
 from distilmatch.data.readers import open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
 from distilmatch.data.sources import RawRow, Source, say_once
-from distilmatch.data.tables import table_fingerprint
-from distilmatch.errors import BadRow, CacheError, ConfigError, DataError, did_you_mean
+from distilmatch.data.tables import load_table, table_fingerprint
+from distilmatch.data.values import is_missing
+from distilmatch.errors import BadRow, BadRowsError, CacheError, ConfigError, DataError, did_you_mean
 from distilmatch.files import MANIFEST, check_files, read_manifest, write_manifest
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
+from distilmatch.text_arguments import text_list
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "distilmatch-corpus"
 FORMAT_VERSION = 1
 _TEXTS, _EVERY, _ROWS = "texts.arrow", "every_text.arrow", "rows.npy"
-_PLAIN = (".txt", ".txt.gz")
 
 
 class TextCorpus(MappedTexts):
@@ -172,12 +175,7 @@ class _Reading:
         """Every text that is not empty, repeated ones too."""
         for name in self.config.sources:
             source = _open(name, self.config)
-            quarantine = None
-            if self.config.on_bad_rows == "quarantine":
-                quarantine = Quarantine(
-                    quarantine_path(source, _table(self.config)), source.name, in_memory=source.in_memory
-                )
-            self._bad.quarantine = quarantine
+            self._bad.quarantine = bad_rows_of(source, _table(self.config)).quarantine
             try:
                 yield from self._of(source)
             finally:
@@ -185,25 +183,15 @@ class _Reading:
 
     def _of(self, source: Source) -> Iterator[str]:
         columns, rows = _begin(source, self.config)
-        for raw in rows:
-            for column in columns:
-                problem, kind = (raw.problem, raw.kind) if raw.values is None else (_problem(raw, column), "")
-                if problem is not None:
-                    self._bad.add(BadRow(file=source.name, row=raw.row, reason=problem, raw=raw.text()), kind)
-                else:
-                    assert raw.values is not None
-                    yield from self._text(raw.values[column])
-                self.count += 1
-
-    def _text(self, value: Any) -> Iterator[str]:
-        text = "" if is_missing(value) else value.strip()
-        if not text:
-            self.empty += 1
-            return
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-        self.hashes.append(int.from_bytes(digest, "little"))
-        self.rows.append(self.count)
-        yield text
+        for text in _stripped_texts(source, columns, rows, self._bad):
+            if text:
+                digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+                self.hashes.append(int.from_bytes(digest, "little"))
+                self.rows.append(self.count)
+                yield text
+            elif text is not None:
+                self.empty += 1
+            self.count += 1
 
     def check(self) -> None:
         """Raises what the pass found wrong."""
@@ -215,8 +203,81 @@ class _Reading:
             )
 
 
+def read_texts(sources: str | Sequence[str], table: TableConfig) -> list[str]:
+    """The distinct texts of `sources`, in their order, in memory; blank lines left out.
+
+    Args:
+        sources: files of a text a line (`.txt`, `.txt.gz`, UTF-8), or tables of the recipe's form, whose labels are not
+            read; one string is one source.
+        table: how tables are read, and what becomes of bad rows, of lines too.
+
+    Raises:
+        DataError: no such file, or one that is damaged or UTF-16.
+        BadRowsError: rows or lines that cannot be read (`on_bad_rows: stop`), all those of a source.
+        ConfigError: `table` is no TableConfig.
+    """
+    if not isinstance(table, TableConfig):
+        raise ConfigError(f"`table`: a TableConfig is wanted, not a {type(table).__name__}")
+    unlabelled = table.replaced(label_column=None, teacher_columns=(), id_columns=())
+    texts: dict[str, None] = {}
+    for name in source_names(sources):
+        texts.update(dict.fromkeys(_lines(name, table) if _is_plain(name) else load_table(name, unlabelled).texts))
+    return list(texts)
+
+
+def source_names(sources: str | Sequence[str], what: str = "sources") -> list[str]:
+    """The names of sources; one string or path is one source.
+
+    Raises:
+        DataError: anything else, or an item that is no name.
+    """
+    if isinstance(sources, os.PathLike):
+        return [os.fspath(sources)]
+    if isinstance(sources, list | tuple):
+        sources = [os.fspath(source) if isinstance(source, os.PathLike) else source for source in sources]
+    return text_list(sources, what)
+
+
+def _lines(name: str, table: TableConfig) -> list[str]:
+    try:
+        source = open_lines(name)
+        bad = bad_rows_of(source, table)
+        try:
+            texts = list(_stripped_texts(source, ("text",), source.read(None), bad))
+        finally:
+            bad.close()
+        bad.finish(source.name, sum(text is not None for text in texts))
+    except BadRowsError:
+        raise
+    except DataError as error:
+        raise DataError(f"cannot read the unlabelled texts: {error}") from error
+    return [text for text in texts if text]
+
+
+def _stripped_texts(
+    source: Source, columns: Sequence[str], rows: Iterable[RawRow], bad: BadRows
+) -> Iterator[str | None]:
+    """What stands in `columns` of each row, without white space around it: "" where nothing does, None where it cannot be
+    read, which goes to `bad`.
+    """
+    for raw in rows:
+        for column in columns:
+            problem, kind = (raw.problem, raw.kind) if raw.values is None else (_problem(raw, column), "")
+            if problem is not None:
+                bad.add(BadRow(file=source.name, row=raw.row, reason=problem, raw=raw.text()), kind)
+                yield None
+            else:
+                assert raw.values is not None
+                value = raw.values[column]
+                yield "" if is_missing(value) else value.strip()
+
+
+def _is_plain(name: str) -> bool:
+    return name.lower().endswith((".txt", ".txt.gz"))
+
+
 def _open(name: str, config: CorpusConfig) -> Source:
-    if config.file_format == "text" or (config.file_format is None and name.lower().endswith(_PLAIN)):
+    if config.file_format == "text" or (config.file_format is None and _is_plain(name)):
         return open_lines(name)
     return open_source(name, _table(config))
 
@@ -236,15 +297,13 @@ def _table(config: CorpusConfig) -> TableConfig:
 
 def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str, ...], Iterator[RawRow]]:
     """The columns whose texts count, and the rows from the start."""
-    if source.columns is None:
-        rows = source.read(None)
-        first = peeked_rows(rows)
+    first, read = peek(source, _table(config))
+    available = source.columns
+    if available is None:
         keys = Counter(tuple(row.values) for row in first if row.values is not None)
-        columns = _columns(max(keys, key=lambda names: keys[names], default=()), config, source, first)
-        return columns, chain(first, rows)
-    first = first_rows(source, [name for name in source.columns if name not in source.not_texts])
-    columns = _columns(source.columns, config, source, first)
-    return columns, source.read(columns)
+        available = max(keys, key=lambda names: keys[names], default=())
+    columns = _columns(available, config, source, first)
+    return columns, read(columns)
 
 
 def _columns(available: tuple[str, ...], config: CorpusConfig, source: Source, first: list[RawRow]) -> tuple[str, ...]:

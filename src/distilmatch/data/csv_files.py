@@ -27,6 +27,7 @@ from distilmatch.config.tables import TableConfig
 from distilmatch.data.csv_records import OPEN, RETURN, Record, body, plain_records, quoted_records
 from distilmatch.data.sources import RawRow
 from distilmatch.data.text_files import TextFile
+from distilmatch.data.values import is_number
 from distilmatch.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -291,18 +292,10 @@ def _weigh(sample: _Sample, delimiter: str) -> _Evidence:
                     needless.setdefault(column, record.first_line)
                 elif value and not quoted:
                     unquoted[column] += 1
-                    texts.update([] if _is_number(value) else [column])
+                    texts.update([] if is_number(value) else [column])
     found.needless = sorted(line for column, line in needless.items() if unquoted[column])
     found.unclear = sorted(line for column, line in needless.items() if not unquoted[column] and texts)
     return found
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _needless(record: Record, delimiter: str) -> bool:

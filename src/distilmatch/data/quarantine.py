@@ -5,6 +5,7 @@ and the row itself.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 from distilmatch.config.tables import TableConfig
 from distilmatch.data.sources import Source
 from distilmatch.errors import BadRow, BadRowGroup, BadRowsError, DataError
+
+logger = logging.getLogger(__name__)
 
 KEPT_BAD_ROWS = 10_000
 _MOST_GROUPS = 1_000
@@ -72,6 +75,29 @@ class BadRows:
         if self.kept:
             groups = [group.summary() for group in self._groups.values()]
             raise BadRowsError(self.kept, self.total, groups, advice)
+
+    def finish(self, name: str, good: int, advice: Sequence[str] = ()) -> None:
+        """Ends a pass over one source that had `good` rows beside these: those set aside are told to the log.
+
+        Raises:
+            BadRowsError: there are bad rows, and they are not set aside.
+            DataError: there is no row that can be used.
+        """
+        self.check(advice)
+        if self.quarantine is not None and self.total:
+            logger.warning(
+                "%s: %d of %d rows cannot be used and were left out; they are in %s with the reasons",
+                name,
+                self.total,
+                good + self.total,
+                self.quarantine.path,
+            )
+        if not good:
+            raise DataError(
+                f"{name} has no row that can be used: all {self.total} are bad, see {self.quarantine.path}"
+                if self.quarantine is not None and self.total
+                else f"{name} has no rows; give a source with rows"
+            )
 
     def close(self) -> None:
         """Puts the file of rows set aside in its place."""

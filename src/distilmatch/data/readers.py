@@ -23,7 +23,7 @@ from distilmatch.data import sources
 from distilmatch.data.arrow_tables import batch_rows, class_names, not_texts, open_parquet, open_table
 from distilmatch.data.csv_files import read_rows, sniff
 from distilmatch.data.sources import RawRow, Source
-from distilmatch.data.text_files import TextFile, check_regular, open_text_file
+from distilmatch.data.text_files import UTF8_MARK, TextFile, check_regular, open_text_file
 from distilmatch.errors import DataError
 
 __all__ = [
@@ -49,7 +49,6 @@ _SOURCES = (
     "the path of a file, the name of a Hugging Face dataset, a datasets.Dataset, a pandas or polars DataFrame, an Arrow table, "
     "or a list of dicts with a key a column"
 )
-_PEEKED = 100
 
 
 def local_file(source: Any) -> Path | None:
@@ -123,10 +122,13 @@ def open_lines(path: str | Path) -> Source:
             try:
                 yield RawRow(row=number, values={"text": line.decode("utf-8")})
             except UnicodeDecodeError as error:
-                problem = f"invalid UTF-8 at byte {error.start + 1} of the line"
-                yield RawRow(row=number, original=line.rstrip(b"\r\n"), problem=problem, kind="utf-8")
+                yield RawRow(row=number, original=line.rstrip(b"\r\n"), problem=_bad_byte(error), kind="utf-8")
 
     return Source(name=str(path), columns=("text",), read=read, folder=path.parent, stem=_stem(path), is_lines=True)
+
+
+def _bad_byte(error: UnicodeDecodeError) -> str:
+    return f"invalid UTF-8 at byte {error.start + 1} of the line"
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def _stem(path: Path) -> str:
 def _refuse_json_array(file: TextFile) -> None:
     if ".json" not in [ending.lower() for ending in file.path.suffixes[-2:]]:
         return
-    start = b"".join(file.head(1024).removeprefix(b"\xef\xbb\xbf").split())
+    start = b"".join(file.head(1024).removeprefix(UTF8_MARK).split())
     if start == b"[" or start.startswith((b"[{", b"[]")):
         raise DataError(
             f"{file.path} is one JSON array; write one object a line (jq -c '.[]' {file.path.name} > rows.jsonl)"
@@ -206,7 +208,7 @@ def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str | None, str]:
     try:
         values = json.loads(line.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
-        return None, f"invalid UTF-8 at byte {error.start + 1} of the line", "utf-8"
+        return None, _bad_byte(error), "utf-8"
     except (ValueError, RecursionError) as error:
         return None, f"broken JSON: {error}", "json"
     if not isinstance(values, dict):
@@ -291,7 +293,7 @@ def _open_dataset(dataset: Any, name: str) -> Source:
 
 def _read_mappings(rows: Iterable[Any]) -> Iterator[RawRow]:
     stream = iter(rows)
-    first = list(islice(stream, _PEEKED))
+    first = list(islice(stream, sources.PEEKED_ROWS))
     if first and not any(isinstance(values, Mapping) for values in first):
         raise DataError(f"cannot read rows from {_described(rows, first[0])}: give {_SOURCES}")
     for number, values in enumerate(chain(first, stream), start=1):

@@ -13,6 +13,7 @@ from typing import Any
 from distilmatch.errors import DataError
 
 BATCH_ROWS = 4096
+PEEKED_ROWS = 100  # that are looked at before it is known what they are
 _MOST_SAID = 1_000
 _said: set[tuple[str, str]] = set()
 

@@ -21,13 +21,11 @@ import numpy as np
 from distilmatch.config.base import FrozenConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.arrow_tables import open_table
-from distilmatch.data.checking import RowChecker, checked_rows
-from distilmatch.data.columns import begin_reading, described
+from distilmatch.data.column_rows import good_rows
+from distilmatch.data.columns import begin_reading
 from distilmatch.data.conflicts import warn_of_conflicts
-from distilmatch.data.quarantine import bad_rows_of
 from distilmatch.data.readers import load_hub_dataset, local_file, open_source
 from distilmatch.data.saved import read_saved_table, save_table
-from distilmatch.data.sources import say_once
 from distilmatch.data.teacher_scale import are_probabilities, logits_of
 from distilmatch.data.text_files import check_regular
 from distilmatch.errors import ConfigError, DataError
@@ -72,9 +70,7 @@ def iter_rows(
     task = _settings(task, TaskConfig, "task")
     opened = open_source(source, config)
     columns, first, rows = begin_reading(opened, config)
-    checker = RowChecker(columns, config, task, opened)
-    say_once(logger, opened, described(columns, first))
-    return checked_rows(rows, checker, bad_rows_of(opened, config), opened.name)
+    return good_rows(opened, columns, first, rows, config, task)
 
 
 def _settings(given: Any, kind: type[Config], name: str) -> Config | None:

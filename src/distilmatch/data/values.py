@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.data.columns import is_missing, is_na
-
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _FLOAT64_DIGITS = 53
 _TRUTH = {"true": 1.0, "false": 0.0}
@@ -29,6 +27,35 @@ class RowProblem(Exception):
     def __init__(self, reason: str, kind: str = "") -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is one of the spellings of "none": None, an empty string, NaN, pandas' NA and NaT."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return True
+    return is_na(value) or (isinstance(value, float | np.floating) and bool(value != value))
+
+
+def is_na(value: Any) -> bool:
+    """Whether a value is pandas' NA or NaT, which stand for nothing else; pandas is not imported for it."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
+    kind = type(value)
+    return kind.__name__ in ("NAType", "NaTType") and kind.__module__.partition(".")[0] == "pandas"
+
+
+def is_number(value: str) -> bool:
+    """Whether a text is a number as Python writes one, NaN and infinity too."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """A text as an error quotes it: one line, at most 80 characters."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def text_of(value: Any, name: str) -> str:

@@ -72,5 +72,5 @@ def row_numbers(rows: Any, sizes: Sequence[int]) -> np.ndarray:
         raise ModelError(f"`rows` must be (p, {len(sizes)}), it is {tuple(numbers.shape)}")
     for j, size in enumerate(sizes):
         if len(numbers) and not 0 <= int(numbers[:, j].min()) <= int(numbers[:, j].max()) < size:
-            raise ModelError(f"`rows` of side {j} leave 0 to {size - 1}")
+            raise ModelError(f"`rows` of side {j}: row numbers out of range, the side has 0 to {size - 1}")
     return np.asarray(numbers, dtype=np.int64)

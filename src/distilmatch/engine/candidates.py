@@ -9,19 +9,19 @@ Shape legend: n, m texts of the two sides; d width; k candidates.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
 from distilmatch.data.neighbours import nearest
+from distilmatch.engine.question import IndexKind
 from distilmatch.errors import ConfigError, MissingExtraError, did_you_mean
 from distilmatch.models import DiPair
 from distilmatch.models.heads import TransformerHead, mean_token
 from distilmatch.types import TokenRepresentations
 
-IndexKind = Literal["flat", "hnsw", "ivf"]
 _HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 80
 _IVF_TRAINED = 64  # vectors a list is trained with
 

@@ -5,8 +5,9 @@ Shape legend: n, m texts of the two sides; p tuples; s sides; c labels; k best.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ import torch
 from tqdm.auto import tqdm
 
 from distilmatch.concurrency import own_view
-from distilmatch.engine.arguments import how_many, row_numbers, whole_number
-from distilmatch.engine.candidates import CandidateIndex, IndexKind, pooled_vectors
+from distilmatch.engine.arguments import how_many, real_number, row_numbers, whole_number
+from distilmatch.engine.candidates import CandidateIndex, pooled_vectors
 from distilmatch.engine.finite import NotFinite, check_logits
 from distilmatch.engine.forking import tell_forked, watch_forks
 from distilmatch.engine.kernels.choice import KernelName, kernel_for
 from distilmatch.engine.kernels.native import head_weights
+from distilmatch.engine.matches import BestMatches, Matches
+from distilmatch.engine.question import IndexKind, Question
 from distilmatch.engine.ranking import RankBy, Ranking
-from distilmatch.engine.sides import LoadedSide, Representations
+from distilmatch.engine.sides import LoadedSide
+from distilmatch.engine.sources import Representations, row_source
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.pretrained.weights import check_finite_weights
@@ -31,37 +35,6 @@ _MEMORY_SHARE = 0.25
 _FEWEST_TEXTS = 256
 _PAIRS_A_STEP = 2**20
 _USES_WORTH_ALL = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestMatches:
-    """The k best of each text of one side.
-
-    Attributes:
-        scores: (n, k) fp32, falling, as `Ranking.shown` gives them; where probabilities round to one number the order of
-            `rows` still is that of the log-odds. -inf where there are no more.
-        rows: (n, k) int64, row numbers on the other side; -1 where there are no more.
-        ranked: (n, k) fp32, what the rows are in the order of: of probabilities their log-odds, else the scores.
-    """
-
-    scores: np.ndarray
-    rows: np.ndarray
-    ranked: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matches:
-    """Pairs above a threshold, by left row, then right row.
-
-    Attributes:
-        rows: (found, 2) int64.
-        scores: (found,) fp32, as `Ranking.shown` gives them.
-        ranked: (found,) fp32, what was compared with the threshold: of probabilities their log-odds, else the scores.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
-    ranked: np.ndarray
 
 
 class Scorer:
@@ -137,7 +110,12 @@ class Scorer:
                 raise ModelError(f"side {side} ({names[side]}) was loaded by another scorer; load it with this one")
             return source
         loaded = LoadedSide(
-            self.model, self.kernel, source, side, self.memory_bytes, lambda: self.representation_fingerprint(side)
+            self.model,
+            self.kernel,
+            row_source(source, names[side]),
+            side,
+            self.memory_bytes,
+            lambda: self.representation_fingerprint(side),
         )
         self._fold_whole(loaded, uses)
         return loaded
@@ -162,6 +140,109 @@ class Scorer:
         prepared = self._sides(sides)
         return self._score(row_numbers(rows, [len(side) for side in prepared]), prepared, show_progress_bar)
 
+    def best(
+        self,
+        left: Representations | LoadedSide,
+        right: Representations | LoadedSide,
+        top_k: int | Question,
+        *,
+        by: RankBy = "logit",
+        label: str | int | None = None,
+        values: Sequence[float] | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> BestMatches:
+        """The best of `right` for each of `left`. Of equal scores the lower row number comes first, whatever the blocks.
+
+        Args:
+            left, right: representations of the first and the second side, in memory or in their folders.
+            top_k: how many of the right side are kept for each of the left; or a whole `Question`, with candidates if it says so.
+            by, label, values: what is ranked where the model has several labels; see `Ranking.of`.
+
+        Raises:
+            ConfigError: `top_k` is larger than the other side, or no such label.
+            ModelError: representations of another model or side; a model that has not two sides; a text without a real token,
+                or numbers that are not finite, given or computed: no pair is missing because its score is no number.
+            DataError: an empty side.
+        """
+        question = top_k if isinstance(top_k, Question) else Question(top_k=top_k, by=by, label=label, values=values)
+        if question.top_k is None or question.reverse:
+            raise ConfigError("best answers a question of top_k in one direction; see above and best_of_both")
+        if question.num_candidates is not None:
+            return self._nearest_best(left, right, question, question.index, None, show_progress_bar)
+        ranking = question.ranking(self.model.task)
+        one, other = self._sides((left, right))
+        how_many(question.top_k, None, None, len(one), len(other))
+        of_left = self.kernel.best_rows(len(one), question.top_k)
+        self._scan(one, other, partial(self._keep_best, ranking, of_left, None), show_progress_bar)
+        return _best_matches(of_left, ranking, one)
+
+    def best_of_both(
+        self,
+        left: Representations | LoadedSide,
+        right: Representations | LoadedSide,
+        top_k: int | Question,
+        reverse_top_k: int | None = None,
+        *,
+        by: RankBy = "logit",
+        label: str | int | None = None,
+        values: Sequence[float] | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> tuple[BestMatches, BestMatches]:
+        """The best of `right` for each of `left`, and of `left` for each of `right`, in one pass; else as `best`.
+
+        Args:
+            reverse_top_k: how many of the left side are kept for each of the right; `top_k` where it is None.
+        """
+        question = (
+            top_k
+            if isinstance(top_k, Question)
+            else Question(top_k=top_k, reverse=True, by=by, label=label, values=values)
+        )
+        if question.top_k is None or not question.reverse:
+            raise ConfigError("best_of_both answers a question of top_k in both directions; see best and above")
+        ranking = question.ranking(self.model.task)
+        one, other = self._sides((left, right))
+        wanted = question.top_k if reverse_top_k is None else reverse_top_k
+        k, _, reverse_k = how_many(question.top_k, None, wanted, len(one), len(other))
+        assert k is not None and reverse_k is not None
+        of_left, of_right = self.kernel.best_rows(len(one), k), self.kernel.best_rows(len(other), reverse_k)
+        self._scan(one, other, partial(self._keep_best, ranking, of_left, of_right), show_progress_bar)
+        return _best_matches(of_left, ranking, one), _best_matches(of_right, ranking, other)
+
+    def above(
+        self,
+        left: Representations | LoadedSide,
+        right: Representations | LoadedSide,
+        threshold: float | Question,
+        *,
+        by: RankBy = "logit",
+        label: str | int | None = None,
+        values: Sequence[float] | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> Matches:
+        """Every pair of `left` and `right` above a threshold; else as `best`.
+
+        Args:
+            threshold: of one label a raw logit, even with by="probability"; of a class's probability a probability, compared as
+                log-odds. In a `Question` it is the score: of one label the sigmoid of the logit.
+        """
+        if isinstance(threshold, Question):
+            question, limit = threshold, threshold.limit(self.model.task)
+            if limit is None:
+                raise ConfigError("above answers a question with a threshold; see best and best_of_both")
+            ranking = question.ranking(self.model.task)
+        else:
+            ranking = Ranking.of(self.model.task, by, label, values)
+            limit = ranking.limit(real_number("threshold", threshold))
+        one, other = self._sides((left, right))
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def keep(texts: Any, some: Any, offsets: tuple[int, int]) -> None:
+            found.append(self.kernel.above(texts, some, ranking, limit, offsets))
+
+        self._scan(one, other, keep, show_progress_bar)
+        return _sorted_matches(found, ranking)
+
     def rank(
         self,
         query: Representations | LoadedSide,
@@ -173,12 +254,8 @@ class Scorer:
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
     ) -> BestMatches:
-        """The best of many texts of the second side for each of few of the first; arguments as in `all_pairs`."""
-        best = self.all_pairs(
-            query, texts, top_k=top_k, by=by, label=label, values=values, show_progress_bar=show_progress_bar
-        )
-        assert isinstance(best, BestMatches)
-        return best
+        """The best of many texts of the second side for each of few of the first; `best` by another name."""
+        return self.best(query, texts, top_k, by=by, label=label, values=values, show_progress_bar=show_progress_bar)
 
     def all_pairs(
         self,
@@ -193,56 +270,48 @@ class Scorer:
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
     ) -> BestMatches | tuple[BestMatches, BestMatches] | Matches:
-        """All of `left` against all of `right`, in blocks: the best of each row, or everything above a threshold.
-
-        Of equal scores the lower row number comes first, whatever the blocks and threads.
-
-        Args:
-            left, right: representations of the first and the second side, in memory or in their folders.
-            top_k: how many of the right side are kept for each of the left.
-            threshold: keep every pair whose score is above it: of one label a raw logit, even with by="probability"; of a
-                class's probability a probability, compared as log-odds.
-            reverse_top_k: also so many of the left side for each of the right, in the same pass.
-            by, label, values: what is ranked where the model has several labels; see `Ranking.of`.
-
-        Returns:
-            of each left text its best; with `reverse_top_k` these and each right text's; with a threshold the pairs.
-
-        Raises:
-            ConfigError: not one of `top_k` and `threshold`, `top_k` larger than the other side, or no such label.
-            ModelError: representations of another model or side; a model that has not two sides; a text without a real token,
-                or numbers that are not finite, given or computed: no pair is missing because its score is no number.
-            DataError: an empty side.
-        """
-        ranking = Ranking.of(self.model.task, by, label, values)
+        """Deprecated: `best`, `best_of_both` or `above`, by what is asked."""
+        warnings.warn(
+            "Scorer.all_pairs is now best, best_of_both and above; the old name goes with the next release",
+            FutureWarning,
+            stacklevel=2,
+        )
         one, other = self._sides((left, right))
-        top_k, threshold, reverse_top_k = how_many(top_k, threshold, reverse_top_k, len(one), len(other))
-        limit = None if threshold is None else ranking.limit(threshold)
+        how_many(top_k, threshold, reverse_top_k, len(one), len(other))
+        asked: dict[str, Any] = {
+            "by": by, "label": label, "values": values, "show_progress_bar": show_progress_bar
+        }  # fmt: skip
+        if threshold is not None:
+            return self.above(one, other, threshold, **asked)
+        assert top_k is not None
+        if reverse_top_k is not None:
+            return self.best_of_both(one, other, top_k, reverse_top_k, **asked)
+        return self.best(one, other, top_k, **asked)
+
+    def _keep_best(
+        self, ranking: Ranking, of_left: Any, of_right: Any, texts: Any, some: Any, offsets: tuple[int, int]
+    ) -> None:
+        self.kernel.top_k(texts, some, ranking, of_left, of_right, offsets)
+
+    def _scan(
+        self,
+        one: LoadedSide,
+        other: LoadedSide,
+        keep: Callable[[Any, Any, tuple[int, int]], None],
+        show_progress_bar: bool | None,
+    ) -> None:
+        """All of `one` against all of `other` in blocks, each of which `keep` sees with its first row and column."""
         rows, columns = self._blocks(one, other)
         pairs = len(one) * len(other)
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        of_left = of_right = None
-        if top_k is not None:
-            of_left = self.kernel.best_rows(len(one), top_k)
-            of_right = self.kernel.best_rows(len(other), reverse_top_k) if reverse_top_k is not None else None
-        with tqdm(
-            total=pairs, desc="All pairs", unit="pair", unit_scale=True, disable=_quiet(show_progress_bar, pairs)
-        ) as bar:
+        quiet = _quiet(show_progress_bar, pairs)
+        with tqdm(total=pairs, desc="All pairs", unit="pair", unit_scale=True, disable=quiet) as bar:
             for first_column, some in other.blocks(columns):
                 for first_row, texts in one.blocks(rows):
-                    offsets = (first_row, first_column)
                     try:
-                        if limit is None:
-                            self.kernel.top_k(texts, some, ranking, of_left, of_right, offsets)
-                        else:
-                            found.append(self.kernel.above(texts, some, ranking, limit, offsets))
+                        keep(texts, some, (first_row, first_column))
                     except NotFinite as error:
                         raise error.of(_pair_shown(one, other, error.rows)) from None
                     bar.update(len(texts) * len(some))
-        if of_left is None:
-            return _sorted_matches(found, ranking)
-        best = _best_matches(of_left, ranking, one)
-        return best if of_right is None else (best, _best_matches(of_right, ranking, other))
 
     def candidates(
         self,
@@ -260,41 +329,51 @@ class Scorer:
     ) -> BestMatches:
         """The best of the `num_candidates` nearest right texts of each left one, by their pooled vectors or by others.
 
-        `all_pairs` with the same `top_k` is the exact answer; `recall` compares the two.
+        `best` with the same `top_k` is the exact answer; `recall` compares the two.
 
         Args:
             index: its kind, or one that `index_of` built before, or one of other vectors of the right texts; then
             vectors: (n, d) fp32, the left texts' in the same space.
 
         Raises:
-            As `all_pairs`; ConfigError: fewer candidates than are wanted, or vectors that are not of these texts or not
-                finite.
+            As `best`; ConfigError: fewer candidates than are wanted, or vectors that are not of these texts or not finite.
         """
-        ranking = Ranking.of(self.model.task, by, label, values)
-        one, other = self._sides((left, right))
-        top_k = how_many(top_k, None, None, len(one), len(other))[0] or 0
         num_candidates = whole_number("num_candidates", num_candidates)
-        if num_candidates < top_k:
-            raise ConfigError(f"{num_candidates} candidates are fewer than the {top_k} that are wanted")
+        kind: IndexKind = "flat" if isinstance(index, CandidateIndex) else index
+        question = Question(top_k=top_k, num_candidates=num_candidates, index=kind, by=by, label=label, values=values)
+        return self._nearest_best(left, right, question, index, vectors, show_progress_bar)
+
+    def _nearest_best(
+        self,
+        left: Representations | LoadedSide,
+        right: Representations | LoadedSide,
+        question: Question,
+        index: IndexKind | CandidateIndex,
+        vectors: np.ndarray | None,
+        show_progress_bar: bool | None,
+    ) -> BestMatches:
+        assert question.top_k is not None and question.num_candidates is not None
+        ranking = question.ranking(self.model.task)
+        one, other = self._sides((left, right))
+        how_many(question.top_k, None, None, len(one), len(other))
         if not isinstance(index, CandidateIndex):
             index = self.index_of(right, index)
         pooled = pooled_vectors(self.model, one.read(np.arange(1)))
         index.check(len(other), len(one), vectors, pooled.shape[1])
-        best = np.empty((len(one), top_k), dtype=np.float32)
-        rows = np.empty((len(one), top_k), dtype=np.int64)
-        step = max(1, _PAIRS_A_STEP // num_candidates)
-        starts = range(0, len(one), step)
-        quiet = _quiet(show_progress_bar, len(one) * num_candidates)
-        for start in tqdm(starts, desc="Candidates", unit="block", disable=quiet):
-            some = np.arange(start, min(start + step, len(one)))
-            queries = pooled_vectors(self.model, one.read(some)) if vectors is None else vectors[some]
-            found = index.nearest(queries, num_candidates)
-            pairs = np.stack([np.repeat(some, found.shape[1]), found.ravel()], axis=1)
+        best = np.empty((len(one), question.top_k), dtype=np.float32)
+        rows = np.empty((len(one), question.top_k), dtype=np.int64)
+        step = max(1, _PAIRS_A_STEP // question.num_candidates)
+        quiet = _quiet(show_progress_bar, len(one) * question.num_candidates)
+        for start in tqdm(range(0, len(one), step), desc="Candidates", unit="block", disable=quiet):
+            asking = np.arange(start, min(start + step, len(one)))
+            queries = pooled_vectors(self.model, one.read(asking)) if vectors is None else vectors[asking]
+            near = index.nearest(queries, question.num_candidates)
+            pairs = np.stack([np.repeat(asking, near.shape[1]), near.ravel()], axis=1)
             logits = self._score(pairs, [one, other], None)
-            ranked = ranking(torch.from_numpy(logits)).numpy().reshape(found.shape)
-            order = np.lexsort((found, -ranked))[:, :top_k]
-            best[some] = np.take_along_axis(ranked, order, 1)
-            rows[some] = np.take_along_axis(found, order, 1)
+            ranked = ranking(torch.from_numpy(logits)).numpy().reshape(near.shape)
+            order = np.lexsort((near, -ranked))[:, : question.top_k]
+            best[asking] = np.take_along_axis(ranked, order, 1)
+            rows[asking] = np.take_along_axis(near, order, 1)
         return BestMatches(scores=ranking.shown(best), rows=rows, ranked=best)
 
     def index_of(self, texts: Representations | LoadedSide, kind: IndexKind = "hnsw", side: int = 1) -> CandidateIndex:
@@ -319,7 +398,8 @@ class Scorer:
                         texts.append(side.take(distinct))
                 some = slice(start, start + len(part))
                 logits[some] = self.kernel.pairs(texts, part)
-                check_logits(logits[some], rows[some] + [side.first for side in prepared], start)
+                shown = [side.source.numbers(rows[some, j]) for j, side in enumerate(prepared)]
+                check_logits(logits[some], np.stack(shown, axis=1), start)
                 bar.update(len(part))
         return logits
 
@@ -354,27 +434,17 @@ def free_memory(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
-def recall(found: BestMatches, exact: BestMatches) -> float:
-    """Mean share of the exact best rows that were found; of the exact list's length."""
-    shares = [
-        np.isin(true[true >= 0], some).mean()
-        for some, true in zip(found.rows, exact.rows, strict=True)
-        if (true >= 0).any()
-    ]
-    return float(np.mean(shares))
-
-
 def _best_matches(best: Any, ranking: Ranking, side: LoadedSide) -> BestMatches:
     ranked, rows = best.best()
     short = (rows < 0).any(axis=1)
     if short.any():  # a kernel keeps no score that is not a number
-        row = side.source_row(int(np.argmax(short)))
+        row = side.number(int(np.argmax(short)))
         raise NotFinite(row).of(f"{side.shown}, row {row}")
     return BestMatches(scores=ranking.shown(ranked), rows=rows, ranked=ranked)
 
 
 def _pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str:
-    one, other = left.source_row(rows[0]), right.source_row(rows[1])
+    one, other = left.number(rows[0]), right.number(rows[1])
     return f"{left.shown}, row {one} with {right.shown}, row {other}"
 
 

@@ -11,20 +11,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from distilmatch.engine.finite import NotFinite
 from distilmatch.engine.kernels.base import Kernel
 from distilmatch.engine.ranking import MOST_TEXTS
+from distilmatch.engine.sources import RowSource, Subset
 from distilmatch.errors import DataError, ModelError
 from distilmatch.models import DiPair
-from distilmatch.models.stamps import check_numbers, check_shape, check_stamp
+from distilmatch.models.stamps import check_numbers
 from distilmatch.runtime import autocast
-from distilmatch.store.codec import STORED_DTYPES
-from distilmatch.store.folder import RepresentationFolder
 from distilmatch.types import TokenRepresentations
 
-Representations = TokenRepresentations | RepresentationFolder
 _MEASURED_TEXTS = 64
 
 
@@ -35,14 +32,14 @@ class LoadedSide:
 
     Attributes:
         side: the number of the side.
-        first: row number, in what it was loaded from, of its first text.
+        shown: what messages call it.
     """
 
     def __init__(
         self,
         model: DiPair,
         kernel: Kernel,
-        source: Representations,
+        source: RowSource,
         side: int,
         memory_bytes: int,
         wanted: Callable[[], str],
@@ -61,19 +58,16 @@ class LoadedSide:
         self._kept_bytes: int | None = None
         self.model, self.kernel, self.source, self.side, self.memory_bytes = model, kernel, source, side, memory_bytes
         self.shown = _checked(model, source, side, wanted)
-        self._rows = range(len(source))
-        self.first = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.source)
 
     def part(self, start: int, stop: int) -> LoadedSide:
         """The texts from `start` to `stop`, to be folded on their own."""
-        some = copy.copy(self)
-        some._folding, some._whole = threading.Lock(), None
-        some._rows = self._rows[start : min(stop, len(self))]
-        some.first = some._rows.start
-        return some
+        part = copy.copy(self)
+        part._folding, part._whole = threading.Lock(), None
+        part.source = Subset(self.source, range(start, min(stop, len(self))))
+        return part
 
     @property
     def kept_bytes(self) -> int:
@@ -126,11 +120,11 @@ class LoadedSide:
             with autocast("fp32", self.model.device):
                 return self.kernel.prepare(texts, self.side)
         except NotFinite as error:
-            raise error.of(f"{self.shown}, row {self.source_row(int(rows[error.rows[0]]))}") from None
+            raise error.of(f"{self.shown}, row {self.number(int(rows[error.rows[0]]))}") from None
 
-    def source_row(self, row: int) -> int:
+    def number(self, row: int) -> int:
         """The number that a text has in what it was loaded from."""
-        return row + self.first
+        return int(self.source.numbers(np.array([row]))[0])
 
     def read(self, rows: np.ndarray) -> TokenRepresentations:
         """The representations at (m,) row numbers, as they are stored.
@@ -139,66 +133,21 @@ class LoadedSide:
             ModelError: a text without a real token, numbers that are not finite or above 1e15; the row is named.
             CacheError: a folder is damaged.
         """
-        numbers = np.asarray(rows, dtype=np.int64) + self.first
-        source = self.source
-        texts = source.read(numbers) if isinstance(source, RepresentationFolder) else source[torch.from_numpy(numbers)]
+        numbers = np.asarray(rows, dtype=np.int64)
+        texts = self.source.read(numbers)
         try:
-            check_numbers(texts, self.side, numbers)
+            check_numbers(texts, self.side, self.source.numbers(numbers))
         except ModelError as error:
             raise ModelError(f"{self.shown}, {error}") from None
         return texts
 
 
-def _checked(model: DiPair, source: Representations, side: int, wanted: Callable[[], str]) -> str:
+def _checked(model: DiPair, source: RowSource, side: int, wanted: Callable[[], str]) -> str:
     # What an error message calls it.
-    names = model.student.side_names
-    shown = f"the {names[side]} side"
-    if isinstance(source, RepresentationFolder):
-        shown = str(source.path)
-        check_folder(model, source, side, wanted())
-    elif isinstance(source, TokenRepresentations):
-        check_stamp(source, side, names, wanted)
-        check_shape(source, side, model.student.kept_tokens[side], model.student.vector_width)
-    else:
-        raise ModelError(
-            f"{shown} is a {type(source).__name__}: give what encode(texts, side) returns, or RepresentationFolder.open(folder)"
-        )
+    shown = source.shown(model.student.side_names[side])
+    source.check(model, side, wanted)
     if not len(source):
         raise DataError(f"{shown} is empty; encode its texts first")
     if len(source) > MOST_TEXTS:
         raise DataError(f"{shown} has {len(source)} texts, more than {MOST_TEXTS}; split it")
     return shown
-
-
-def check_folder(model: DiPair, folder: RepresentationFolder, side: int, wanted: str) -> None:
-    """Refuses a folder by what it says of itself, before anything of it is read.
-
-    Args:
-        wanted: the fingerprint of the model's representations of this side.
-
-    Raises:
-        ModelError: another side, model or shape; it says which is which.
-    """
-    manifest, names = folder.manifest, model.student.side_names
-    if manifest.side != side:
-        raise ModelError(
-            f"{folder.path} was encoded for side {manifest.side} ({manifest.side_name}) and is given for side {side} "
-            f"({names[side]}); give the folders in the order {', '.join(names)}, each encoded for its side"
-        )
-    if manifest.model_fingerprint != wanted:
-        raise ModelError(
-            f"{folder.path} was encoded by another model than the one given: its {names[side]} representations have the "
-            f"fingerprint {manifest.model_fingerprint}, this model's {wanted}; encode the texts again with this model, or "
-            "take the model that encoded them (a Scorer is of the weights that its model had when it was made)"
-        )
-    told, expected = (
-        (manifest.kept_tokens, manifest.width),
-        (model.student.kept_tokens[side], model.student.vector_width),
-    )
-    if told != expected:
-        raise ModelError(
-            f"{folder.path} says that it holds {told} (tokens, width) a text, this model's are {expected}: it is damaged or "
-            "made by hand; encode the texts again with this model and side"
-        )
-    if manifest.dtype not in STORED_DTYPES:
-        raise ModelError(f"{folder.path} holds numbers of {manifest.dtype!r}, known are {', '.join(STORED_DTYPES)}")

@@ -5,24 +5,27 @@ Shape legend: n rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
 from distilmatch.config.tables import OnBadRows, Quoting, TableConfig
-from distilmatch.data.checking import Columns
+from distilmatch.data.column_rows import iter_columns, rereadable, text_column_of
+from distilmatch.data.columns import Columns
 from distilmatch.data.tables import table_fingerprint
-from distilmatch.errors import ConfigError
+from distilmatch.data.values import shown
+from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import one_of, output_place, whole_number
-from distilmatch.jobs.rows import counted_items, iter_columns, rereadable, text_column_of
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, use_bf16
 from distilmatch.store.codec import STORED_DTYPES, StoredDtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.store.layout import MOST_SHARD_ROWS
+from distilmatch.types import TableRow
 
 _CHUNK_BATCHES = 32
 _CHUNK_TEXTS = 2048
@@ -167,6 +170,29 @@ def count_texts(
     column = text_column_of(source, config, text_column, id_column)
     columns = Columns(texts=(column,), ids=() if id_column is None else (id_column,))
     return len({text_key("", row.texts) for row in iter_columns(source, columns, config)})
+
+
+def counted_items(rows: Iterable[TableRow]) -> tuple[int, int]:
+    """Reads rows of one text column and counts them, and their items: distinct ids, and rows without an id.
+
+    Raises:
+        DataError: an id stands for two texts.
+    """
+    count = without_id = 0
+    key_of: dict[str, bytes] = {}
+    for row in rows:
+        count += 1
+        id, text = row.ids[0], row.texts[0]
+        if id is None:
+            without_id += 1
+            continue
+        key = text_key("", (text,))
+        if key_of.setdefault(id, key) != key:
+            raise DataError(
+                f"{row.file}, row {row.row}: id {id!r} stands for {shown(text)} here and for another text before; "
+                "nothing was started; give each text its own id"
+            )
+    return count, without_id + len(key_of)
 
 
 class _Encoder:

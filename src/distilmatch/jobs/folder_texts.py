@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.tables import Quoting, TableConfig
-from distilmatch.data.checking import Columns
+from distilmatch.data.column_rows import in_batches, iter_columns, text_column_of
+from distilmatch.data.columns import Columns
 from distilmatch.errors import DataError
-from distilmatch.jobs.rows import in_batches, iter_columns, text_column_of
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.text_arguments import text_list
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.checking import Columns
-from distilmatch.engine.ranking import Ranking
+from distilmatch.data.column_rows import iter_columns, text_column_of
+from distilmatch.data.columns import Columns
+from distilmatch.engine.question import Question
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, MissingExtraError
 from distilmatch.files import check_outputs
-from distilmatch.jobs.encode import encode_table
+from distilmatch.jobs.encode import counted_items, encode_table
 from distilmatch.jobs.match import MatchReport, match_folders
-from distilmatch.jobs.rows import counted_items, iter_columns, text_column_of
 from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models import DiPair
 from distilmatch.models.sentence_card import save_student
@@ -113,7 +113,7 @@ def _check_match(recipe: LadderRecipe, match: MatchConfig) -> None:
     written = {f"`output`/{name}": root / name for name in (MATCHES, "representations", "vectors")}
     check_outputs({"`output`": root}, {"`match.left`": match.left.source, "`match.right`": match.right.source})
     check_outputs(written, {"`match.left`": match.left.source, "`match.right`": match.right.source})
-    Ranking.of(recipe.pair.task, match.rank_by or "logit", match.label, match.values)
+    match_question(match).ranking(recipe.pair.task)
     if match.candidates is not None and match.index != "flat" and importlib.util.find_spec("faiss") is None:
         raise MissingExtraError("faiss", "faiss")
     count_items(match.left)
@@ -122,6 +122,18 @@ def _check_match(recipe: LadderRecipe, match: MatchConfig) -> None:
         raise ConfigError(
             f"`match.top_k` is {match.top_k}, there are {items} items to choose from in {match.right.source}"
         )
+
+
+def match_question(match: MatchConfig) -> Question:
+    """What a recipe's `match` asks."""
+    return Question(
+        top_k=match.top_k,
+        num_candidates=match.candidates,
+        index=match.index,
+        by=match.rank_by,
+        label=match.label,
+        values=match.values,
+    )
 
 
 def count_items(side: MatchSideConfig) -> int:
@@ -191,12 +203,7 @@ def _match(
         folders[0],
         folders[1],
         root / MATCHES,
-        top_k=match.top_k,
-        num_candidates=match.candidates,
-        index=match.index,
+        match_question(match),
         vectors=vectors,
-        by=match.rank_by,
-        label=match.label,
-        values=match.values,
         show_progress_bar=show_progress_bar,
     )

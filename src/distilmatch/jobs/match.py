@@ -7,26 +7,27 @@ Shape legend: n, m texts of the two sides; d width of vectors; b texts of a bloc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from distilmatch.engine.candidates import CandidateIndex, IndexKind
-from distilmatch.engine.ranking import Ranking
-from distilmatch.engine.scorer import BestMatches, Matches, Scorer, recall
+from distilmatch.engine.candidates import CandidateIndex
+from distilmatch.engine.matches import BestMatches, Matches, recall
+from distilmatch.engine.question import Asked, Question, as_question
+from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
+from distilmatch.engine.sources import Representations
 from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.folder_texts import check_texts
 from distilmatch.jobs.match_output import MatchedSide, MatchTables, ReverseMatches
-from distilmatch.jobs.outputs import job_of, one_of, output_file, whole_number
+from distilmatch.jobs.outputs import job_of, output_file, whole_number
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 
@@ -59,16 +60,10 @@ def match_folders(
     left: RepresentationFolder | str | Path,
     right: RepresentationFolder | str | Path,
     output: str | Path,
+    question: Question | None = None,
     *,
-    top_k: int | None = None,
-    threshold: float | None = None,
     reverse_output: str | Path | None = None,
-    num_candidates: int | None = None,
-    index: IndexKind = "hnsw",
     vectors: tuple[np.ndarray, np.ndarray] | None = None,
-    by: Literal["logit", "probability", "expectation"] | None = None,
-    label: str | int | None = None,
-    values: Sequence[float] | None = None,
     distinct_texts: bool = False,
     texts: tuple[Sequence[str], Sequence[str]] | None = None,
     rows_a_part: int | None = None,
@@ -76,6 +71,7 @@ def match_folders(
     overwrite: bool = False,
     dry_run: bool = False,
     show_progress_bar: bool | None = None,
+    **asked: Unpack[Asked],
 ) -> MatchReport:
     """Matches two folders of representations; the encoders are not used.
 
@@ -89,13 +85,12 @@ def match_folders(
             `SIDE_row`, the row of the table from 0, and, where the folder has ids, `SIDE_id` of both; `rank` from 1 (with
             `top_k`); with one label `logit`, raw fp32, and `score`, its sigmoid, as `score` gives it; with several `score` is
             what is ranked. Equal logits are ranked by the row.
-        top_k: how many items of the right side for each of the left; or
-        threshold: all pairs whose score, as the output has it, is above it.
+        question: what is asked: `top_k` items of the right side for each of the left, or all pairs above a `threshold`, which
+            is a score as the output has it; or, in its place, its attributes as keyword arguments (`top_k=10`).
+            With `num_candidates` the share of the exact best that these find is measured on a sample of the left side.
         reverse_output: also the `top_k` of the left side for each of the right, in this file.
-        num_candidates: score only so many nearest texts by their pooled vectors (`index`), not all; the share of the
-            exact best that this finds is measured on a sample of the left side.
-        vectors: (n, d) and (m, d) fp32 by which they are near instead, such as a sentence encoder's (`folder_vectors`).
-        by, label, values: what is ranked where the model has several labels, see `Ranking.of`; the logit by default.
+        vectors: (n, d) and (m, d) fp32 by which candidates are near instead of pooled vectors, such as a sentence encoder's
+            (`folder_vectors`).
         distinct_texts: match and count texts: of the items of one text the first alone.
         texts: those of both folders, row by row (`folder_texts`), which the output then shows as `SIDE_text`.
         rows_a_part: left texts a part file, the step in which a killed job goes on; by the size of the right side.
@@ -103,29 +98,29 @@ def match_folders(
         resume, overwrite, show_progress_bar: as in `score_table`.
 
     Raises:
-        ConfigError, ModelError, DataError: as `Scorer.all_pairs`, or an output that is one of the folders or the other output;
-            before anything is written.
+        ConfigError, ModelError, DataError: as `Scorer.best` and `Question`, or an output that is one of the folders or the other
+            output; before anything is written.
         CacheError: the output holds something else, is being written by another process or cannot be written; or a folder is
             damaged.
     """
     folders = opened_folder(left), opened_folder(right)
-    wanted = _Wanted(
-        top_k=top_k, threshold=threshold, num_candidates=num_candidates, index=index, by=by or "logit", label=label,
-        values=None if values is None else tuple(values), vectors=vectors,
-    )  # fmt: skip
-    wanted.check(scorer, folders, reverse_output is not None)
+    question = as_question(question, asked)
+    if reverse_output is not None and not question.reverse:
+        question = question.replaced(reverse=True)
+    if question.reverse and reverse_output is None:
+        raise ConfigError("the question has a reverse direction: say where it goes (reverse_output)")
+    _check_question(question, scorer, folders, vectors)
     place, reverse_place = check_match(output, reverse_output, folders)
     if rows_a_part is not None:
         whole_number("rows_a_part", rows_a_part)
-    tables = _tables(scorer, folders, wanted, distinct_texts, texts)
-    _check_top_k(tables, top_k, reverse_place is not None, "texts" if distinct_texts else "items")
+    tables = _tables(scorer, folders, question, distinct_texts, texts)
+    _check_top_k(tables, question, "texts" if distinct_texts else "items")
     sides = [scorer.load(folder, j) for j, folder in enumerate(folders)]
-    pairs_a_part = _PAIRS_A_PART if threshold is None else _PAIRS_A_PART_KEPT
-    pairs_a_text = min(num_candidates or len(sides[1]), len(sides[1]))
-    step = rows_a_part or max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, pairs_a_part // pairs_a_text))
+    pairs_a_text = min(question.num_candidates or len(sides[1]), len(sides[1]))
+    step = rows_a_part or _rows_a_part(question, pairs_a_text)
     job = fingerprint(
-        *wanted.facts(scorer, folders),
-        [bool(reverse_place), distinct_texts, texts is not None, tables.schema.names, step],
+        *_facts(scorer, folders, question, vectors),
+        [question.reverse, distinct_texts, texts is not None, tables.schema.names, step],
     )
     pairs = len(sides[0]) * pairs_a_text
     if dry_run:
@@ -134,10 +129,10 @@ def match_folders(
         raise CacheError(f"{reverse_place} exists and holds something else; name another file, or overwrite it")
     with PartWriter(place, tables.schema, job, resume=resume, overwrite=overwrite) as writer:
         reverse = None
-        if reverse_place is not None and top_k is not None:
-            reverse = ReverseMatches(writer, len(sides[1]), min(top_k, len(sides[0])), reverse_place, job)
+        if reverse_place is not None and question.top_k is not None:
+            reverse = ReverseMatches(writer, len(sides[1]), min(question.top_k, len(sides[0])), reverse_place, job)
         done = writer.finished_rows is not None and (reverse is None or job_of(reverse.path) == job.encode())
-        run = _Run(scorer, sides, wanted, tables, reverse)
+        run = _Run(scorer, sides, question, vectors, tables, reverse)
         if not done:
             run.write(writer, step, show_progress_bar)
     assert writer.finished_rows is not None
@@ -169,76 +164,60 @@ def check_match(
     return place, reverse
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    # What is to be found, and of which texts it is looked for.
-    top_k: int | None
-    threshold: float | None
-    num_candidates: int | None
-    index: IndexKind
-    by: Literal["logit", "probability", "expectation"]
-    label: str | int | None
-    values: tuple[float, ...] | None
-    vectors: tuple[np.ndarray, np.ndarray] | None
+def _check_question(
+    question: Question,
+    scorer: Scorer,
+    folders: Sequence[RepresentationFolder],
+    vectors: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
+    if vectors is not None:
+        if question.num_candidates is None:
+            raise ConfigError("vectors find candidates: say how many (num_candidates)")
+        held, texts = [len(part) for part in vectors], [len(folder) for folder in folders]
+        if held != texts:
+            raise ConfigError(f"{held[0]:,} and {held[1]:,} vectors for {texts[0]:,} and {texts[1]:,} texts: one a row")
+    student, task = scorer.model.student, scorer.model.task
+    if student.sides != 2:
+        raise ModelError(f"matching is between two sides, this model has {student.sides}; score its tuples instead")
+    question.ranking(task)
+    question.limit(task)
 
-    @property
-    def ranking(self) -> dict[str, Any]:
-        return {"by": self.by, "label": self.label, "values": self.values}
 
-    def check(self, scorer: Scorer, folders: Sequence[RepresentationFolder], reverse: bool) -> None:
-        for name in ("top_k", "num_candidates"):
-            if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name))
-        one_of("index", self.index, get_args(IndexKind))
-        _check(self.top_k, self.threshold, reverse, self.num_candidates)
-        if self.vectors is not None:
-            if self.num_candidates is None:
-                raise ConfigError("vectors find candidates: say how many (num_candidates)")
-            held = [len(part) for part in self.vectors]
-            texts = [len(folder) for folder in folders]
-            if held != texts:
-                raise ConfigError(
-                    f"{held[0]:,} and {held[1]:,} vectors for {texts[0]:,} and {texts[1]:,} texts: one a row"
-                )
-        student = scorer.model.student
-        if student.sides != 2:
-            raise ModelError(f"matching is between two sides, this model has {student.sides}; score its tuples instead")
-        Ranking.of(scorer.model.task, **self.ranking)
-        self.limit(scorer.model.task.num_labels == 1)
+def _facts(
+    scorer: Scorer,
+    folders: Sequence[RepresentationFolder],
+    question: Question,
+    vectors: tuple[np.ndarray, np.ndarray] | None,
+) -> list[Any]:
+    """What the job's fingerprint is of."""
+    model = scorer.model
+    held = []
+    for folder in folders:
+        held.append(folder.manifest.to_dict())
+        if folder.manifest.checksums is None:
+            held.append({"keys": fingerprint(b"".join(folder.keys).hex()), "ids": fingerprint(folder.items()[2])})
+    asked, ranked = question.facts()
+    facts = [
+        [fingerprint_tensors(model.state_dict()), model.task.to_dict(), model.student.to_dict()],
+        held,
+        asked,
+        [*ranked, scorer.kernel.name],
+    ]
+    if vectors is not None:
+        parts = ((str(j), torch.from_numpy(part)) for j, part in enumerate(vectors))
+        facts.append([fingerprint_tensors(parts)])
+    return facts
 
-    def limit(self, one_label: bool) -> float | None:
-        """The threshold of what is ranked."""
-        if self.threshold is None or not one_label:
-            if self.threshold is not None and not math.isfinite(self.threshold):
-                raise ConfigError(f"the threshold is {self.threshold}, it must be a number")
-            return self.threshold
-        return _logit(self.threshold)
 
-    def facts(self, scorer: Scorer, folders: Sequence[RepresentationFolder]) -> list[Any]:
-        """What the job's fingerprint is of."""
-        model = scorer.model
-        held = []
-        for folder in folders:
-            held.append(folder.manifest.to_dict())
-            if folder.manifest.checksums is None:
-                held.append({"keys": fingerprint(b"".join(folder.keys).hex()), "ids": fingerprint(folder.items()[2])})
-        found_by = self.index if self.num_candidates else None
-        facts = [
-            [fingerprint_tensors(model.state_dict()), model.task.to_dict(), model.student.to_dict()],
-            held,
-            [self.top_k, self.threshold, self.num_candidates, found_by],
-            [self.by, str(self.label), list(self.values or ()), scorer.kernel.name],
-        ]
-        if self.vectors is not None:
-            parts = ((str(j), torch.from_numpy(part)) for j, part in enumerate(self.vectors))
-            facts.append([fingerprint_tensors(parts)])
-        return facts
+def _rows_a_part(question: Question, pairs_a_text: int) -> int:
+    pairs_a_part = _PAIRS_A_PART if question.threshold is None else _PAIRS_A_PART_KEPT
+    return max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, pairs_a_part // pairs_a_text))
 
 
 def _tables(
     scorer: Scorer,
     folders: Sequence[RepresentationFolder],
-    wanted: _Wanted,
+    question: Question,
     distinct_texts: bool,
     texts: tuple[Sequence[str], Sequence[str]] | None,
 ) -> MatchTables:
@@ -251,32 +230,15 @@ def _tables(
         shown = None if texts is None else check_texts(texts[j], folder, f"the texts of {name}")
         matched.append(MatchedSide(name, items, shown))
     task = scorer.model.task
-    ranking = Ranking.of(task, **wanted.ranking)
-    return MatchTables(matched[0], matched[1], wanted.top_k, ranking, task.num_labels == 1)
+    ranking = question.ranking(task)
+    return MatchTables(matched[0], matched[1], question.top_k, ranking, task.num_labels == 1)
 
 
-def _check_top_k(tables: MatchTables, top_k: int | None, reverse: bool, counted: str) -> None:
+def _check_top_k(tables: MatchTables, question: Question, counted: str) -> None:
     left, right = len(tables.left.items), len(tables.right.items)
-    most = min(left, right) if reverse else right
-    if top_k is not None and top_k > most:
-        raise ConfigError(f"top_k is {top_k}, there are {most} {counted} to choose from")
-
-
-def _check(top_k: int | None, threshold: float | None, reverse: object, num_candidates: int | None) -> None:
-    if (top_k is None) == (threshold is None):
-        raise ConfigError("say either top_k (the best of each) or threshold (all pairs above it)")
-    if top_k is None and (reverse or num_candidates):
-        raise ConfigError("a reverse output and candidates go with top_k, not with a threshold")
-    if reverse and num_candidates:
-        raise ConfigError("candidates are of the left texts; for a reverse output leave num_candidates out")
-    if top_k is not None and num_candidates is not None and num_candidates < top_k:
-        raise ConfigError(f"{num_candidates} candidates are fewer than the {top_k} that are wanted")
-
-
-def _logit(share: float) -> float:
-    if not 0 <= share < 1:
-        raise ConfigError(f"the threshold is {share}; scores of one label are between 0 and 1")
-    return -math.inf if share == 0 else math.log(share / (1 - share))
+    most = min(left, right) if question.reverse else right
+    if question.top_k is not None and question.top_k > most:
+        raise ConfigError(f"top_k is {question.top_k}, there are {most} {counted} to choose from")
 
 
 class _Run:
@@ -286,13 +248,15 @@ class _Run:
         self,
         scorer: Scorer,
         sides: Sequence[LoadedSide],
-        wanted: _Wanted,
+        question: Question,
+        vectors: tuple[np.ndarray, np.ndarray] | None,
         tables: MatchTables,
         reverse: ReverseMatches | None,
     ) -> None:
-        self.scorer, self.sides, self.wanted, self.tables, self.reverse = scorer, sides, wanted, tables, reverse
+        self.scorer, self.sides, self.vectors, self.tables, self.reverse = scorer, sides, vectors, tables, reverse
         # As many texts are enough for so many items, and there may be fewer.
-        self.top_k = None if wanted.top_k is None else min(wanted.top_k, len(sides[1]))
+        k = question.top_k
+        self.question = question if k is None else question.replaced(top_k=min(k, len(sides[1])))
         self._found_by: CandidateIndex | None = None
 
     def write(self, writer: PartWriter, step: int, show_progress_bar: bool | None) -> None:
@@ -313,49 +277,45 @@ class _Run:
         writer.finish(self.tables.order)
 
     def _find(self, block: LoadedSide, start: int) -> BestMatches | Matches:
-        if self.wanted.num_candidates is not None:
+        question, right = self.question, self.sides[1]
+        if question.num_candidates is not None:
             return self._candidates(block, np.arange(start, start + len(block)))
-        if self.reverse is None or self.top_k is None:
-            limit = self.wanted.limit(self.scorer.model.task.num_labels == 1)
-            found = self.scorer.all_pairs(
-                block, self.sides[1], top_k=self.top_k, threshold=limit, **self.wanted.ranking
-            )
-            assert not isinstance(found, tuple)
-            return found
+        if question.top_k is None:
+            return self.scorer.above(block, right, question)
+        if self.reverse is None:
+            return self.scorer.best(block, right, question)
         # A last, small block has fewer texts than each right text wants of the whole side.
         of_right = min(self.reverse.ranked.shape[1], len(block))
-        both = self.scorer.all_pairs(
-            block, self.sides[1], top_k=self.top_k, reverse_top_k=of_right, **self.wanted.ranking
-        )
-        assert isinstance(both, tuple)
-        self.reverse.add(both[1], start)
-        return both[0]
+        of_block, others = self.scorer.best_of_both(block, right, question, of_right)
+        self.reverse.add(others, start)
+        return of_block
 
-    def _candidates(self, block: LoadedSide, rows: np.ndarray) -> BestMatches:
-        assert self.top_k is not None and self.wanted.num_candidates is not None
-        vectors = self.wanted.vectors
+    def _candidates(self, block: Representations | LoadedSide, rows: np.ndarray) -> BestMatches:
+        question, vectors = self.question, self.vectors
+        assert question.top_k is not None and question.num_candidates is not None and question.by is not None
         if self._found_by is None:
-            kind = self.wanted.index
-            index_of = self.scorer.index_of
-            self._found_by = index_of(self.sides[1], kind) if vectors is None else CandidateIndex(vectors[1], kind)
+            kind = question.index
+            right = self.sides[1]
+            self._found_by = self.scorer.index_of(right, kind) if vectors is None else CandidateIndex(vectors[1], kind)
         return self.scorer.candidates(
             block,
             self.sides[1],
-            top_k=self.top_k,
-            num_candidates=self.wanted.num_candidates,
+            top_k=question.top_k,
+            num_candidates=question.num_candidates,
             index=self._found_by,
             vectors=None if vectors is None else vectors[0][rows],
-            **self.wanted.ranking,
+            by=question.by,
+            label=question.label,
+            values=question.values,
         )
 
     def recall(self) -> tuple[float | None, int]:
         """The mean share of the exact best texts that candidates found, and of how many left texts; where they were used."""
-        if self.wanted.num_candidates is None:
+        if self.question.num_candidates is None:
             return None, 0
         left, right = self.sides
         count = max(1, min(len(left), 1000, _RECALL_PAIRS // len(right)))
         rows = np.sort(np.random.default_rng(0).permutation(len(left))[:count])
         some = left.read(rows)
-        exact = self.scorer.all_pairs(some, right, top_k=self.top_k, **self.wanted.ranking)
-        assert isinstance(exact, BestMatches)
+        exact = self.scorer.best(some, right, self.question.replaced(num_candidates=None))
         return recall(self._candidates(self.scorer.load(some, 0), rows), exact), count

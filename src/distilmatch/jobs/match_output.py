@@ -22,8 +22,8 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import Ranking
-from distilmatch.engine.scorer import BestMatches, Matches
 from distilmatch.errors import CacheError
 from distilmatch.files import move_into_place, writing
 from distilmatch.jobs.outputs import write_rows

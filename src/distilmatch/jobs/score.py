@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +17,18 @@ import torch
 from tqdm.auto import tqdm
 
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.checking import Columns
+from distilmatch.data.column_rows import in_batches, iter_columns, rereadable, tuple_columns
+from distilmatch.data.columns import Columns
 from distilmatch.data.tables import iter_rows, table_fingerprint
+from distilmatch.data.values import shown
 from distilmatch.engine.scorer import Scorer
-from distilmatch.engine.sides import LoadedSide, check_folder
+from distilmatch.engine.sides import LoadedSide
+from distilmatch.engine.sources import FolderRows
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.outputs import one_of, output_file, whole_number
 from distilmatch.jobs.parts import PartWriter, parts_folder
-from distilmatch.jobs.rows import in_batches, iter_columns, rereadable, shown, tuple_columns
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.types import TableRow
@@ -261,7 +264,7 @@ def _check_folders(scorer: Scorer, folders: Sequence[RepresentationFolder]) -> N
     if len(folders) != len(sides):
         raise ConfigError(f"{len(folders)} folders given, the model has {len(sides)} sides: {', '.join(sides)}")
     for index, (side, folder) in enumerate(zip(sides, folders, strict=True)):
-        check_folder(scorer.model, folder, index, scorer.representation_fingerprint(index))
+        FolderRows(folder).check(scorer.model, index, partial(scorer.representation_fingerprint, index))
         if not len(folder):
             raise DataError(f"{folder.path} ({side}) holds no representations; encode its texts first")
 

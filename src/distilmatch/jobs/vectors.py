@@ -11,13 +11,13 @@ import numpy as np
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import Quoting, TableConfig
-from distilmatch.data.checking import Columns
+from distilmatch.data.column_rows import in_batches, iter_columns, text_column_of
+from distilmatch.data.columns import Columns
 from distilmatch.data.corpus import write_corpus
 from distilmatch.errors import DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import output_place, whole_number
-from distilmatch.jobs.rows import in_batches, iter_columns, text_column_of
 from distilmatch.runtime import Precision
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.store.layout import KeyIndex, key_array

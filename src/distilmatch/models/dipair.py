@@ -27,7 +27,7 @@ from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.models.fp32 import FP32_PARTS, Fp32Module, Logits
 from distilmatch.models.head_start import sampled_outputs, start_head
-from distilmatch.models.heads import CosineHead, TransformerHead, make_head
+from distilmatch.models.heads import HEADS, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.integrity import write_checksums
 from distilmatch.models.loading import check_loaded, check_student_folder, explained
@@ -41,7 +41,6 @@ from distilmatch.types import TokenRepresentations
 
 TextBatch = Mapping[str, torch.Tensor]
 
-_COSINE_SCALE = 4.0
 _QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
 
 
@@ -55,7 +54,7 @@ class HeadInput(Fp32Module):
     def __init__(self, encoder_width: int, student: StudentConfig) -> None:
         super().__init__()
         self.projection = nn.Linear(encoder_width, student.vector_width)
-        self.embedded = student.head != "cosine"
+        self.embedded = HEADS[student.head].embedded
         if self.embedded:
             self.position = nn.Embedding(max(student.kept_tokens), student.vector_width)
             self.segment = nn.Embedding(student.sides, student.vector_width)
@@ -107,26 +106,8 @@ class DiPair(DiPairInference, PreTrainedModel):
         self.streams: tuple[tuple[int, int], ...] = tuple(dict.fromkeys(keys))
         self.side_streams: tuple[int, ...] = tuple(self.streams.index(key) for key in keys)
         self.post_init()
-        self._start_similarities()
-
-    @torch.no_grad()
-    def _start_similarities(self) -> None:
-        # The similarities start as one cosine, the largest ones as their mean, and a score of one label as the sum of
-        # both, on the scale of a logit.
-        if self.classifier.weight.device.type == "meta":
-            return
-        if isinstance(self.head, CosineHead) and self.task.num_labels == 1:
-            self.classifier.weight[:] = _COSINE_SCALE * self.head.start_weights()
-        if not isinstance(self.head, TransformerHead):
-            return
-        first = self.student.vector_width
-        if self.head.compared and self.task.num_labels == 1:
-            nn.init.zeros_(self.classifier.weight[:, :first])
-        for part in self.head.compared:
-            nn.init.eye_(part.projection.weight)
-            if self.task.num_labels == 1:
-                self.classifier.weight[:, first : first + part.features] = _COSINE_SCALE * part.start_weights()
-            first += part.features
+        if self.classifier.weight.device.type != "meta":
+            self.head.start_classifier(self.classifier)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -21,16 +22,30 @@ from distilmatch.models.fp32 import Fp32Module
 from distilmatch.models.gathering import gather
 from distilmatch.types import TokenRepresentations
 
+COSINE_SCALE = 4.0  # of a similarity as a first logit
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+class Head(Protocol):
+    """What every head is: a module whose features a linear layer turns into logits.
+
+    Attributes:
+        features: how many it gives a tuple.
+        embedded: whether its tokens have positions, segments and a norm; else they are the bare projection.
+    """
+
+    features: int
+    embedded: ClassVar[bool]
+
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """Gives the layer to the logits its first weights, where the head knows better ones than random."""
+        ...
 
 
 def make_head(student: StudentConfig) -> TransformerHead | FeedForwardHead | LiteHead | CosineHead:
     """The head that `student` describes."""
-    if student.head == "transformer":
-        return TransformerHead(student)
-    if student.head == "feed_forward":
-        return FeedForwardHead(student)
-    return LiteHead(student) if student.head == "lite" else CosineHead(student)
+    head: TransformerHead | FeedForwardHead | LiteHead | CosineHead = HEADS[student.head](student)
+    return head
 
 
 class HeadLayer(nn.Module):
@@ -181,6 +196,8 @@ class TransformerHead(Fp32Module):
     last layer needs one query only. Both are exact.
     """
 
+    embedded: ClassVar[bool] = True
+
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         self.similarities = Similarities(student) if student.head_similarities else None
@@ -188,6 +205,19 @@ class TransformerHead(Fp32Module):
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
         self.features = student.vector_width + sum(part.features for part in self.compared)
+
+    @torch.no_grad()
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """The similarities start as one cosine, the largest ones as their mean; a score of one label as the sum of both."""
+        one_label = len(classifier.weight) == 1
+        first = self.features - sum(part.features for part in self.compared)
+        if self.compared and one_label:
+            nn.init.zeros_(classifier.weight[:, :first])
+        for part in self.compared:
+            nn.init.eye_(part.projection.weight)
+            if one_label:
+                classifier.weight[:, first : first + part.features] = COSINE_SCALE * part.start_weights()
+            first += part.features
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, d) features of the tuples, followed by their similarities and largest similarities where there are any.
@@ -249,6 +279,8 @@ def _hidden_layers(student: StudentConfig, width: int, count: int) -> nn.Sequent
 class FeedForwardHead(Fp32Module):
     """A feed-forward network over the concatenated kept tokens; W [a; b] is computed as W_a a + W_b b."""
 
+    embedded: ClassVar[bool] = True
+
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         hidden = student.head_intermediate or student.vector_width
@@ -258,6 +290,9 @@ class FeedForwardHead(Fp32Module):
         )
         self.hidden = _hidden_layers(student, hidden, student.head_layers - 1)
         self.features = hidden
+
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """The first weights stay random."""
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
@@ -275,6 +310,8 @@ class LiteHead(Fp32Module):
     cannot say. The token vectors are scaled by the fourth root of a slice's width, padding is zero. Two sides only.
     """
 
+    embedded: ClassVar[bool] = True
+
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         hidden = student.head_intermediate or student.vector_width
@@ -286,6 +323,9 @@ class LiteHead(Fp32Module):
         self.side_inputs = nn.ModuleList(nn.Linear(student.vector_width, hidden, bias=False) for _ in range(2))
         self.hidden = _hidden_layers(student, hidden, student.head_layers)
         self.features = hidden
+
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """The first weights stay random."""
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
@@ -308,9 +348,17 @@ class CosineHead(Fp32Module):
 
     scale = 100.0
 
+    embedded: ClassVar[bool] = False
+
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
         self.features = 2
+
+    @torch.no_grad()
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """A score of one label starts as the cosine."""
+        if len(classifier.weight) == 1:
+            classifier.weight[:] = COSINE_SCALE * self.start_weights()
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, 2) scaled cosines and constants; arguments as in `TransformerHead.forward`."""
@@ -324,3 +372,11 @@ class CosineHead(Fp32Module):
     def start_weights(self) -> torch.Tensor:
         """(2,) weights that make the features the cosine."""
         return torch.tensor([1 / self.scale, 0.0])
+
+
+HEADS: dict[str, Any] = {
+    "transformer": TransformerHead,
+    "feed_forward": FeedForwardHead,
+    "lite": LiteHead,
+    "cosine": CosineHead,
+}

@@ -363,7 +363,7 @@ def _row_numbers(rows: Any, sides: Sequence[TokenRepresentations]) -> torch.Tens
         raise ModelError(f"`rows` must be (n, {len(sides)}), it is {tuple(numbers.shape)}")
     for j, side in enumerate(sides):
         if len(numbers) and not 0 <= int(numbers[:, j].min()) <= int(numbers[:, j].max()) < len(side):
-            raise ModelError(f"`rows` of side {j} leave 0 to {len(side) - 1}")
+            raise ModelError(f"`rows` of side {j}: row numbers out of range, the side has 0 to {len(side) - 1}")
     return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
 
 

@@ -22,15 +22,16 @@ import pyarrow.parquet as pq
 import torch
 
 from distilmatch.config.pairs import StudentConfig
+from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.base import Kernel
 from distilmatch.engine.kernels.choice import KernelName
-from distilmatch.engine.kernels.native import why_not_int8
+from distilmatch.engine.kernels.native import why_not_native_int8
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer, free_memory
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.models import DiPair
 from distilmatch.models.configuration import DiPairConfig
-from distilmatch.planning.limits import head_operations, multiply_rate, rate, read_rate
+from distilmatch.planning.limits import multiply_rate, rate, read_rate
 from distilmatch.runtime import Precision, has_fast_bf16, use_bf16
 from distilmatch.store.codec import StoredDtype, bytes_per_item
 from distilmatch.types import TokenRepresentations
@@ -222,7 +223,7 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
     sizes = [bytes_per_item(kept[side], width, work.dtype) + _ID_BYTES for side in (0, 1)]
     folded = left * rates.folded_bytes[0] + work.right * rates.folded_bytes[1]
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    operations = head_operations(model)
+    operations = head_cost(model).operations
     product_share = None if operations is None else rates.scored * operations / rates.products
     touched = rates.folded_bytes[1] if work.candidates is None else sum(rates.folded_bytes)
     memory_share = rates.scored * touched / rates.read
@@ -315,7 +316,7 @@ def _smaller_numbers(
             model, work, texts=texts, kernel=kernel, threads=threads, precision="bf16", seconds=seconds
         ).encoded
         found.append(Smaller(change="encoders in bf16", plan=plan(model, work, replace(rates, encoded=faster))))
-    if kernel in ("auto", "native") and model.device.type == "cpu" and why_not_int8(model) is None:
+    if kernel in ("auto", "native") and model.device.type == "cpu" and why_not_native_int8(model) is None:
         small = replace(work, dtype="int8")
         measured = calibrate(
             model, replace(small, encode=False), kernel="native-int8", threads=threads, seconds=seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -103,3 +104,8 @@ def show_shortly(trainer: Trainer, shown: tuple[str, ...]) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ShortProgress(shown, with_bar))
+
+
+def flat_history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The trainer's log with numbers only, for a JSON file."""
+    return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in history]

@@ -64,6 +64,14 @@ class RecordedRun:
         self.student = self.root / "student"
         self.cache = recipe.teacher.cache_folder if recipe.teacher else None
 
+    def stage(self, name: str) -> Path:
+        """The folder of a stage."""
+        return self.root / name
+
+    def stages(self) -> tuple[Path, ...]:
+        """The folders of the recipe's stages, in order."""
+        return tuple(self.stage(stage.name) for stage in self._settings.all_stages)
+
     def begun(self) -> Sequence[Path]:
         """The folders that a run of another recipe may not be mixed with."""
         raise NotImplementedError

@@ -1,15 +1,83 @@
-"""The two stages (DiPair, section 3.4): the new layers settle on frozen encoders, then everything learns."""
+"""The stages of a run: what every stage does, whatever it trains, and the run as a list of them.
+
+DiPair (section 3.4) and DisCo (section 3.1) have two: the new layers settle, then everything learns.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from distilmatch.files import write_json
+from distilmatch.models.attention import trained_attention
+from distilmatch.runtime import keep_freed_memory, pick_device
+from distilmatch.training.checkpoints import last_whole_checkpoint
+from distilmatch.training.processes import Processes
+from distilmatch.training.progress import StepTimes, flat_history, show_shortly
 
 logger = logging.getLogger(__name__)
 
 DONE = "stage.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A named stage of a run.
+
+    Attributes:
+        name: as the recipe calls it.
+        title: what it does, for the log.
+        folder: of its checkpoints, TensorBoard logs, summary (`stage.json`, written last) and student.
+        train: trains it and leaves the student in `folder/student`; given the folder of the student that it begins with, None
+            where there was no stage before.
+    """
+
+    name: str
+    title: str
+    folder: Path
+    train: Callable[[Path | None], object]
+
+    @property
+    def shown(self) -> str:
+        """Its name in sentences: `stage1` is "stage 1"."""
+        return re.sub(r"(?<=[a-z])(?=\d)", " ", self.name)
+
+    @property
+    def student(self) -> Path:
+        """The folder of the student that it leaves."""
+        return self.folder / "student"
+
+    def described(self) -> str:
+        """What it took and reached, for a model card; it is finished."""
+        summary = finished_stage(self.folder) or {}
+        best = summary["best_metric"]
+        dev = "" if best is None else f", best dev {summary['metric']} {best:.4f}"
+        return f"{summary['steps']} steps, {summary['seconds']:.0f} s{dev}"
+
+
+def run_stages(stages: Sequence[Stage]) -> Path:
+    """Runs the stages that are not done, one after another; the folder of the last one's student."""
+    latest: Path | None = None
+    for stage in stages:
+        if finished_stage(stage.folder) is None:
+            logger.info("%s: %s", stage.shown, stage.title)
+            stage.train(latest)
+        latest = stage.student
+    assert latest is not None, "a recipe without a stage is refused before"
+    return latest
 
 
 def finished_stage(folder: Path) -> dict[str, Any] | None:
@@ -18,18 +86,113 @@ def finished_stage(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def better_stage(first_folder: Path, second_folder: Path, latest: Path, advice: str) -> Path:
-    """`latest`, the student of the last stage, or that of the first where that is better on dev; `advice` goes to the log."""
-    first, second = finished_stage(first_folder), finished_stage(second_folder)
-    if first is None or second is None or first["best_metric"] is None or second["best_metric"] is None:
-        return latest
-    if first["best_metric"] <= second["best_metric"]:
-        return latest
-    logger.warning(
-        "stage 2 ended below stage 1 on dev (%s %.4f against %.4f): the student of stage 1 is kept; %s",
-        first["metric"],
-        second["best_metric"],
-        first["best_metric"],
-        advice,
-    )
-    return first_folder / "student"
+def best_stage(stages: Sequence[Stage], advice: str) -> Path:
+    """The student of the last stage, or that of an earlier one that is better on dev; `advice` goes to the log then."""
+    last = stages[-1]
+    best, highest = last, _metric_of(last)
+    for stage in reversed(stages[:-1]):
+        metric = _metric_of(stage)
+        if highest is not None and metric is not None and metric > highest:
+            best, highest = stage, metric
+    if best is not last:
+        logger.warning(
+            "%s ended below %s on dev (%s %.4f against %.4f): the student of %s is kept; %s",
+            last.shown,
+            best.shown,
+            (finished_stage(best.folder) or {})["metric"],
+            _metric_of(last),
+            highest,
+            best.shown,
+            advice,
+        )
+    return best.student
+
+
+def _metric_of(stage: Stage) -> float | None:
+    summary = finished_stage(stage.folder)
+    return None if summary is None else summary["best_metric"]
+
+
+class StageSettings(Protocol):
+    """What every stage's config has that is not the trainer's."""
+
+    @property
+    def patience(self) -> int | None:
+        """Evaluations without a better dev metric before the stage ends; None never."""
+        ...
+
+
+def stage_callbacks(
+    folder: Path, settings: StageSettings, *, has_dev: bool, processes: Processes
+) -> list[TrainerCallback]:
+    """What watches every stage: TensorBoard, and an early end where dev gets no better."""
+    callbacks: list[TrainerCallback] = []
+    if processes.is_main:
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+    if has_dev and settings.patience is not None:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
+    return callbacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """A stage that is ready to train, and what differs from other stages.
+
+    Attributes:
+        trainer: `transformers.Trainer` of the job.
+        encoders: whose attention is made fast for training.
+        metric: on dev, which picks the best checkpoint; None without a dev set.
+        shown: metrics that are printed at every evaluation.
+        needs: files that callbacks put into every checkpoint.
+        finish: what is done with the trained weights before they are saved; its facts go into the summary.
+        facts: more of them, such as how much was seen.
+        save: writes the student into a folder.
+        scratch: folders that are not needed after the stage.
+    """
+
+    trainer: Trainer
+    encoders: Sequence[nn.Module]
+    metric: str | None
+    shown: tuple[str, ...]
+    save: Callable[[Path], None]
+    facts: Callable[[], Mapping[str, Any]]
+    finish: Callable[[], Mapping[str, Any]] = dict
+    needs: Sequence[str] = ()
+    scratch: Sequence[Path] = ()
+
+
+def train_stage(work: StageWork, folder: Path, processes: Processes, device: str | None) -> dict[str, Any]:
+    """Trains a stage and saves its student; goes on from the last whole checkpoint of a stopped run.
+
+    Returns:
+        Steps, seconds, what was seen and the log, as in `stage.json`.
+    """
+    keep_freed_memory()
+    trainer, times = work.trainer, StepTimes()
+    trainer.add_callback(times)
+    show_shortly(trainer, work.shown)
+    checkpoints = folder / CHECKPOINTS
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    last = last_whole_checkpoint(checkpoints, work.needs, removes=processes.is_main)
+    started = time.perf_counter()
+    with trained_attention(list(work.encoders), pick_device(device)):
+        trainer.train(resume_from_checkpoint=last)
+    finished = work.finish()
+    summary = {
+        "steps": trainer.state.global_step,
+        "seconds": round(time.perf_counter() - started, 1),
+        "seconds_per_step": times.median,
+        **work.facts(),
+        "best_metric": trainer.state.best_metric,
+        "metric": work.metric,
+        **finished,
+        "history": flat_history(trainer.state.log_history),
+    }
+    processes.wait()  # every process has read its best checkpoint
+    if processes.is_main:
+        work.save(folder / "student")
+        write_json(folder / DONE, summary)
+        for scratch in (checkpoints, *work.scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
+    processes.wait()
+    return summary

@@ -7,7 +7,6 @@ head, and bytes of cache an item. What no other student beats in all three is th
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import math
 import shutil
@@ -17,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig
+from distilmatch.config.pairs import NamedStageConfig, PairRecipe, StudentConfig
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.pairs.speed import head_pairs_per_s
 from distilmatch.files import check_outputs, write_json
@@ -255,22 +254,25 @@ def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: floa
     started = time.perf_counter()
     start = possible_starts(recipe)[0]
     model = new_student(recipe, table.texts, start)
-    first, second = stages_from(recipe, start)
-    share = 1.0 if second.epochs == 0 else _STAGE1_SHARE
-    stages = [("stage1", first, True, minutes * share), ("stage2", second, False, minutes * (1 - share))]
-    stages = [stage for stage in stages if stage[1].epochs > 0]
-    for name, stage, frozen, share in stages:
+    stages = [stage for stage in stages_from(recipe, start) if stage.epochs > 0]
+    frozen = sum(stage.frozen_encoders for stage in stages)
+    shares = {True: _STAGE1_SHARE / max(1, frozen), False: (1 - _STAGE1_SHARE) / max(1, len(stages) - frozen)}
+    for stage in stages:
         stage = scaled(stage, rate).replaced(evaluations=1)
-        settings: dict[str, Any] = dict(frozen_encoders=frozen, processes=processes, device=recipe.device)
+        settings: dict[str, Any] = dict(
+            frozen_encoders=stage.frozen_encoders, processes=processes, device=recipe.device
+        )
         step = seconds_per_step(model, table, stage, recipe.objective, **settings)
-        if name == stages[-1][0]:  # what the making, the measuring and the first stage have left
+        share = minutes * shares[stage.frozen_encoders]
+        if stage.name == stages[-1].name:  # what the making, the measuring and the stages before have left
             share = max(0.0, minutes - (time.perf_counter() - started) / 60)
         stage = stage.replaced(epochs=epochs_for(share, step, table, stage))
-        run_stage(model, table, folder / name, stage, recipe.objective, dev_set=dev_set, seed=recipe.seed, **settings)
+        place = folder / stage.name
+        run_stage(model, table, place, stage, recipe.objective, dev_set=dev_set, seed=recipe.seed, **settings)
     return model.eval()
 
 
-def scaled(stage: StageConfig, rate: float) -> StageConfig:
+def scaled(stage: NamedStageConfig, rate: float) -> NamedStageConfig:
     """The stage with its learning rates, which are filled in, times `rate`."""
     assert stage.learning_rate is not None and stage.encoder_learning_rate is not None  # of `stages_from`
     return stage.replaced(
@@ -314,22 +316,15 @@ def _frontier(
     path = None
     if best is not None:
         path = output / "best.yaml"
-        first, second = stages_from(recipe, best.start)
-        recipe.replaced(
-            start=best.start,
-            student=best.student,
-            stage1=scaled(first, best.rate).to_dict(),
-            stage2=scaled(second, best.rate).to_dict(),
-            output=str(output / "best"),
-        ).to_yaml(path)
+        stages = [scaled(stage, best.rate).to_dict() for stage in stages_from(recipe, best.start)]
+        changes: dict[str, Any] = {"stages": stages}
+        if not recipe.stages:
+            own = ("name", "frozen_encoders")
+            changes = {stage["name"]: {k: v for k, v in stage.items() if k not in own} for stage in stages}
+        recipe.replaced(start=best.start, student=best.student, output=str(output / "best"), **changes).to_yaml(path)
     targets = {"min_pairs_per_s": min_pairs_per_s, "max_bytes_per_item": max_bytes_per_item}
     write_json(
         output / "frontier.json",
         {"metric": metric, "targets": targets, "best": best and best.number, "trials": [asdict(t) for t in found]},
     )
     return Frontier(metric=metric, trials=tuple(found), best=best, recipe=path)
-
-
-def read_frontier(output: Path) -> dict[str, Any]:
-    """What `frontier.json` says."""
-    return dict(json.loads((output / "frontier.json").read_text(encoding="utf-8")))

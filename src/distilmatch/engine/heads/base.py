@@ -10,18 +10,43 @@ a text; d width; m hidden; c labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch.nn.functional import linear
 
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.types import TokenRepresentations
 
 FoldedTexts = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeadCost:
+    """What a pair costs a folded head, by its shape alone.
+
+    Attributes:
+        operations: two a multiply-add, as `docs/explanation/folding.md` counts them; None for a head that is not limited by
+            products: it adds and activates.
+        products: whether some of them are matrix products with weights, which bf16 makes faster.
+        widest: numbers of the widest layer that a pair goes through, fp32.
+        gathers: whether a block of pairs holds the texts' numbers once a pair, not once a text.
+    """
+
+    operations: int | None
+    products: bool
+    widest: int
+    gathers: bool = True
+
+
 class FoldedHead(Protocol):
     """A head and its classifier, taken apart; weights stay the model's own tensors."""
+
+    @staticmethod
+    def cost(student: StudentConfig, labels: int) -> HeadCost:
+        """What a pair costs."""
+        ...
 
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
         """The per-text part of `texts`, (n, k, d), as texts of `side`."""

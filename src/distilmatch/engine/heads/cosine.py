@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from distilmatch.engine.heads.base import FoldedTexts
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.engine.heads.base import FoldedTexts, HeadCost
 from distilmatch.models.heads import (
     CosineHead,
     mean_token,
@@ -27,6 +28,11 @@ class FoldedCosine:
         self.slope, self.intercept = head.scale * classifier.weight[:, 0], head.scale * classifier.weight[:, 1]
         if classifier.bias is not None:
             self.intercept = self.intercept + classifier.bias
+
+    @staticmethod
+    def cost(student: StudentConfig, labels: int) -> HeadCost:
+        """A dot product."""
+        return HeadCost(operations=2 * student.vector_width, products=False, widest=1, gathers=False)
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:

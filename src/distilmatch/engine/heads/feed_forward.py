@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from distilmatch.engine.heads.base import FoldedTexts, linear_fp32
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.engine.heads.base import FoldedTexts, HeadCost, linear_fp32
 from distilmatch.models.heads import (
     FeedForwardHead,
 )
@@ -22,6 +23,14 @@ class FoldedFeedForward:
 
     def __init__(self, head: FeedForwardHead, classifier: nn.Linear) -> None:
         self.head, self.classifier = head, classifier
+
+    @staticmethod
+    def cost(student: StudentConfig, labels: int) -> HeadCost:
+        """A sum and the activation; with more layers their products."""
+        hidden = student.head_intermediate or student.vector_width
+        layers = student.head_layers - 1
+        operations = 2 * (layers * hidden * hidden + labels * hidden) if layers else None
+        return HeadCost(operations=operations, products=layers > 0, widest=hidden, gathers=False)
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:

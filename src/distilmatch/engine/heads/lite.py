@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from distilmatch.engine.heads.base import FoldedTexts, every_pair, linear_fp32, take
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.engine.heads.base import FoldedTexts, HeadCost, every_pair, linear_fp32, take
 from distilmatch.models.heads import (
     LiteHead,
 )
@@ -22,6 +23,15 @@ class FoldedLite:
 
     def __init__(self, head: LiteHead, classifier: nn.Linear) -> None:
         self.head, self.classifier = head, classifier
+
+    @staticmethod
+    def cost(student: StudentConfig, labels: int) -> HeadCost:
+        """Dot products of the tokens, and a hidden layer over them."""
+        width = student.vector_width
+        hidden = student.head_intermediate or width
+        left, right = student.kept_tokens
+        adds = left * right * width + student.attention_heads * left * right * hidden + hidden * labels
+        return HeadCost(operations=2 * adds, products=True, widest=hidden)
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:

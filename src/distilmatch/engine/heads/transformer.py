@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from distilmatch.engine.heads.base import FoldedTexts, every_pair, linear_fp32, take
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.engine.heads.base import FoldedTexts, HeadCost, every_pair, linear_fp32, take
 from distilmatch.models.heads import (
     HeadLayer,
     MaxSimilarities,
@@ -47,6 +48,27 @@ class FoldedTransformer:
             first += part.features
             kind = _FoldedSimilarities if isinstance(part, Similarities) else _FoldedMaxSimilarities
             self.compared.append(kind(part, weight))  # type: ignore[arg-type]
+
+    @staticmethod
+    def cost(student: StudentConfig, labels: int) -> HeadCost:
+        """One query's attention and feed-forward a tuple with one layer, with more layers all tokens of the others."""
+        width, kept = student.vector_width, student.kept_tokens
+        hidden = student.head_intermediate or 4 * width
+        one_token = width * width + 2 * width * hidden
+        tokens = sum(kept)
+        if student.head_layers == 1:
+            adds = one_token + 2 * (tokens - kept[0]) * width
+        else:
+            adds = tokens * one_token + 2 * tokens * tokens * width  # the first layer, its own-text part included
+            adds += (student.head_layers - 2) * (tokens * (one_token + 3 * width * width) + 2 * tokens * tokens * width)
+            adds += one_token + width * width + 2 * tokens * (width * width + width)  # the last: one query
+        pairs_of_sides = len(kept) * (len(kept) - 1) // 2
+        adds += labels * width
+        adds += pairs_of_sides * labels * width if student.head_similarities else 0
+        if student.head_maxsim:
+            adds += sum(kept[i] * kept[j] for i in range(len(kept)) for j in range(i)) * width
+        asking = tokens if student.head_layers > 1 else 1
+        return HeadCost(operations=2 * adds, products=True, widest=asking * hidden)
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:

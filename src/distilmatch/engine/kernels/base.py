@@ -25,14 +25,6 @@ class Prepared(Protocol):
         ...
 
 
-class Best(Protocol):
-    """The best of each row, filled by a kernel."""
-
-    def best(self) -> tuple[np.ndarray, np.ndarray]:
-        """As `BestRows.best`."""
-        ...
-
-
 class Kernel(Protocol):
     """Scores texts that it has prepared.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.base import Kernel
-from distilmatch.engine.kernels.native import NativeKernel, why_not, why_not_int8
-from distilmatch.engine.kernels.torch import TorchKernel, has_products
+from distilmatch.engine.kernels.native import NativeKernel, why_not_native, why_not_native_int8
+from distilmatch.engine.kernels.torch import TorchKernel
 from distilmatch.engine.kernels.triton import TritonKernel, gpu_name, why_not_triton
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
@@ -29,7 +30,7 @@ def kernel_for(model: DiPair, name: KernelName, threads: int | None) -> tuple[Ke
     if name == "torch":
         return TorchKernel(model), "PyTorch was asked for"
     if name == "torch-bf16":
-        if not has_products(model.student):
+        if not head_cost(model).products:
             raise ConfigError(
                 f"the torch-bf16 kernel cannot be used: a {model.student.head} head has no matrix product that bf16 would "
                 "make faster; take kernel='auto' or 'torch'"
@@ -42,7 +43,7 @@ def kernel_for(model: DiPair, name: KernelName, threads: int | None) -> tuple[Ke
             return TritonKernel(model), f"bf16 on {gpu_name(place)}"
     else:
         small = name == "native-int8"
-        reason = why_not_int8(model) if small else why_not(model)
+        reason = why_not_native_int8(model) if small else why_not_native(model)
         if place.type != "cpu":
             reason = f"the model is on {place}"
         if reason is None:
@@ -50,5 +51,5 @@ def kernel_for(model: DiPair, name: KernelName, threads: int | None) -> tuple[Ke
             return native, native.unit
     if name != "auto":
         raise ConfigError(f"the {name} kernel cannot be used: {reason}; take kernel='auto' or 'torch'")
-    small = has_products(model.student) and has_fast_bf16(place)
+    small = head_cost(model).products and has_fast_bf16(place)
     return TorchKernel(model, "bf16" if small else "fp32"), reason

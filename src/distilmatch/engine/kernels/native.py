@@ -66,7 +66,7 @@ def best_multiplier() -> Multiplier:
     return "vector"
 
 
-def why_not_here() -> str | None:
+def why_not_native_here() -> str | None:
     """Why the native kernels cannot run on this machine, or None where they can."""
     if native_module() is None:
         return "the package was installed without its compiled kernels (no compiler, or not x86-64)"
@@ -80,15 +80,15 @@ def kernel_here() -> str:
 
 def cpu_kernel_here() -> str:
     """As `kernel_here`, for models on the CPU."""
-    reason = why_not_here()
+    reason = why_not_native_here()
     if reason is not None:
         return f"torch: {reason}"
     return "native: " + _UNITS[best_multiplier()]
 
 
-def why_not(model: DiPair) -> str | None:
+def why_not_native(model: DiPair) -> str | None:
     """Why the native kernels cannot score this model here, or None where they can."""
-    here = why_not_here()
+    here = why_not_native_here()
     if here is not None:
         return here
     student = model.student
@@ -128,9 +128,9 @@ def head_weights(model: DiPair) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
 
 
-def why_not_int8(model: DiPair) -> str | None:
+def why_not_native_int8(model: DiPair) -> str | None:
     """Why the native int8 kernel cannot score this model here, or None where it can."""
-    reason = why_not(model)
+    reason = why_not_native(model)
     if reason is None and not native_module().has_bytes():
         reason = "this CPU does not multiply bytes in vectors (AVX512-VNNI)"
     if reason is None and not isinstance(model.head, TransformerHead):
@@ -155,7 +155,7 @@ class NativeKernel:
             threads: PyTorch's number of threads where it is None.
             multiplier: of a transformer head; None for the fastest in bf16 that this CPU has.
         """
-        reason = why_not(model)
+        reason = why_not_native(model)
         assert reason is None, reason
         if multiplier == "int8":
             self.name = "native-int8"

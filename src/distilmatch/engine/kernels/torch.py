@@ -12,12 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.finite import check_block, check_folded
 from distilmatch.engine.heads.base import FoldedTexts, take
-from distilmatch.engine.heads.cosine import FoldedCosine
-from distilmatch.engine.heads.feed_forward import FoldedFeedForward
-from distilmatch.engine.heads.kinds import fold_head
+from distilmatch.engine.heads.kinds import fold_head, head_cost
 from distilmatch.engine.kernels.native_module import NativeBestRows, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.models import DiPair
@@ -64,7 +61,8 @@ class TorchKernel:
         self.precision = precision
         if precision == "bf16":
             self.name = "torch-bf16"
-        self.pair_bytes = 4 * widest_of_a_pair(model.student)
+        self.cost = head_cost(model)
+        self.pair_bytes = 4 * self.cost.widest
 
     def prepare(self, texts: TokenRepresentations, side: int) -> TorchTexts:
         """As `Kernel.prepare`."""
@@ -132,7 +130,7 @@ class TorchKernel:
 
     def _blocks(self, left: TorchTexts, right: TorchTexts) -> Iterator[tuple[int, int, torch.Tensor]]:
         # First row, first column and (n, m, c) logits of blocks of at most so many pairs.
-        pairs = self._pairs_at_once([left, right], gathered=not isinstance(self.head, FoldedFeedForward | FoldedCosine))
+        pairs = self._pairs_at_once([left, right], gathered=self.cost.gathers)
         columns = min(len(right), max(512, math.isqrt(pairs)))
         rows = max(1, pairs // max(1, columns))
         for row in range(0, len(left), rows):
@@ -142,17 +140,3 @@ class TorchKernel:
                 with autocast(self.precision, self.device):
                     logits = self.head.block(some, others)
                 yield row, column, logits
-
-
-def has_products(student: StudentConfig) -> bool:
-    """Whether a pair costs the folded head matrix products with weights, which bf16 makes faster."""
-    return student.head in ("transformer", "lite") or (student.head == "feed_forward" and student.head_layers > 1)
-
-
-def widest_of_a_pair(student: StudentConfig) -> int:
-    """Numbers of the widest layer that a pair of the folded head goes through."""
-    width = student.vector_width
-    if student.head == "transformer":
-        asking = sum(student.kept_tokens) if student.head_layers > 1 else 1
-        return asking * (student.head_intermediate or 4 * width)
-    return 1 if student.head == "cosine" else student.head_intermediate or width

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.columns import is_missing
 from distilmatch.data.readers import open_source
-from distilmatch.data.values import RowProblem, identifier, text_of
+from distilmatch.data.values import RowProblem, identifier, is_missing, text_of
 from distilmatch.errors import DataError
 from distilmatch.metrics.similarity import unit_rows
 from distilmatch.metrics.task import ranking_metrics

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig
+from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig, NamedEmbeddingStageConfig
 from distilmatch.data.corpus import TextCorpus, write_corpus
 from distilmatch.data.readers import local_file
 from distilmatch.data.tables import load_table
@@ -37,7 +39,7 @@ from distilmatch.training.embeddings.run import EmbeddingRun
 from distilmatch.training.embeddings.stages import run_contrastive, run_distillation
 from distilmatch.training.embeddings.trainer import DevPairs
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import better_stage, finished_stage
+from distilmatch.training.stages import Stage, best_stage, finished_stage, run_stages
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
@@ -70,21 +72,10 @@ def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
     if processes.is_main:
         run.claim()
         run.record()
-    latest: Path | None = None
-    if recipe.has_stage1:
-        if processes.is_main and finished_stage(run.stage1) is None:
-            embed_corpus(recipe)
-        processes.wait()
-        if finished_stage(run.stage1) is None:
-            _distil(run, dev, processes)
-        latest = run.stage1 / "student"
-    if tables is not None:
-        if finished_stage(run.stage2) is None:
-            _fine_tune(run, latest, tables, dev, processes)
-        latest = run.stage2 / "student"
-    assert latest is not None
+    stages = _Training(run, tables, dev, processes).stages()
+    run_stages(stages)
     if processes.is_main:
-        _finish(run, better_stage(run.stage1, run.stage2, latest, "try a lower stage2.learning_rate"), tables)
+        _finish(run, stages, best_stage(stages, f"try a lower {stages[-1].name}.learning_rate"), tables)
     processes.wait()
     return SentenceTransformer(str(run.student), device=str(device), trust_remote_code=False).eval()
 
@@ -116,12 +107,12 @@ def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
         dev = DevPairs(tables=tuple(map(_load, recipe.dev)))
         for table, config in zip(dev.tables, recipe.dev, strict=True):
             check_scores(table, config.source)
-    labelled = _tables(recipe) if recipe.has_stage2 else None
-    begins = recipe.has_stage1 and finished_stage(run.stage1) is None
-    if begins or (not recipe.has_stage1 and finished_stage(run.stage2) is None):
+    labelled = _tables(recipe) if recipe.fine_tunes else None
+    first = recipe.all_stages[0]
+    if finished_stage(run.stage(first.name)) is None:
         student = new_student(recipe)
         StudentTokens(student, recipe.student.max_length)
-        width = _checked_teacher(recipe) if begins else None
+        width = _checked_teacher(recipe) if recipe.distils else None
         ProjectedStudent(student, recipe.student, teacher_width=width or encoder_width(student))
     return EmbeddingTables(labelled=labelled, dev=dev)
 
@@ -182,36 +173,84 @@ def new_student(recipe: EmbeddingRecipe) -> SentenceTransformer:
     return build_student(recipe.student, source)
 
 
-def _distil(run: EmbeddingRun, dev: DevPairs | None, processes: Processes) -> None:
-    recipe = run.recipe
-    corpus, embeddings = TextCorpus(run.corpus), read_embeddings(_pointer(run)["folder"])
-    logger.info("stage 1: %s texts, the teacher is %d wide", f"{len(corpus):,}", embeddings.shape[1])
-    objective = recipe.objective
-    learns = objective.learn_temperature and objective.kind != "mse"
-    student = ProjectedStudent(
-        new_student(recipe),
-        recipe.student,
-        teacher_width=int(embeddings.shape[1]),
-        temperature=objective.temperature if learns else None,
-    )
-    seed_everything(recipe.seed + 1)
-    _fit_projection(student, corpus, embeddings, recipe)
-    tokens = StudentTokens(student.encoder, recipe.student.max_length)
-    if processes.is_main:
-        write_token_ids(tokens.ids, corpus, run.tokens, fingerprint(tokens.fingerprint, corpus.fingerprint))
-    processes.wait()
-    run_distillation(
-        student,
-        MappedTokenIds(run.tokens),
-        embeddings,
-        run.stage1,
-        recipe.stage1,
-        objective,
-        dev=dev,
-        processes=processes,
-        device=recipe.device,
-        seed=recipe.seed + 1,
-    )
+@dataclass(frozen=True)
+class _Training:
+    """What the stages of a run train with."""
+
+    run: EmbeddingRun
+    tables: LabelledTables | None
+    dev: DevPairs | None
+    processes: Processes
+
+    def stages(self) -> list[Stage]:
+        """Those of the recipe."""
+        kinds = {
+            "distillation": ("the teacher's embeddings", self._distil),
+            "contrastive": ("labelled rows", self._fine_tune),
+        }
+        made = []
+        for number, config in enumerate(self.run.recipe.all_stages, start=1):
+            # The usual second stage has its seed where the first one is left out, too.
+            seed = self.run.recipe.seed + (2 if config.name == "stage2" else number)
+            title, train = kinds[config.kind]
+            folder = self.run.stage(config.name)
+            made.append(Stage(name=config.name, title=title, folder=folder, train=partial(train, config, seed)))
+        return made
+
+    def _distil(self, config: NamedEmbeddingStageConfig, seed: int, latest: Path | None) -> None:
+        recipe, processes = self.run.recipe, self.processes
+        if processes.is_main:
+            embed_corpus(recipe)
+        processes.wait()
+        corpus, embeddings = TextCorpus(self.run.corpus), read_embeddings(_pointer(self.run)["folder"])
+        logger.info("%s texts, the teacher is %d wide", f"{len(corpus):,}", embeddings.shape[1])
+        objective = recipe.objective
+        learns = objective.learn_temperature and objective.kind != "mse"
+        student = ProjectedStudent(
+            new_student(recipe) if latest is None else trained_body(latest),
+            recipe.student,
+            teacher_width=int(embeddings.shape[1]),
+            temperature=objective.temperature if learns else None,
+        )
+        seed_everything(seed)
+        _fit_projection(student, corpus, embeddings, recipe)
+        tokens = StudentTokens(student.encoder, recipe.student.max_length)
+        if processes.is_main:
+            write_token_ids(tokens.ids, corpus, self.run.tokens, fingerprint(tokens.fingerprint, corpus.fingerprint))
+        processes.wait()
+        run_distillation(
+            student,
+            MappedTokenIds(self.run.tokens),
+            embeddings,
+            self.run.stage(config.name),
+            config,
+            objective,
+            dev=self.dev,
+            processes=processes,
+            device=recipe.device,
+            seed=seed,
+        )
+
+    def _fine_tune(self, config: NamedEmbeddingStageConfig, seed: int, latest: Path | None) -> None:
+        recipe, tables = self.run.recipe, self.tables
+        assert tables is not None, "a recipe with such a stage has labelled tables"
+        logger.info("%s labelled rows in %d table(s)", f"{len(tables):,}", len(tables.tables))
+        encoder = new_student(recipe) if latest is None else trained_body(latest)
+        contrastive = recipe.contrastive
+        learns = contrastive.learn_temperature and any(kind != "scored" for kind in tables.kinds)
+        student = ProjectedStudent(encoder, recipe.student, temperature=contrastive.temperature if learns else None)
+        seed_everything(seed)
+        run_contrastive(
+            student,
+            tables,
+            self.run.stage(config.name),
+            config,
+            contrastive,
+            dev=self.dev,
+            processes=self.processes,
+            device=recipe.device,
+            seed=seed,
+        )
 
 
 def _fit_projection(
@@ -224,29 +263,6 @@ def _fit_projection(
         own = student.encoder.eval().encode([corpus[int(i)] for i in chosen], show_progress_bar=False)
     student.fit_projection(np.asarray(own, dtype=np.float32), np.asarray(embeddings[chosen], dtype=np.float32))
     student.train()
-
-
-def _fine_tune(
-    run: EmbeddingRun, latest: Path | None, tables: LabelledTables, dev: DevPairs | None, processes: Processes
-) -> None:
-    recipe = run.recipe
-    logger.info("stage 2: %s labelled rows in %d table(s)", f"{len(tables):,}", len(tables.tables))
-    encoder = new_student(recipe) if latest is None else trained_body(latest)
-    contrastive = recipe.contrastive
-    learns = contrastive.learn_temperature and any(kind != "scored" for kind in tables.kinds)
-    student = ProjectedStudent(encoder, recipe.student, temperature=contrastive.temperature if learns else None)
-    seed_everything(recipe.seed + 2)
-    run_contrastive(
-        student,
-        tables,
-        run.stage2,
-        recipe.stage2,
-        contrastive,
-        dev=dev,
-        processes=processes,
-        device=recipe.device,
-        seed=recipe.seed + 2,
-    )
 
 
 def _load(config: LabelledConfig) -> TupleTable:
@@ -269,7 +285,7 @@ def _pointer(run: EmbeddingRun) -> dict[str, Any]:
     return json.loads(run.teacher.read_text(encoding="utf-8")) if run.teacher.is_file() else {}
 
 
-def _finish(run: EmbeddingRun, latest: Path, tables: LabelledTables | None) -> None:
+def _finish(run: EmbeddingRun, stages: Sequence[Stage], latest: Path, tables: LabelledTables | None) -> None:
     recipe = run.recipe
     facts: dict[str, Any] = {}
     if recipe.teacher is not None:
@@ -277,7 +293,7 @@ def _finish(run: EmbeddingRun, latest: Path, tables: LabelledTables | None) -> N
     facts["started from"] = recipe.student.start + (
         f" {Path(recipe.student.encoder).name}" if recipe.student.encoder else ""
     )
-    if recipe.corpus is not None and recipe.has_stage1:
+    if recipe.corpus is not None and recipe.distils:
         corpus = TextCorpus(run.corpus)
         names = ", ".join(Path(source).name for source in recipe.corpus.sources)
         facts["unlabelled texts"] = f"{len(corpus):,} ({names})"
@@ -286,12 +302,7 @@ def _finish(run: EmbeddingRun, latest: Path, tables: LabelledTables | None) -> N
         assert tables is not None
         facts[f"labelled {config.kind} {number + 1}"] = f"{len(tables.tables[number]):,} ({Path(config.source).name})"
     facts["seed"] = recipe.seed
-    for name, folder in (("stage 1", run.stage1), ("stage 2", run.stage2)):
-        summary = finished_stage(folder)
-        if summary:
-            best = summary["best_metric"]
-            dev = "" if best is None else f", best dev {summary['metric']} {best:.4f}"
-            facts[name] = f"{summary['steps']} steps, {summary['seconds']:.0f} s{dev}"
+    facts |= {stage.shown: stage.described() for stage in stages}
     save_student(
         SentenceTransformer(str(latest), device="cpu", trust_remote_code=False),
         run.student,

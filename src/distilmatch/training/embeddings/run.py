@@ -15,7 +15,7 @@ class EmbeddingRun(RecordedRun):
 
     Attributes:
         corpus: the distinct unlabelled texts; embeddings: the cache of the teacher's; teacher: which of them this run
-            reads; tokens: the student's token ids of the corpus; stage1, stage2: the stages; student: the finished one.
+            reads; tokens: the student's token ids of the corpus; student: the finished one.
     """
 
     def __init__(self, recipe: EmbeddingRecipe) -> None:
@@ -24,17 +24,15 @@ class EmbeddingRun(RecordedRun):
         self.corpus = self.root / "corpus"
         self.tokens = self.root / "tokens"
         self.teacher = self.root / "teacher.json"
-        self.stage1 = self.root / "stage1"
-        self.stage2 = self.root / "stage2"
         self.embeddings = Path(self.cache) if self.cache else self.root / "embeddings"
 
     def begun(self) -> Sequence[Path]:
         """The folders of the stages."""
-        return self.stage1, self.stage2
+        return self.stages()
 
     def results(self) -> Sequence[Path]:
         """The folders of corpus, token ids, stages and student."""
-        return self.corpus, self.tokens, self.teacher, self.stage1, self.stage2, self.student
+        return self.corpus, self.tokens, self.teacher, *self.stages(), self.student
 
     def models(self) -> Mapping[str, Any]:
         """Teachers, their embeddings, and the model that the student begins with."""

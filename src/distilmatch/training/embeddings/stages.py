@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,18 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.integrations import TensorBoardCallback
 
 from distilmatch.config.embeddings import ContrastiveConfig, EmbeddingObjectiveConfig, EmbeddingStageConfig
-from distilmatch.files import write_json
-from distilmatch.models.attention import trained_attention
 from distilmatch.models.sentence_card import save_student
 from distilmatch.objectives import MemoryBank
-from distilmatch.runtime import keep_freed_memory, pick_device
 from distilmatch.training.arguments import steps_an_epoch, training_arguments
-from distilmatch.training.checkpoints import last_whole_checkpoint
 from distilmatch.training.embeddings.batches import (
     ContrastiveCollator,
     DistilCollator,
@@ -41,10 +32,8 @@ from distilmatch.training.embeddings.trainer import (
     DistilTrainer,
     EmbeddingTrainer,
 )
-from distilmatch.training.pairs.trainer import flat_history
 from distilmatch.training.processes import Processes
-from distilmatch.training.progress import StepTimes, show_shortly
-from distilmatch.training.stages import DONE
+from distilmatch.training.stages import StageWork, stage_callbacks, train_stage
 
 
 def run_distillation(
@@ -144,11 +133,6 @@ def _settings(
     device: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    callbacks: list[TrainerCallback] = []
-    if processes.is_main:
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
-    if dev is not None and stage.patience is not None:
-        callbacks.append(EarlyStoppingCallback(stage.patience))
     return {
         "model": student,
         "args": training_arguments(
@@ -164,7 +148,7 @@ def _settings(
             run_name=folder.name,
             adam_beta2=stage.beta2,
         ),
-        "callbacks": callbacks,
+        "callbacks": stage_callbacks(folder, stage, has_dev=dev is not None, processes=processes),
         "dev": dev,
         "dev_precision": stage.precision,
     }
@@ -179,39 +163,25 @@ def _train(
     device: str | None,
     finish: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    keep_freed_memory()
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    times = StepTimes()
-    trainer.add_callback(times)
-    show_shortly(trainer, () if trainer.dev is None else (METRIC,))
     transformer = getattr(student.encoder[0], "model", None)
-    encoders = [transformer] if isinstance(transformer, nn.Module) else []
-    has_bank = any(isinstance(own, BankState) for own in trainer.callback_handler.callbacks)
-    needs = [BankState.first] if has_bank else []  # the same for every process
-    last = last_whole_checkpoint(checkpoints, needs, removes=processes.is_main)
-    started = time.perf_counter()
-    with trained_attention(encoders, pick_device(device)):
-        trainer.train(resume_from_checkpoint=last)
-    if finish is not None:
-        finish()
-        if trainer.dev is not None:
-            trainer.state.best_metric = trainer.evaluate()[f"eval_{METRIC}"]
-    steps = trainer.state.global_step
-    summary = {
-        "steps": steps,
-        "seconds": round(time.perf_counter() - started, 1),
-        "seconds_per_step": times.median,
-        "items_seen": steps * stage.batch_size * stage.gradient_accumulation_steps * processes.count,
-        "best_metric": trainer.state.best_metric,
-        "metric": None if trainer.dev is None else METRIC,
-        "temperature": None if student.log_scale is None else float((-student.log_scale).detach().exp()),
-        "history": flat_history(trainer.state.log_history),
-    }
-    processes.wait()  # every process has read its best checkpoint
-    if processes.is_main:
-        save_student(student.eval().assembled(), folder / "student", {}, student.shape.matryoshka)
-        write_json(folder / DONE, summary)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    processes.wait()
-    return summary
+    has_bank = any(isinstance(callback, BankState) for callback in trainer.callback_handler.callbacks)
+    texts_a_step = stage.batch_size * stage.gradient_accumulation_steps * processes.count
+
+    def finished() -> dict[str, Any]:
+        if finish is not None:
+            finish()
+            if trainer.dev is not None:
+                trainer.state.best_metric = trainer.evaluate()[f"eval_{METRIC}"]
+        return {"temperature": None if student.log_scale is None else float((-student.log_scale).detach().exp())}
+
+    work = StageWork(
+        trainer=trainer,
+        encoders=[transformer] if isinstance(transformer, nn.Module) else [],
+        metric=None if trainer.dev is None else METRIC,
+        shown=() if trainer.dev is None else (METRIC,),
+        needs=[BankState.first] if has_bank else [],  # the same for every process
+        finish=finished,
+        facts=lambda: {"items_seen": trainer.state.global_step * texts_a_step},
+        save=lambda place: save_student(student.eval().assembled(), place, {}, student.shape.matryoshka),
+    )
+    return train_stage(work, folder, processes, device)

@@ -5,24 +5,23 @@ Shape legend: n rows or texts; h width of the encoder; c labels.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoConfig
 
-from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig
+from distilmatch.config.pairs import PairRecipe, StudentConfig
 from distilmatch.data.blocks import build_blocks
+from distilmatch.data.corpus import read_texts
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import check_table, load_table
-from distilmatch.data.texts import read_texts
 from distilmatch.errors import ConfigError
-from distilmatch.files import write_json
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_kind
 from distilmatch.pretrained.names import resolve_model
@@ -32,23 +31,13 @@ from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
+from distilmatch.training.pairs.starts import keep_better_start, possible_starts, stages_from, start_of
 from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import better_stage, finished_stage
+from distilmatch.training.stages import Stage, best_stage, finished_stage, run_stages
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
-
-_CLEAR_LEAD = 1 / 3
-_GENTLE = 0.5
-_ARCHITECTURE = (
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-)
 
 
 def distil_pairs(recipe: PairRecipe) -> DiPair:
@@ -80,51 +69,68 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
     del checked  # the train table is not needed any more
     table = read_saved_table(run.transfer)
     dev_set = None if dev is None else _dev_set(recipe, run, dev, processes)
-    folders = (run.stage1, run.stage2)
-    latest: Path | None = None
-
-    def train(folder: Path, stage: StageConfig, number: int, start: str) -> None:
-        if finished_stage(folder) is not None:
-            return
-        logger.info("stage %d: %s", number, "encoders frozen" if number == 1 else "everything learns")
-        seed_everything(recipe.seed + number)
-        model = new_student(recipe, table.texts, start) if latest is None else DiPair.from_pretrained(latest)
-        run_stage(
-            model,
-            table,
-            folder,
-            stage,
-            recipe.objective,
-            frozen_encoders=number == 1,
-            dev_set=dev_set,
-            processes=processes,
-            device=recipe.device,
-            seed=recipe.seed + number,
-        )
-
-    starts = possible_starts(recipe)
-    for number, folder in enumerate(folders, start=1):
-        stage = stages_from(recipe, _start_of(run))[number - 1]
-        if stage.epochs == 0:
-            continue
-        if number == 1 and len(starts) > 1:
-            if finished_stage(folder) is None:
-                for start in starts:
-                    logger.info("start: from the %s", start)
-                    train(run.starts / start, stage, number, start)
-                if processes.is_main:
-                    assert dev_set is not None  # else there is one start
-                    _keep_better_start(run, dev_set)
-                processes.wait()
-        else:
-            train(folder, stage, number, starts[0])
-        latest = folder / "student"
-    assert latest is not None
+    stages = _Training(recipe, run, table, dev_set, processes).stages()
+    run_stages(stages)
     if processes.is_main:
-        _finish(run, better_stage(run.stage1, run.stage2, latest, "try a lower stage2.encoder_learning_rate"), table)
+        _finish(run, stages, best_stage(stages, f"try a lower {stages[-1].name}.encoder_learning_rate"), table)
     processes.wait()
     student = DiPair.from_pretrained(run.student).eval()
     return student.to(device)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the stages of a run train with."""
+
+    recipe: PairRecipe
+    run: RunFolder
+    table: TupleTable
+    dev_set: DevSet | None
+    processes: Processes
+
+    def stages(self) -> list[Stage]:
+        """Those that have epochs."""
+        made = []
+        for number, config in enumerate(self.recipe.all_stages):
+            if config.epochs > 0:
+                title = "encoders frozen" if config.frozen_encoders else "everything learns"
+                train = partial(self._train_first if number == 0 else self._train, number)
+                made.append(Stage(name=config.name, title=title, folder=self.run.stage(config.name), train=train))
+        return made
+
+    def _train_first(self, number: int, latest: Path | None) -> None:
+        """Where there are several starts, from each of them; the better one stays."""
+        starts = possible_starts(self.recipe)
+        if len(starts) == 1:
+            return self._train(number, latest)
+        for start in starts:
+            if finished_stage(self.run.starts / start) is None:
+                logger.info("start: from the %s", start)
+                self._train(number, latest, start, self.run.starts / start)
+        if self.processes.is_main:
+            assert self.dev_set is not None  # else there is one start
+            keep_better_start(self.run, self.dev_set, self.run.stage(self.recipe.all_stages[number].name))
+        self.processes.wait()
+
+    def _train(self, number: int, latest: Path | None, start: str | None = None, folder: Path | None = None) -> None:
+        recipe = self.recipe
+        config = stages_from(recipe, start or start_of(self.run))[number]
+        seed = recipe.seed + number + 1
+        seed_everything(seed)
+        start = start or possible_starts(recipe)[0]
+        model = new_student(recipe, self.table.texts, start) if latest is None else DiPair.from_pretrained(latest)
+        run_stage(
+            model,
+            self.table,
+            folder or self.run.stage(config.name),
+            config,
+            recipe.objective,
+            frozen_encoders=config.frozen_encoders,
+            dev_set=self.dev_set,
+            processes=self.processes,
+            device=recipe.device,
+            seed=seed,
+        )
 
 
 def label_transfer_set(recipe: PairRecipe) -> TupleTable:
@@ -180,8 +186,8 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
     from distilmatch.teachers.ensemble import check_teacher
 
     objective_kind(recipe.objective, recipe.task)
-    if trains and recipe.stage1.epochs == recipe.stage2.epochs == 0:
-        raise ConfigError("both stages have 0 epochs: nothing to train")
+    if trains and not any(stage.epochs for stage in recipe.all_stages):
+        raise ConfigError("all stages have 0 epochs: nothing to train")
     run = RunFolder(recipe)
     run.check()
     dev = None if recipe.dev is None else _load(recipe, recipe.dev)
@@ -195,8 +201,8 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
         read_texts(recipe.unlabelled, recipe.table)
     if train is not None and recipe.teacher is None and len(unlabelled_rows(train)):
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
-    stages = ((recipe.stage1, run.stage1), (recipe.stage2, run.stage2))
-    if train is not None or any(stage.epochs and finished_stage(folder) is None for stage, folder in stages):
+    unfinished = any(stage.epochs and finished_stage(run.stage(stage.name)) is None for stage in recipe.all_stages)
+    if train is not None or unfinished:
         if recipe.teacher is not None:
             check_teacher(recipe.teacher, recipe.task)
         own = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
@@ -267,79 +273,6 @@ def new_student(recipe: PairRecipe, texts: Sequence[str] = (), start: str | None
     return DiPair.from_encoder(encoder, student, recipe.task, sample_texts=spread)
 
 
-def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
-    """What the student's first weights may be, as `recipe.start` says: "encoder", "teacher", or both to be compared.
-
-    A teacher that looked at both texts in every layer still reads each text alone well enough in its lower layers
-    (DeFormer, arXiv 2005.00697); the layers above, as the head, already know the task. A sentence encoder knows what is
-    similar. Which of them serves a task is seen after stage 1.
-
-    Raises:
-        ConfigError: the recipe insists on the teacher, and it cannot be.
-    """
-    if recipe.start == "encoder":
-        return ("encoder",)
-    reason = _no_teacher_start(recipe)
-    if recipe.start == "teacher":
-        if reason is not None:
-            raise ConfigError(f"the student cannot start from the teacher: {reason}; set `start: encoder`")
-        return ("teacher",)
-    if reason is not None or recipe.dev is None or recipe.stage1.epochs == 0:
-        return ("encoder",)
-    return ("encoder", "teacher")
-
-
-def stages_from(recipe: PairRecipe, start: str) -> tuple[StageConfig, StageConfig]:
-    """Both stages with their learning rates, which depend on the start (see `StageConfig`)."""
-    gentle = start == "encoder" and recipe.stage1.epochs > 0
-    return recipe.stage1.with_rates(), recipe.stage2.with_rates(_GENTLE if gentle else 1.0)
-
-
-def _keep_better_start(run: RunFolder, dev_set: DevSet) -> None:
-    """Makes the chosen start's stage 1 the run's stage 1."""
-    summaries = {start: finished_stage(run.starts / start) for start in ("encoder", "teacher")}
-    metrics = {start: float(summary["best_metric"]) for start, summary in summaries.items() if summary is not None}
-    chosen = better_start(metrics, dev_set.teacher_quality())
-    logger.info("start: %s; going on from the %s", ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), chosen)
-    write_json(run.root / "start.json", {"start": chosen, "dev": metrics})
-    shutil.rmtree(run.stage1, ignore_errors=True)
-    (run.starts / chosen).rename(run.stage1)
-    shutil.rmtree(run.starts, ignore_errors=True)
-
-
-def better_start(metrics: Mapping[str, float], teacher: float | None) -> str:
-    """Which start goes on to stage 2, by the dev metric of both after stage 1.
-
-    The encoder's must be clearly ahead: where both are far from the teacher, its layers learn faster in stage 2 (on
-    SICK they were behind after stage 1 and ahead at the end).
-
-    Args:
-        metrics: of "encoder" and "teacher".
-        teacher: the same metric of the teacher, None where it is not known.
-
-    Returns:
-        "encoder" where that start makes up for more than a third of what the other lacks, else "teacher".
-    """
-    lead = metrics["encoder"] - metrics["teacher"]
-    lacking = 0.0 if teacher is None else max(0.0, teacher - metrics["teacher"])
-    return "encoder" if lead > _CLEAR_LEAD * lacking else "teacher"
-
-
-def _no_teacher_start(recipe: PairRecipe) -> str | None:
-    if recipe.teacher is None or len(recipe.teacher.models) != 1 or len(recipe.encoder) != 1:
-        return "that needs one teacher and one encoder"
-    if recipe.student.head != "transformer" or recipe.student.head_start == "random":
-        return "its last layers start a transformer head, and this student's head does not start from layers"
-    configs = []
-    for name in (recipe.teacher.models[0], recipe.encoder[0]):
-        try:
-            configs.append(AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False).to_dict())
-        except Exception as error:  # whatever a stranger's folder makes of it
-            return f"the configuration of {name} cannot be read ({error})"
-    different = [key for key in _ARCHITECTURE if configs[0].get(key) != configs[1].get(key)]
-    return f"it differs from {recipe.encoder[0]} in {', '.join(different)}" if different else None
-
-
 def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
     """(n, h) float32 normalised mean-pooled embeddings of texts under the untrained (first) encoder, whole."""
     pooled = StudentConfig(
@@ -366,28 +299,17 @@ def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: P
     return DevSet(table=table, task=recipe.task)
 
 
-def _start_of(run: RunFolder) -> str:
-    path = run.root / "start.json"
-    return str(json.loads(path.read_text())["start"]) if path.is_file() else possible_starts(run.recipe)[0]
-
-
-def _finish(run: RunFolder, latest: Path, table: TupleTable) -> None:
+def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleTable) -> None:
     model = DiPair.from_pretrained(latest)
     recipe = run.recipe
-    stages = {name: finished_stage(folder) for name, folder in (("stage 1", run.stage1), ("stage 2", run.stage2))}
     model.training_summary = {
         "teacher": ", ".join(Path(name).name for name in recipe.teacher.models) if recipe.teacher else "given labels",
         "encoder": ", ".join(Path(name).name for name in recipe.encoder),
-        "started from": f"the {_start_of(run)}",
+        "started from": f"the {start_of(run)}",
         "labelled pairs": f"{len(table):,}",
         "distinct texts": f"{len(table.texts):,}",
         "seed": recipe.seed,
     }
-    for name, summary in stages.items():
-        if summary:
-            best = (
-                "" if summary["best_metric"] is None else f", best dev {summary['metric']} {summary['best_metric']:.4f}"
-            )
-            model.training_summary[name] = f"{summary['steps']} steps, {summary['seconds']:.0f} s{best}"
+    model.training_summary |= {stage.shown: stage.described() for stage in stages}
     model.save_pretrained(run.student)
     run.copy_records()

@@ -18,8 +18,8 @@ class RunFolder(RecordedRun):
     """Paths of a pair job's output, and its records.
 
     Attributes:
-        transfer: the labelled transfer set; labels: the soft-label cache; stage1, stage2: the stages; student: the
-            finished student.
+        transfer: the labelled transfer set; labels: the soft-label cache; student: the finished
+            student.
     """
 
     def __init__(self, recipe: PairRecipe) -> None:
@@ -27,17 +27,15 @@ class RunFolder(RecordedRun):
         self.recipe = recipe
         self.transfer = self.root / "transfer"
         self.starts = self.root / "starts"
-        self.stage1 = self.root / "stage1"
-        self.stage2 = self.root / "stage2"
         self.labels = Path(self.cache) if self.cache else self.root / "labels"
 
     def begun(self) -> Sequence[Path]:
         """The folders of the stages."""
-        return self.starts, self.stage1, self.stage2
+        return self.starts, *self.stages()
 
     def results(self) -> Sequence[Path]:
         """The folders of transfer set, stages and student."""
-        return self.transfer, self.starts, self.stage1, self.stage2, self.student
+        return self.transfer, self.starts, *self.stages(), self.student
 
     def models(self) -> Mapping[str, Any]:
         """Teachers and encoders, and the unlabelled texts."""

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, TrainerCallback
-from transformers.integrations import TensorBoardCallback
 
 from distilmatch.config.pairs import ObjectiveConfig, StageConfig
-from distilmatch.files import write_json
 from distilmatch.models import DiPair
-from distilmatch.models.attention import trained_attention
-from distilmatch.runtime import keep_freed_memory, pick_device
+from distilmatch.runtime import pick_device
 from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
-from distilmatch.training.checkpoints import last_whole_checkpoint
 from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.pairs.frozen import cache_kept_outputs
-from distilmatch.training.pairs.trainer import BlockTrainer, DevSet, flat_history
+from distilmatch.training.pairs.trainer import BlockTrainer, DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.progress import StepTimes, show_shortly
-from distilmatch.training.stages import DONE
+from distilmatch.training.stages import StageWork, stage_callbacks, train_stage
 from distilmatch.types import TupleTable
+
+_KEPT = "kept_outputs"
 
 
 def run_stage(
@@ -56,33 +49,16 @@ def run_stage(
     Returns:
         Steps, seconds, pairs supervised and the log, as in `stage.json`.
     """
-    keep_freed_memory()
     stage = stage.with_rates()
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    precision = stage.precision
+    folder.mkdir(parents=True, exist_ok=True)
     for encoder in model.encoders:
         encoder.requires_grad_(not frozen_encoders)
-    kept_folder = folder / "kept_outputs"
-    collator: TextCollator | CachedCollator
+    collator: TextCollator | CachedCollator = TextCollator(table, model)
     if frozen_encoders and cached:
-        model.to(pick_device(device))  # type: ignore[arg-type]
-        if processes.is_main:
-            cache_kept_outputs(model, table, kept_folder, precision)
-        processes.wait()
-        collator = CachedCollator(table, cache_kept_outputs(model, table, kept_folder, precision, write=False))
-    else:
-        collator = TextCollator(table, model)
-    dataset = BlockDataset(table)
-    times = StepTimes()
-    callbacks: list[TrainerCallback] = [times]
-    if processes.is_main:
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+        collator = _kept_outputs(model, table, folder, stage, processes, device)
+    callbacks = stage_callbacks(folder, stage, has_dev=dev_set is not None, processes=processes)
     average = WeightAverage(model, stage.averaging) if stage.averaging else None
-    if average is not None:
-        callbacks.append(average)
-    if dev_set is not None and stage.patience is not None:
-        callbacks.append(EarlyStoppingCallback(stage.patience))
+    dataset = BlockDataset(table)
     trainer = BlockTrainer(
         model=model,
         args=training_arguments(
@@ -95,43 +71,41 @@ def run_stage(
             processes=processes,
             device=device,
             seed=seed,
-            run_name="stage1" if frozen_encoders else "stage2",
+            run_name=folder.name,
         ),
         train_dataset=dataset,
         data_collator=collator,
-        callbacks=callbacks,
+        callbacks=callbacks if average is None else [*callbacks, average],
         task=model.task,
         objective=objective,
         encoder_learning_rate=None if frozen_encoders else stage.encoder_learning_rate,
         dev_set=dev_set,
-        dev_precision=precision,
+        dev_precision=stage.precision,
         highest_grade=highest_grade(table),
     )
-    show_shortly(trainer, () if dev_set is None else dev_set.shown)
-    needs = () if average is None else (average.file,)
-    last = last_whole_checkpoint(checkpoints, needs, removes=processes.is_main)
-    started = time.perf_counter()
-    with trained_attention(list(model.encoders), pick_device(device)):
-        trainer.train(resume_from_checkpoint=last)
-    averaged = average is not None and _keep_average(trainer, average, dev_set)
-    summary = {
-        "steps": trainer.state.global_step,
-        "seconds": round(time.perf_counter() - started, 1),
-        "seconds_per_step": times.median,
-        "pairs_supervised": trainer.pairs_supervised * processes.count,
-        "best_metric": trainer.state.best_metric,
-        "averaged": averaged,
-        "metric": None if dev_set is None else dev_set.metric,
-        "history": flat_history(trainer.state.log_history),
-    }
-    processes.wait()  # every process has read its best checkpoint
+    work = StageWork(
+        trainer=trainer,
+        encoders=list(model.encoders),
+        metric=None if dev_set is None else dev_set.metric,
+        shown=() if dev_set is None else dev_set.shown,
+        needs=() if average is None else (average.file,),
+        finish=lambda: {"averaged": average is not None and _keep_average(trainer, average, dev_set)},
+        facts=lambda: {"pairs_supervised": trainer.pairs_supervised * processes.count},
+        save=model.save_pretrained,
+        scratch=(folder / _KEPT,),
+    )
+    return train_stage(work, folder, processes, device)
+
+
+def _kept_outputs(
+    model: DiPair, table: TupleTable, folder: Path, stage: StageConfig, processes: Processes, device: str | None
+) -> CachedCollator:
+    """Batches of encoder outputs that the main process has cached."""
+    model.to(pick_device(device))  # type: ignore[arg-type]
     if processes.is_main:
-        model.save_pretrained(folder / "student")
-        write_json(folder / DONE, summary)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        shutil.rmtree(kept_folder, ignore_errors=True)
+        cache_kept_outputs(model, table, folder / _KEPT, stage.precision)
     processes.wait()
-    return summary
+    return CachedCollator(table, cache_kept_outputs(model, table, folder / _KEPT, stage.precision, write=False))
 
 
 def highest_grade(table: TupleTable) -> float:

@@ -6,7 +6,6 @@ Shape legend: n rows of the dev set; c labels.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,8 +177,3 @@ class BlockTrainer(CheckpointTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def flat_history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """The trainer's log with numbers only, for a JSON file."""
-    return [{key: value for key, value in entry.items() if isinstance(value, int | float)} for entry in history]

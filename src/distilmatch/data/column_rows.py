@@ -1,7 +1,7 @@
-"""Rows of a table by the columns that a job names: texts of one side alone, or ids without texts.
+"""Rows of a table by the columns that a reader names: tuples, texts of one side alone, or ids without texts.
 
-`data.tables.iter_rows` reads tuples, whose texts are never absent; the jobs also read a table of one text column and
-a table of ids. What a row, a bad row and a quarantine are is the same.
+`tables.iter_rows` reads tuples, whose texts are never absent; the jobs also read a table of one text column and a table
+of ids. What a row, a bad row and a quarantine are is the same for all of them: see `good_rows`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from distilmatch.config.tables import TableConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.checking import RowChecker, checked_rows
 from distilmatch.data.columns import (
     Columns,
     begin_reading,
     described,
-    first_rows,
     missing_column,
     only_text_column,
+    peek,
     usual_columns,
 )
 from distilmatch.data.quarantine import bad_rows_of
 from distilmatch.data.readers import open_source
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.errors import BadRow, BadRowsError, DataError
-from distilmatch.fingerprint import text_key
 from distilmatch.types import TableRow
 
 logger = logging.getLogger(__name__)
-
-_PEEKED_ROWS = 100
 
 
 def rereadable(source: Any) -> Any:
@@ -49,12 +46,12 @@ def available_columns(source: Any, config: TableConfig) -> tuple[str, ...]:
 
 
 def _available(opened: Source, config: TableConfig) -> tuple[tuple[str, ...], list[RawRow]]:
+    first, _ = peek(opened, config)
     if opened.columns is not None:
-        return opened.columns, first_rows(opened, [name for name in opened.columns if name not in opened.not_texts])
-    peeked = list(islice(opened.read(None), _PEEKED_ROWS))
-    if not peeked:
+        return opened.columns, first
+    if not first:
         raise DataError(f"{opened.name} has no rows; give a source with rows")
-    return usual_columns(peeked, config), peeked
+    return usual_columns(first, config), first
 
 
 def text_column_of(source: Any, config: TableConfig, text_column: str | None, id_column: str | None) -> str:
@@ -63,18 +60,18 @@ def text_column_of(source: Any, config: TableConfig, text_column: str | None, id
 
     Raises:
         DataError: the choice is not clear.
-        BadRowsError: none of the first rows can be read.
+        BadRowsError: no row can be read.
     """
     if text_column is not None:
         return text_column
     opened = open_source(source, config)
-    available, rows = _available(opened, config)
+    available, first = _available(opened, config)
     free = [name for name in available if name != id_column]
-    column = only_text_column(free, rows, opened.not_texts) if free else None
+    column = only_text_column(free, first, opened.not_texts) if free else None
     if column is None:
-        unread = [row for row in rows if row.values is None]
+        unread = [raw for raw in first if raw.values is None]
         if unread and not available:
-            raise BadRowsError([BadRow(file=opened.name, row=row.row, reason=row.problem or "") for row in unread])
+            raise BadRowsError([BadRow(file=opened.name, row=raw.row, reason=raw.problem or "") for raw in unread])
         raise DataError(
             f"{opened.name} has the columns {', '.join(free) or '(none)'}; say which one to encode: `text_column`"
         )
@@ -93,8 +90,8 @@ def tuple_columns(source: Any, config: TableConfig) -> Columns:
 def iter_columns(source: Any, columns: Columns, config: TableConfig) -> Iterator[TableRow]:
     """The good rows of `source`, in its order, with the texts and ids that `columns` names, which may be no texts.
 
-    Bad rows are handled as in `data.tables.iter_rows`: with "stop" no row comes after the first bad one and the error
-    at the end lists all of them; with "quarantine" they go to the side file.
+    Bad rows are handled as in `tables.iter_rows`: with "stop" no row comes after the first bad one and the error at the
+    end lists all of them; with "quarantine" they go to the side file.
 
     Raises:
         DataError: a source or column that is not there, or no rows.
@@ -105,9 +102,7 @@ def iter_columns(source: Any, columns: Columns, config: TableConfig) -> Iterator
     first = list(islice(rows, 1))
     if not first:
         raise DataError(f"{opened.name} has no rows; give a source with rows")
-    say_once(logger, opened, described(columns, first))
-    checker = RowChecker(columns, config, None, opened)
-    yield from checked_rows(chain(first, rows), checker, bad_rows_of(opened, config), opened.name)
+    yield from good_rows(opened, columns, first, chain(first, rows), config)
 
 
 def _present(opened: Source, columns: Columns) -> tuple[str, ...]:
@@ -118,32 +113,27 @@ def _present(opened: Source, columns: Columns) -> tuple[str, ...]:
     return columns.wanted()
 
 
-def counted_items(rows: Iterable[TableRow]) -> tuple[int, int]:
-    """Reads rows of one text column and counts them, and their items: distinct ids, and rows without an id.
+def good_rows(
+    opened: Source,
+    columns: Columns,
+    first: list[RawRow],
+    rows: Iterable[RawRow],
+    config: TableConfig,
+    task: TaskConfig | None = None,
+) -> Iterator[TableRow]:
+    """The rows of an opened source that can be used; what is read goes to the log, bad rows where `on_bad_rows` has them.
+
+    Args:
+        first: some of the first rows, of which one is shown.
+        rows: all of them, from the start.
 
     Raises:
-        DataError: an id stands for two texts.
+        ConfigError, DataError: at once, as `RowChecker`.
+        BadRowsError, DataError: at the end, as `checked_rows`.
     """
-    count = without_id = 0
-    key_of: dict[str, bytes] = {}
-    for row in rows:
-        count += 1
-        id, text = row.ids[0], row.texts[0]
-        if id is None:
-            without_id += 1
-            continue
-        key = text_key("", (text,))
-        if key_of.setdefault(id, key) != key:
-            raise DataError(
-                f"{row.file}, row {row.row}: id {id!r} stands for {shown(text)} here and for another text before; "
-                "nothing was started; give each text its own id"
-            )
-    return count, without_id + len(key_of)
-
-
-def shown(text: str) -> str:
-    """A text as an error quotes it: one line, at most 80 characters."""
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+    checker = RowChecker(columns, config, task, opened)
+    say_once(logger, opened, described(columns, first))
+    return checked_rows(rows, checker, bad_rows_of(opened, config), opened.name)
 
 
 def in_batches(rows: Iterable[TableRow], size: int) -> Iterator[list[TableRow]]:

@@ -1,0 +1,51 @@
+"""What a scorer finds: the best of each text, and pairs above a threshold.
+
+Shape legend: n texts of a side; k best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestMatches:
+    """The k best of each text of one side.
+
+    Attributes:
+        scores: (n, k) fp32, falling, as `Ranking.shown` gives them; where probabilities round to one number the order of
+            `rows` still is that of the log-odds. -inf where there are no more.
+        rows: (n, k) int64, row numbers on the other side; -1 where there are no more.
+        ranked: (n, k) fp32, what the rows are in the order of: of probabilities their log-odds, else the scores.
+    """
+
+    scores: np.ndarray
+    rows: np.ndarray
+    ranked: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Pairs above a threshold, by left row, then right row.
+
+    Attributes:
+        rows: (found, 2) int64.
+        scores: (found,) fp32, as `Ranking.shown` gives them.
+        ranked: (found,) fp32, what was compared with the threshold: of probabilities their log-odds, else the scores.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    ranked: np.ndarray
+
+
+def recall(found: BestMatches, exact: BestMatches) -> float:
+    """Mean share of the exact best rows that were found; of the exact list's length."""
+    shares = [
+        np.isin(true[true >= 0], some).mean()
+        for some, true in zip(found.rows, exact.rows, strict=True)
+        if (true >= 0).any()
+    ]
+    return float(np.mean(shares))
