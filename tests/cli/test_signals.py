@@ -44,7 +44,12 @@ def encoding(tmp_path: Path, tiny_encoder: Path) -> list[str]:
 def test_a_command_that_is_told_to_end_says_so_and_goes_on(
     encoding: list[str], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    started = subprocess.Popen([*COMMAND, *encoding], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen([*COMMAND, *encoding], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         while not (tmp_path / "out").exists():  # the folder is made when the table is read: texts are being encoded
             assert started.poll() is None
