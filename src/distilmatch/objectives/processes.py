@@ -1,4 +1,7 @@
-"""Rows of all processes in one tensor, with gradients."""
+"""Rows of all processes in one tensor, with gradients.
+
+Shape legend: n rows of this process; g rows of all processes.
+"""
 
 from __future__ import annotations
 
