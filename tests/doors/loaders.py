@@ -68,6 +68,7 @@ INSIDE = {
     "check_score": "a path that the output must not be; nothing is loaded",
     "check_finite_weights": "what messages call the model",
     "not_finite": "what messages call the model",
+    "loaded_fp32": "behind load_cross_encoder and load_sentence_encoder",
     "check_vocabulary": "behind DiPair.from_encoder and load_sentence_encoder",
     "load_cross_encoder": "behind CrossEncoderTeacher and fine_tune_teacher",
     "PretrainedEncoder.load": "behind DiPair.from_encoder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,22 +164,9 @@ def load_sentence_encoder(
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    path = resolve_model(name)
     target = device if isinstance(device, torch.device) else pick_device(device)
-    if Path(path).is_dir():
-        check_model_folder(path)
-    try:
-        model = SentenceTransformer(
-            path,
-            device=str(target),
-            trust_remote_code=False,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-        )
-    except Exception as error:  # whatever a stranger's folder makes of it
-        raise ModelError(
-            f"cannot load {str(name)!r} as a sentence encoder: {first_line(error)} Give a sentence-transformers folder, that "
-            "of a transformer, or the name of one on the Hugging Face hub"
-        ) from error
+    advice = "Give a sentence-transformers folder, that of a transformer, or the name of one on the Hugging Face hub"
+    model = loaded_fp32(SentenceTransformer, name, target, "a sentence encoder", advice)
     if isinstance(model[0], Transformer):
         check_vocabulary(name, model[0].tokenizer, input_embeddings(model[0].model))
     if pooling != "auto":
@@ -190,6 +178,34 @@ def load_sentence_encoder(
         width = first.get_embedding_dimension()
         model = SentenceTransformer(modules=[first, Pooling(width, pooling_mode=pooling)], device=str(target))
     return model.eval()
+
+
+def loaded_fp32(
+    kind: Callable[..., Any], name: str | Path, device: torch.device, shown: str, advice: str, **settings: Any
+) -> Any:
+    """A sentence-transformers model of class `kind` in fp32, from safetensors; no code of its own is run.
+
+    Args:
+        shown: what messages call such a model; advice: what they say to give.
+        settings: for the class's initialiser.
+
+    Raises:
+        ConfigError: no such folder.
+        ModelError: the model cannot be loaded.
+    """
+    path = resolve_model(name)
+    if Path(path).is_dir():
+        check_model_folder(path)
+    try:
+        return kind(
+            path,
+            device=str(device),
+            trust_remote_code=False,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            **settings,
+        )
+    except Exception as error:  # whatever a stranger's folder makes of it
+        raise ModelError(f"cannot load {str(name)!r} as {shown}: {first_line(error)} {advice}") from error
 
 
 def first_line(error: BaseException) -> str:

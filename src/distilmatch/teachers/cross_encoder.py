@@ -20,8 +20,12 @@ from distilmatch.concurrency import frozen_tokenizer
 from distilmatch.data.tokenising import length_order
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
-from distilmatch.pretrained.names import resolve_model
-from distilmatch.pretrained.sentence import UNLIMITED, check_model_folder, check_vocabulary, first_line, position_limit
+from distilmatch.pretrained.sentence import (
+    UNLIMITED,
+    check_vocabulary,
+    loaded_fp32,
+    position_limit,
+)
 from distilmatch.runtime import Precision, autocast, pick_device, use_bf16
 from distilmatch.teachers.base import Pairs, pair_list
 from distilmatch.teachers.views import ModelViews, score_in_fp32, score_layers
@@ -220,23 +224,9 @@ def load_cross_encoder(name: str | Path, device: str | torch.device | None = Non
         ConfigError: no such folder or device.
         ModelError: the model cannot be loaded.
     """
-    path = resolve_model(name)
     target = device if isinstance(device, torch.device) else pick_device(device)
-    if Path(path).is_dir():
-        check_model_folder(path)
-    try:
-        model = CrossEncoder(
-            path,
-            device=str(target),
-            trust_remote_code=False,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-            **settings,
-        )
-    except Exception as error:  # whatever a stranger's folder makes of it
-        raise ModelError(
-            f"cannot load {str(name)!r} as a cross-encoder: {first_line(error)} Give a folder that save_pretrained wrote, or "
-            "the name of a model on the Hugging Face hub"
-        ) from error
+    advice = "Give a folder that save_pretrained wrote, or the name of a model on the Hugging Face hub"
+    model: CrossEncoder = loaded_fp32(CrossEncoder, name, target, "a cross-encoder", advice, **settings)
     if isinstance(model[0], Transformer):
         check_vocabulary(name, model[0].tokenizer, model[0].model.get_input_embeddings())
     return model
