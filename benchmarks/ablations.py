@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from benchmarks.quality_sick import TABLE, TASK
 from benchmarks.results import publish
 from benchmarks.runs import pairs_of, run_all
-from distilmatch.config.pairs import ObjectiveConfig, PairRecipe, StudentConfig
+from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.pairs import PairRecipe, StudentConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
 from distilmatch.files import write_json

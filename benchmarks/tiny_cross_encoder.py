@@ -18,7 +18,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from distilmatch.config.pairs import ObjectiveConfig
+from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.files import write_json

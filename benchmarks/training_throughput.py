@@ -32,7 +32,8 @@ from sentence_transformers.cross_encoder.training_args import CrossEncoderTraini
 from transformers import TrainerCallback
 
 from benchmarks.results import publish
-from distilmatch.config.pairs import ObjectiveConfig, StageConfig, StudentConfig
+from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.pairs import StageConfig, StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.models import DiPair

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -50,10 +51,21 @@ def render() -> str:
     """The page, from the fields, types, defaults and docstrings of the configs."""
     parts = [HEAD]
     for title, cls in SECTIONS:
-        parts += [f"\n## {title}\n", f"`{cls.__name__}`. {_description(cls)}\n", "| setting | default |\n| --- | --- |"]
-        for name, field in cls.model_fields.items():
-            parts.append(f"| `{name}` | {_default(field.default)} |")
+        parts += [f"\n## {title}\n", f"`{cls.__name__}`. {_description(cls)}\n", *_table(cls, ())]
+        if issubclass(cls, config.ConfigOfKinds):
+            for kind, kind_class in cls.kinds.items():
+                settings = _table(kind_class, cls.model_fields)
+                parts += [f"\n### {title}: {kind}\n", f"`{kind_class.__name__}`. {_description(kind_class)}"]
+                parts += ["", *settings] if settings else []
     return "\n".join(parts) + "\n"
+
+
+def _table(cls: type[config.FrozenConfig], shown: Collection[str]) -> list[str]:
+    """The settings with their defaults, but for those `shown` before."""
+    rows = [
+        f"| `{name}` | {_default(field.default)} |" for name, field in cls.model_fields.items() if name not in shown
+    ]
+    return ["| setting | default |\n| --- | --- |", *rows] if rows else []
 
 
 def _description(cls: type[BaseModel]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from distilmatch.config.base import FrozenConfig
-from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig
+from distilmatch.config.embeddings import EmbeddingRecipe, EmbeddingTeacherConfig, LabelledConfig
+from distilmatch.config.ladder import MatchConfig
 from distilmatch.errors import ConfigError
 
 NEEDED: dict[str, Any] = {"corpus": {"sources": ["a.txt"]}, "teacher": {"models": ["m"]}, "output": "run"}
@@ -70,3 +71,11 @@ def test_a_labelled_table_says_how_it_is_read() -> None:
     assert triplets.table.sides == 4 and triplets.table.layout == "tuples"
     scored = LabelledConfig(source="t", score_column="s", score_range=(1, 5))
     assert scored.table.label_column == "s" and scored.task.label_range == (1.0, 5.0)
+
+
+def test_number_formats_are_read_by_either_name() -> None:
+    for written, meant in (("fp16", "fp16"), ("float16", "fp16"), ("float32", "fp32")):
+        assert EmbeddingTeacherConfig.from_dict({"models": ["t"], "dtype": written}).dtype == meant
+    with pytest.raises(ConfigError, match="dtype: must be one of fp16, fp32, not 'bfloat16'|not 'bf16'"):
+        EmbeddingTeacherConfig.from_dict({"models": ["t"], "dtype": "bfloat16"})
+    assert MatchConfig.model_fields["dtype"].default == "fp16"

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from distilmatch.config.embeddings import (
         ContrastiveConfig,
         CorpusConfig,
-        EmbeddingObjectiveConfig,
         EmbeddingRecipe,
         EmbeddingStageConfig,
         EmbeddingStudentConfig,
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
         LabelledConfig,
     )
     from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
+    from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
     from distilmatch.config.pairs import (
         FineTuneConfig,
-        ObjectiveConfig,
         PairRecipe,
         StageConfig,
         StudentConfig,
@@ -56,7 +55,7 @@ _HOME = {
     "DiPair": "models",
     "DiPairConfig": "models",
     "DistilmatchError": "errors",
-    "EmbeddingObjectiveConfig": "config.embeddings",
+    "EmbeddingObjectiveConfig": "config.objectives",
     "EmbeddingRecipe": "config.embeddings",
     "EmbeddingStageConfig": "config.embeddings",
     "EmbeddingStudentConfig": "config.embeddings",
@@ -66,7 +65,7 @@ _HOME = {
     "LadderRecipe": "config.ladder",
     "MatchConfig": "config.ladder",
     "MatchSideConfig": "config.ladder",
-    "ObjectiveConfig": "config.pairs",
+    "ObjectiveConfig": "config.objectives",
     "PairRecipe": "config.pairs",
     "RepresentationFolder": "store.folder",
     "Scorer": "engine.scorer",

@@ -27,7 +27,7 @@ def evaluation_view(module: Module) -> Module:
     The view shares every parameter and buffer with `module` and costs no memory to speak of; `module` and its parts keep
     their training mode. Make it for a call and drop it: parameters that are replaced later are not seen by it.
     """
-    if not any(part.training for part in module.modules()):
+    if not any(submodule.training for submodule in module.modules()):
         return module
     return own_view(module)
 
@@ -46,22 +46,22 @@ def _view(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
     compiled = module._modules.get("_orig_mod")
     if compiled is not None:  # what torch.compile returns calls the module that it was made of, not a view of it
         return _view(compiled, made)
-    own = module.__new__(type(module))
-    made[id(module)] = own
-    own.__dict__ = dict(module.__dict__)
-    own.__dict__["_parameters"] = dict(module._parameters)
-    own.__dict__["_buffers"] = dict(module._buffers)
-    own.__dict__["training"] = False
-    own.__dict__["_modules"] = {
+    view = module.__new__(type(module))
+    made[id(module)] = view
+    view.__dict__ = dict(module.__dict__)
+    view.__dict__["_parameters"] = dict(module._parameters)
+    view.__dict__["_buffers"] = dict(module._buffers)
+    view.__dict__["training"] = False
+    view.__dict__["_modules"] = {
         name: None if child is None else _view(child, made) for name, child in module._modules.items()
     }
     for name, value in module.__dict__.items():  # such as a forward pass that a trainer has wrapped
         if isinstance(value, MethodType) and value.__self__ is module:
-            own.__dict__[name] = MethodType(value.__func__, own)
+            view.__dict__[name] = MethodType(value.__func__, view)
         elif isinstance(value, partial) and value.args and value.args[0] is module:  # accelerate's hooks
-            own.__dict__[name] = partial(value.func, own, *value.args[1:], **value.keywords)
-    own.__dict__.pop("_compiled_call_impl", None)  # it would call `module` itself
-    return own
+            view.__dict__[name] = partial(value.func, view, *value.args[1:], **value.keywords)
+    view.__dict__.pop("_compiled_call_impl", None)  # it would call `module` itself
+    return view
 
 
 def frozen_tokenizer(tokenizer: Any, max_length: int | None) -> Any:
@@ -80,17 +80,17 @@ def frozen_tokenizer(tokenizer: Any, max_length: int | None) -> Any:
     with _making:
         known = _tokenizers.setdefault(tokenizer, {})
         if key not in known:
-            own = copy.deepcopy(tokenizer)
-            own.padding_side = "right"
+            frozen = copy.deepcopy(tokenizer)
+            frozen.padding_side = "right"
             # The first call sets the state; it is made before another thread can see the copy.
             limited = {} if max_length is None else {"truncation": True, "max_length": max_length}
-            own(["a"], padding=False, return_attention_mask=False, **limited)
-            known[key] = own
+            frozen(["a"], padding=False, return_attention_mask=False, **limited)
+            known[key] = frozen
         return known[key]
 
 
 def _state(tokenizer: Any) -> tuple[Any, ...]:
     """What shows that a tokenizer is another than it was."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    parts = [] if backend is None else [backend.normalizer, backend.pre_tokenizer, backend.post_processor]
-    return len(tokenizer), tokenizer.truncation_side, *map(repr, parts)
+    stages = [] if backend is None else [backend.normalizer, backend.pre_tokenizer, backend.post_processor]
+    return len(tokenizer), tokenizer.truncation_side, *map(repr, stages)

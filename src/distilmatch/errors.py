@@ -113,10 +113,10 @@ class BadRowsError(DataError):
 
 
 def _grouped(rows: Sequence[BadRow], shown: int) -> list[BadRowGroup]:
-    found: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for row in rows:
-        found.setdefault((row.file, row.reason), []).append(row.row)
+        groups.setdefault((row.file, row.reason), []).append(row.row)
     return [
         BadRowGroup(file=file, rows=tuple(numbers[:shown]), count=len(numbers), reason=reason)
-        for (file, reason), numbers in found.items()
+        for (file, reason), numbers in groups.items()
     ]

@@ -45,8 +45,8 @@ def checksum(path: str | Path) -> str:
     """
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
-        while part := file.read(_CHUNK):
-            digest.update(part)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -187,18 +187,18 @@ def check_outputs(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None
 
 
 def _paths(named: Mapping[str, Any]) -> dict[str, Path]:
-    found = {}
+    paths = {}
     for name, value in named.items():
         if isinstance(value, str | os.PathLike) and str(value):
-            found[name] = Path(os.path.realpath(Path(value).expanduser()))
-    return found
+            paths[name] = Path(os.path.realpath(Path(value).expanduser()))
+    return paths
 
 
-def _same(one: Path, other: Path) -> bool:
-    if one == other:
+def _same(path: Path, other: Path) -> bool:
+    if path == other:
         return True
     try:
-        return os.path.samefile(one, other)  # a hard link, or a file system that ignores case
+        return os.path.samefile(path, other)  # a hard link, or a file system that ignores case
     except OSError:
         return False
 
@@ -336,8 +336,8 @@ def verify_manifest(folder: str | Path) -> list[str]:
 def _problems(folder: Path, sums: Any, anew: bool = False) -> list[str]:
     if not isinstance(sums, dict) or not all(isinstance(expected, dict) for expected in sums.values()):
         return ["its manifest holds no checksums where they should be"]
-    found = (_problem(folder / name, expected, anew) for name, expected in sums.items())
-    return [problem for problem in found if problem is not None]
+    outcomes = (_problem(folder / name, expected, anew) for name, expected in sums.items())
+    return [problem for problem in outcomes if problem is not None]
 
 
 def _problem(path: Path, expected: dict[str, Any], anew: bool) -> str | None:

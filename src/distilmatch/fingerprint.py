@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 16
 
 
-def _update(digest: Any, part: bytes) -> None:
-    digest.update(len(part).to_bytes(8, "little"))
-    digest.update(part)
+def _update(digest: Any, content: bytes) -> None:
+    digest.update(len(content).to_bytes(8, "little"))
+    digest.update(content)
 
 
-def fingerprint(*parts: Any) -> str:
-    """A 32-digit hex fingerprint of JSON-like parts (str, int, float, bool, None, lists, dicts with string keys)."""
+def fingerprint(*values: Any) -> str:
+    """A 32-digit hex fingerprint of JSON-like values (str, int, float, bool, None, lists, dicts with string keys)."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in parts:
-        _update(digest, json.dumps(part, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+    for value in values:
+        _update(digest, json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
     return digest.hexdigest()
 
 

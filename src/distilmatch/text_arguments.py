@@ -28,11 +28,11 @@ def text_list(texts: Any, what: str = "texts", error: type[DistilmatchError] = D
     """
     if isinstance(texts, str):
         return [str(texts)]
-    found = [text for text in _items(texts, what, "a list of strings", error)]
-    for position, text in enumerate(found):
+    items = [text for text in _items(texts, what, "a list of strings", error)]
+    for position, text in enumerate(items):
         if not isinstance(text, str):
             raise error(f"{what}: item {position} is {_named(text)}, not a string")
-    return found
+    return items
 
 
 def one_text(text: Any, what: str, error: type[DistilmatchError] = DataError) -> str:
@@ -60,7 +60,7 @@ def text_tuples(
     """
     if is_one_tuple(tuples):
         tuples = [tuples]
-    found = []
+    rows = []
     for position, item in enumerate(_items(tuples, what, f"a list of {sides} texts a row", error)):
         if isinstance(item, str | bytes | Mapping | Set) or not isinstance(item, Iterable):
             raise error(f"{what}: item {position} is {_named(item)}, not {sides} texts")
@@ -70,8 +70,8 @@ def text_tuples(
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise error(f"{what}: item {position} holds {_named(text)} as text {place + 1}, not a string")
-        found.append(texts)
-    return found
+        rows.append(texts)
+    return rows
 
 
 def is_one_tuple(tuples: Any) -> bool:

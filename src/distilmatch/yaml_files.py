@@ -119,8 +119,8 @@ def yaml_mapping(value: Any, source: str, example: str) -> dict[str, Any]:
     """
     if isinstance(value, dict):
         return value
-    found = "is empty" if value is None else f"holds a {type(value).__name__}, no settings"
-    raise ConfigError(f"{source} {found}: a recipe is a YAML mapping, lines such as `{example}`")
+    fault = "is empty" if value is None else f"holds a {type(value).__name__}, no settings"
+    raise ConfigError(f"{source} {fault}: a recipe is a YAML mapping, lines such as `{example}`")
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -130,13 +130,13 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
             raise _Refused(f"line {node.start_mark.line + 1}: an alias refers to what it stands in; write it out")
         return known[id(node)]
     known[id(node)] = -1
-    parts: list[yaml.Node] = []
+    children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
-        parts = node.value
+        children = node.value
     elif isinstance(node, yaml.MappingNode):
         _refuse_repeated_keys(node)
-        parts = [part for pair in node.value for part in pair]
-    total = 1 + sum(_size(part, known) for part in parts)
+        children = [child for pair in node.value for child in pair]
+    total = 1 + sum(_size(child, known) for child in children)
     if total > _MOST_VALUES:
         raise _Refused(
             f"line {node.start_mark.line + 1}: this stands for more than {_MOST_VALUES:,} values; settings are few: write "

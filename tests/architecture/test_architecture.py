@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "distilmatch"
 FLOORS = {
     "types": 0,
     "errors": 0,
+    "arguments": 0,
     "text_arguments": 0,
     "files": 0,
     "concurrency": 0,

@@ -88,7 +88,6 @@ INSIDE = {
     "count_texts": "compared with encode_table's count",
     "folder_vectors": "reads by write_corpus and iter_columns",
     "rereadable": "behind encode_table and score_table",
-    "available_columns": "behind encode_table and score_table",
     "text_column_of": "behind encode_table",
     "tuple_columns": "behind score_table",
     "iter_columns": "behind encode_table and score_table",

@@ -69,6 +69,7 @@ INSIDE = {
     "data.saved.write_texts(texts)": "of a table that was read",
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",
     "data.tokenising.token_ids(texts)": "behind encode",
+    "models.streams.Stream.token_ids(texts)": "behind encode",
     "data.tokenising.pad_batch(ids)": "token ids",
     "planning.planner.calibrate(texts)": "samples of a table that was read",
     "planning.planner.smaller_settings(texts)": "samples of a table that was read",

@@ -16,10 +16,11 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.data.tokenising import pad_batch, pad_id, token_ids
+from distilmatch.data.tokenising import pad_batch, token_ids
 from distilmatch.errors import ModelError
 from distilmatch.models import DiPair
 from distilmatch.pretrained.probe import unused_weights
+from distilmatch.pretrained.tokenizers import pad_id
 from distilmatch.training.pairs.batches import TextCollator
 from distilmatch.types import TupleTable
 

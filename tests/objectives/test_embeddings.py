@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div, normalize
 
-from distilmatch.config.embeddings import EmbeddingObjectiveConfig
+from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.objectives import (
     MemoryBank,

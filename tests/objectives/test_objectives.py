@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilmatch.config.pairs import ObjectiveConfig
+from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.objectives import (

@@ -11,7 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from distilmatch.errors import CacheError
+from distilmatch.arguments import NUMBER_FORMATS
+from distilmatch.errors import CacheError, ConfigError
 from distilmatch.store.codec import (
     STORED_DTYPES,
     StoredDtype,
@@ -20,6 +21,7 @@ from distilmatch.store.codec import (
     bytes_per_item,
     decode_tokens,
     encode_tokens,
+    stored_dtype,
 )
 from distilmatch.types import TokenRepresentations
 
@@ -182,3 +184,20 @@ def test_what_a_model_encodes_in_inference_mode_is_taken() -> None:
         texts = TokenRepresentations(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
     for dtype in STORED_DTYPES:
         assert len(decode_tokens(encode_tokens(texts, dtype))) == 2
+
+
+@pytest.mark.parametrize(
+    ("short", "dtype"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16"), ("int8", "int8")]
+)
+def test_a_format_has_one_name_in_settings_and_pytorchs_is_taken_too(short: str, dtype: str) -> None:
+    assert stored_dtype("dtype", short) == stored_dtype("dtype", dtype) == dtype
+
+
+@pytest.mark.parametrize("name", ["half", "", "fp8", "FLOAT16"])
+def test_another_format_is_refused_by_the_name_of_its_setting(name: str) -> None:
+    with pytest.raises(ConfigError, match="`--dtype` must be one of fp32, fp16, bf16, int8"):
+        stored_dtype("--dtype", name)
+
+
+def test_settings_name_every_format_that_is_stored() -> None:
+    assert [stored_dtype("dtype", name) for name in NUMBER_FORMATS] == list(STORED_DTYPES)

@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainingArguments
 
-from distilmatch.config.embeddings import EmbeddingObjectiveConfig
-from distilmatch.config.pairs import ObjectiveConfig, StudentConfig
+from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.models import DiPair
 from distilmatch.objectives import distillation_loss, loss_items

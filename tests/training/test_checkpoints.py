@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer
 
-from distilmatch.config.pairs import ObjectiveConfig, StageConfig, StudentConfig
+from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.pairs import StageConfig, StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError
 from distilmatch.models import DiPair

@@ -68,7 +68,7 @@ app.command("info")(info.run)
 
 @app.callback()
 def _global(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. May stand anywhere."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. Can be given anywhere."),
 ) -> None:
     """Taken out of the arguments by `main`; declared here so that --help shows it."""
 
@@ -79,22 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: done; 1: an error that a message explains; 2: wrong usage; 130 and 143: interrupted, by Ctrl-C or SIGTERM; 141: what
     reads the output has gone away.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not debug:  # the bars and reports of every loaded checkpoint; those of training and labelling stay
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("distilmatch").setLevel(logging.DEBUG if debug else logging.INFO)
-    empty = _empty(given)
+    empty = _empty(argv)
     if empty is not None:
         typer.echo(f"Error: {empty} is empty: give it a value, or leave it out", err=True)
         sys.exit(2)
     try:
         with _terminable() as terminated:
-            code = _run(given, debug)
+            code = _run(argv, debug)
         sys.stdout.flush()
     except BrokenPipeError:
         # Nobody reads: what is left in the buffer must not fail once more at the end of the process.
@@ -107,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
-def _run(given: list[str], debug: bool) -> int | None:
+def _run(argv: list[str], debug: bool) -> int | None:
     try:
-        return app(args=given, standalone_mode=False)  # type: ignore[no-any-return]
+        return app(args=argv, standalone_mode=False)  # type: ignore[no-any-return]
     except SystemExit as ended:  # typer ends a command whose reader has gone away with 1
         if isinstance(ended.__context__, BrokenPipeError):
             raise ended.__context__ from None
@@ -122,13 +122,13 @@ def _run(given: list[str], debug: bool) -> int | None:
         return _report(error, debug)
 
 
-def _empty(given: Sequence[str]) -> str | None:
+def _empty(argv: Sequence[str]) -> str | None:
     """The option (or argument) that is given as an empty text, which a path would take for this folder."""
-    for place, argument in enumerate(given):
+    for place, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name.startswith("--") and name != "--set" and equals and not value:
             return name
-        before = given[place - 1] if place else ""
+        before = argv[place - 1] if place else ""
         if not (argument if before == "--delimiter" else argument.strip()):
             return before if before.startswith("-") else f"argument {place + 1}"
     return None
@@ -178,8 +178,8 @@ def _explained(error: Exception) -> str | None:
         or "DefaultCPUAllocator" in str(error)
     ):
         return (
-            f"there is not enough memory ({first}); give less at a time (a smaller batch size, shorter texts), or take a "
-            "machine with more"
+            f"there is not enough memory ({first}); use a smaller batch size, shorter texts, or a machine with more "
+            "memory"
         )
     if _is_of_a_file(error):
         from distilmatch.files import write_error
@@ -207,7 +207,7 @@ def _is_of_a_file(error: Exception) -> bool:
     """Whether a library could not read or write a file, or found it damaged."""
     if isinstance(error, OSError | sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
         return True
-    return any(_is_a(error, *one) for one in _LIBRARIES)
+    return any(_is_a(error, module, name) for module, name in _LIBRARIES)
 
 
 def _is_a(error: Exception, module: str, name: str) -> bool:

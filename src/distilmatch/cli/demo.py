@@ -16,14 +16,14 @@ _MARK = "demo.json"
 
 
 def run(
-    place: str = typer.Option("demo-output", "--output", help="Folder for everything that the demo makes."),
-    seed: int = typer.Option(0, "--seed"),
-    quick: bool = typer.Option(False, "--quick", help="A minute instead of several; too short to learn much."),
+    place: str = typer.Option("demo-output", "--output", help="Folder for everything that the demo writes."),
+    seed: int = typer.Option(0, "--seed", help="Random seed."),
+    quick: bool = typer.Option(False, "--quick", help="Finish in about a minute; the student learns little."),
     encoder: str = typer.Option("all-MiniLM-L6-v2", "--encoder", help="Pre-trained model for teacher and student."),
 ) -> None:
     """Distil a product matcher end to end: catalogue, teacher, labels, student, cache, scores, report.
 
-    Everything is a step that you would take with your own data; run again, it goes on where it was.
+    The steps are those you would take with your own data. Run the same command again to resume.
     """
     import time
 
@@ -108,17 +108,15 @@ def check_demo(output: Path, asked: dict[str, Any]) -> None:
     mark = output / _MARK
     of_demo = mark.is_file() or ((output / "data" / "products.jsonl").is_file() and (output / "recipe.yaml").is_file())
     if not of_demo:
-        raise ConfigError(f"{output} holds other things: give the demo a folder of its own, which it may write over")
+        raise ConfigError(f"{output} holds other things: give --output a new or empty folder")
     if not mark.is_file():
         return
     try:
         made_with = read_json(mark)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{mark} is damaged ({error}): give this demo another --output, or delete {output}"
-        ) from error
+        raise ConfigError(f"{mark} is damaged ({error}): use another --output, or delete {output}") from error
     if made_with != asked:
-        raise ConfigError(f"{output} holds a demo with other options ({made_with}): give this one another --output")
+        raise ConfigError(f"{output} holds a demo with other options ({made_with}): use another --output")
 
 
 def teacher_settings(encoder: str, seed: int, quick: bool) -> FineTuneConfig:

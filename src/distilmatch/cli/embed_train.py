@@ -36,9 +36,9 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Distil a sentence encoder: embed the corpus where that is missing, train on it, then on labelled rows.
+    """Distil a sentence encoder: embed the corpus if needed, train on it, then on labelled rows.
 
-    A stopped run goes on from its last checkpoint. For several processes: torchrun --nproc_per_node=2 -m
+    Run the same command again to resume from the last checkpoint. For several processes: torchrun --nproc_per_node=2 -m
     distilmatch.cli embed-train RECIPE.
     """
     from distilmatch.config.embeddings import EmbeddingRecipe

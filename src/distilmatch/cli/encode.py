@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from distilmatch.arguments import NUMBER_FORMATS
 from distilmatch.cli.options import (
     Delimiter,
     Device,
@@ -25,16 +26,14 @@ def run(
     table: TablePath,
     output: str = typer.Option(..., "--output", help="Folder for the representations."),
     side: str = typer.Option(
-        ..., "--side", help="Which side the texts are of: its name, such as query, or its number."
+        ..., "--side", help="Side that the texts belong to: its name, such as query, or its number."
     ),
     text_column: str | None = typer.Option(
-        None, "--text-column", help='Column of the texts; "text", or the only column of texts, by default.'
+        None, "--text-column", help='Text column; by default "text", or the only column with texts.'
     ),
-    id_column: str | None = typer.Option(None, "--id-column", help="Column of the texts' ids."),
-    dtype: str = typer.Option(
-        "float32", "--dtype", metavar="float32|float16|bfloat16|int8", help="Number format on disk."
-    ),
-    batch_size: int = typer.Option(64, "--batch-size", help="How many texts the encoder sees at once."),
+    id_column: str | None = typer.Option(None, "--id-column", help="Id column."),
+    dtype: str = typer.Option("fp32", "--dtype", metavar="|".join(NUMBER_FORMATS), help="Number format on disk."),
+    batch_size: int = typer.Option(64, "--batch-size", help="Texts per batch of the encoder."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the encoder."),
     split: Split = "train",
     delimiter: Delimiter = None,
@@ -43,15 +42,15 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Encode every distinct text of a table once and keep what the head needs of it.
+    """Encode each distinct text of a table once and write its representation for the scoring head.
 
-    A stopped run goes on where it was.
+    Run the same command again to resume.
     """
     from distilmatch.errors import ConfigError
     from distilmatch.runtime import pick_device
-    from distilmatch.store.codec import STORED_DTYPES, bytes_per_item
+    from distilmatch.store.codec import bytes_per_item, stored_dtype
 
-    one_of("--dtype", dtype, STORED_DTYPES)
+    number_format = stored_dtype("--dtype", dtype)
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
     if batch_size < 1:
@@ -72,7 +71,7 @@ def run(
             delimiter=read.delimiter,
             quoting=read.quoting,
         )
-        item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, dtype)  # type: ignore[arg-type]
+        item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, number_format)
         say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=output)
         typer.echo("Nothing was encoded or written (--dry-run).")
         return
@@ -84,7 +83,7 @@ def run(
         side=chosen,
         text_column=text_column,
         id_column=id_column,
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=number_format,
         batch_size=batch_size,
         precision=precision,  # type: ignore[arg-type]
         on_bad_rows=on_bad_rows or "stop",  # type: ignore[arg-type]

@@ -34,12 +34,12 @@ def run(
     table: TablePath,
     output: str = typer.Option(..., "--output", help="Folder for report.json, report.md and report.png."),
     teacher: str | None = typer.Option(
-        None, "--teacher", metavar="MODEL[,MODEL]", help="Teacher or teachers to compare with."
+        None, "--teacher", metavar="MODEL[,MODEL]", help="Teacher to compare with; the logits of several are averaged."
     ),
     label_column: str | None = typer.Option(None, "--label-column", help="Column of the gold labels."),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
-    speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs a second."),
+    speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the student."),
     split: Split = "train",
     delimiter: Delimiter = None,
@@ -48,7 +48,7 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure a student on a labelled table, beside its teacher: quality, agreement, speed, cache size."""
+    """Measure a student, and its teacher if given, on a table: quality, agreement, speed and cache size."""
     from distilmatch.config.pairs import TeacherConfig
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError, DataError
@@ -61,7 +61,7 @@ def run(
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     teachers = names(teacher) or []
     if teacher is not None and not teachers:
-        raise ConfigError("--teacher names no model: give a folder or a hub name, several with commas between them")
+        raise ConfigError("--teacher names no model: give folders or hub names, separated by commas")
     check_folder(output, "--output")
     check_outputs(
         {"--output": output},
@@ -85,7 +85,7 @@ def run(
     if rows.gold is not None:
         check_dev(rows, student.task, table, has_teacher=False)
     elif asked is None and rows.teacher is None:
-        raise DataError(f"{table} has no labels to measure by: name --label-column, or a --teacher")
+        raise DataError(f"{table} has no labels to measure by: give --label-column or --teacher")
     if dry_run:
         say(rows=len(rows), distinct_texts=len(rows.texts), gold="yes" if rows.gold is not None else "no")
         typer.echo("Nothing was measured or written (--dry-run).")
@@ -93,6 +93,7 @@ def run(
     from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.teachers import load_teacher
 
+    # The slow work starts here; a wrong input was refused above.
     student.to(pick_device(device))  # type: ignore[arg-type]
     loaded = None if asked is None else load_teacher(asked, device=device)
     report = evaluate_pairs(student, rows, teacher=loaded, measure_speed=speed, precision=precision)  # type: ignore[arg-type]
@@ -109,11 +110,11 @@ def show(report: PairReport) -> None:
     from distilmatch.evaluation.pairs.markdown import headline, report_tables
 
     console = Console()
-    for part in report_tables(report):
-        table = Table(title=part.title, title_justify="left")
-        for number, name in enumerate(part.header):
+    for section in report_tables(report):
+        table = Table(title=section.title, title_justify="left")
+        for number, name in enumerate(section.header):
             table.add_column(name, justify="right" if number else "left")
-        for row in part.rows:
+        for row in section.rows:
             table.add_row(*row)
         console.print(table)
     console.print(headline(report))

@@ -20,15 +20,19 @@ def run(
     data: Path | None = typer.Option(
         None, "--data", help="Folder with sts12/, ..., stsb/ and sick/, each with test.jsonl."
     ),
-    mteb: bool = typer.Option(False, "--mteb", help="Instead: the tasks of the package mteb, from the hub."),
-    output: str = typer.Option(..., "--output", help="Folder for sts.json, sts.md and sts.png."),
-    tasks: str | None = typer.Option(None, "--tasks", metavar="A,B", help="By default those that are there."),
-    retrieval: Path | None = typer.Option(
-        None, "--retrieval", help="Folder with documents.jsonl, queries.jsonl and qrels.jsonl, as a check beside STS."
+    mteb: bool = typer.Option(
+        False, "--mteb", help="Instead of --data: take the tasks from the hub, with the package mteb."
     ),
-    split: str = typer.Option("test", "--split", metavar="test|dev|train", help="Which split of the tasks."),
+    output: str = typer.Option(..., "--output", help="Folder for sts.json, sts.md and sts.png."),
+    tasks: str | None = typer.Option(
+        None, "--tasks", metavar="A,B", help="Tasks to measure; by default all that are there."
+    ),
+    retrieval: Path | None = typer.Option(
+        None, "--retrieval", help="Also measure retrieval: folder with documents.jsonl, queries.jsonl and qrels.jsonl."
+    ),
+    split: str = typer.Option("test", "--split", metavar="test|dev|train", help="Split of the tasks to measure on."),
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure texts per second."),
-    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="In which the models run."),
+    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the models."),
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -44,21 +48,22 @@ def run(
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     one_of("--split", split, ("test", "dev", "train"))
     if mteb == (data is not None):
-        raise ConfigError("say where the tasks are: either --data FOLDER or --mteb")
+        raise ConfigError("give the tasks: either --data FOLDER or --mteb")
     check_folder(output, "--output")
     inputs = {f"MODEL {name}": name for name in models} | {"--data": data, "--retrieval": retrieval}
     check_outputs({"--output": output}, inputs)
     for name in models:
         check_model(name)
-    found = load_mteb_tasks(names(tasks), split) if data is None else load_sts_tasks(data, names(tasks), split)
+    sts_tasks = load_mteb_tasks(names(tasks), split) if data is None else load_sts_tasks(data, names(tasks), split)
     documents = None if retrieval is None else load_retrieval(retrieval)
     if dry_run:
-        say(**{task.name: len(task.table) for task in found}, models=len(models))
+        say(**{task.name: len(task.table) for task in sts_tasks}, models=len(models))
         typer.echo("Nothing was measured or written (--dry-run).")
         return
+    # The slow work starts here; a wrong input was refused above.
     report = evaluate_sts(
         models,
-        found,
+        sts_tasks,
         device=device,
         precision=precision,  # type: ignore[arg-type]
         measure_speed=speed,
@@ -87,7 +92,7 @@ def _show(header: list[str], rows: list[list[str]]) -> None:
     usual = table([header, *rows])
     turned = table([list(column) for column in zip(header, *rows, strict=True)])
     widths = [
-        Measurement.get(console, console.options.update(max_width=10_000), one).maximum for one in (usual, turned)
+        Measurement.get(console, console.options.update(max_width=10_000), layout).maximum for layout in (usual, turned)
     ]
     chosen, width = (usual, widths[0]) if widths[0] <= max(console.width, widths[1]) else (turned, widths[1])
     Console(width=max(console.width, width)).print(chosen)

@@ -25,7 +25,9 @@ from distilmatch.cli.options import (
 def run(
     table: TablePath,
     output: str = typer.Option(..., "--output", help="New folder for the teacher."),
-    task: str = typer.Option(..., "--task", metavar="classification|binary|regression|ranking", help="Kind of labels."),
+    task: str = typer.Option(
+        ..., "--task", metavar="classification|binary|regression|ranking", help="Kind of labels to learn."
+    ),
     label_column: str = typer.Option(..., "--label-column", help="Column of the gold labels."),
     classes: str | None = typer.Option(
         None, "--classes", metavar="A,B,C", help="Class names, in the order of the logits."
@@ -34,26 +36,26 @@ def run(
         None, "--label-range", metavar="LOW,HIGH", help="Lowest and highest label, for regression."
     ),
     dev: str | None = typer.Option(
-        None, "--dev", help="Dev table of the same form; the epoch that is best on it is kept."
+        None, "--dev", help="Dev table with the same columns; the best epoch on it is kept."
     ),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     base_model: str = typer.Option("all-MiniLM-L6-v2", "--base-model", help="Pre-trained model to start from."),
     epochs: float | None = typer.Option(None, "--epochs", help="Number of epochs."),
-    batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs in a training step."),
+    batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs per training step."),
     learning_rate: float | None = typer.Option(None, "--learning-rate", help="Peak learning rate."),
     dropout: float | None = typer.Option(
-        None, "--dropout", help="Dropout in training; the base model's own by default."
+        None, "--dropout", help="Dropout in training; that of the base model by default."
     ),
-    max_length: int | None = typer.Option(None, "--max-length", help="Maximum tokens of a pair."),
-    seed: int = typer.Option(0, "--seed"),
+    max_length: int | None = typer.Option(None, "--max-length", help="Maximum tokens per pair."),
+    seed: int = typer.Option(0, "--seed", help="Random seed."),
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Fine-tune a cross-encoder on labelled pairs, for those who have no teacher yet."""
+    """Fine-tune a cross-encoder on labelled pairs, to use as a teacher."""
     from distilmatch.config.pairs import FineTuneConfig
     from distilmatch.config.tables import TaskConfig
     from distilmatch.data.tables import load_table
@@ -64,7 +66,7 @@ def run(
     settings: dict[str, object] = {"kind": task, "classes": names(classes) or []}
     if label_range is not None:
         try:
-            settings["label_range"] = [float(part) for part in label_range.split(",")]
+            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
         except ValueError as error:
             raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
     learned = TaskConfig.from_dict(settings, "options")
@@ -77,7 +79,7 @@ def run(
         delimiter=delimiter,
         quoting=quoting,
     )
-    given = {
+    overrides = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -85,7 +87,8 @@ def run(
         "dropout": dropout,
     }
     config = FineTuneConfig.from_dict(
-        {"base_model": base_model, "seed": seed} | {name: value for name, value in given.items() if value is not None},
+        {"base_model": base_model, "seed": seed}
+        | {name: value for name, value in overrides.items() if value is not None},
         "options",
     )
     check_new_folder(output, "--output")

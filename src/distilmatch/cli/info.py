@@ -6,7 +6,7 @@ from distilmatch.cli.options import say
 
 
 def run() -> None:
-    """Show versions, processor, device, precision and scoring kernel as this package sees them."""
+    """Show versions, processor, device, precision and scoring kernel of this machine."""
     from distilmatch.engine.kernels.native import kernel_here
     from distilmatch.runtime import environment
 

@@ -12,7 +12,9 @@ from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePat
 def run(
     recipe: RecipePath,
     output: Output = None,
-    seed: int | None = typer.Option(None, "--seed", help="Random seed of the transfer set; overrides the recipe's."),
+    seed: int | None = typer.Option(
+        None, "--seed", help="Random seed of the transfer set; overrides the seed of the recipe."
+    ),
     changes: Set = None,
     on_bad_rows: OnBadRows = None,
     device: Device = None,
@@ -20,7 +22,7 @@ def run(
 ) -> None:
     """Make the transfer set and have the teacher label it.
 
-    Labels are kept as they come: a stopped run goes on where it was. `train` does the same first, where it is missing.
+    Labels are saved as they are made: run the same command again to resume. `train` also does this step if needed.
     """
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe(recipe, changes, options)

@@ -21,9 +21,9 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Distil a sentence encoder, distil a pair student that begins with it, and match with both.
+    """Distil a sentence encoder, then a pair student that starts from it, and match with both.
 
-    A stopped ladder goes on where it was; steps that are done are not repeated.
+    Run the same command again to resume; finished steps are not repeated.
     """
     from distilmatch.config.ladder import LadderRecipe
 

@@ -50,7 +50,9 @@ def run(
         False, "--texts", help="Add the texts to the output; needs --left-table and --right-table."
     ),
     candidates: int | None = typer.Option(
-        None, "--candidates", help="Score only the N nearest texts (by pooled vectors) instead of all."
+        None,
+        "--candidates",
+        help="Score only the N nearest right texts (by pooled vectors) of each left text, not all.",
     ),
     candidate_encoder: str | None = typer.Option(
         None,
@@ -87,10 +89,9 @@ def run(
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Match two folders of cached representations, all against all or by candidates; no encoder runs.
+    """Match two folders of representations, all pairs or candidates only; the student's encoder does not run.
 
-    What is matched are items: each distinct id, or without ids each row of the encoded table. A stopped run goes on where it
-    was.
+    Items are matched: distinct ids or, without ids, rows of the encoded table. Run the same command again to resume.
     """
     one_of("--index", index, ("flat", "hnsw", "ivf"))
     if rank_by is not None:
@@ -119,6 +120,7 @@ def run(
     vectors_place = place.with_name(f"{place.name}.vectors")
     inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
     written = {"the folder of vectors": None if candidate_encoder is None else vectors_place}
+    # Before any model loads: hours of scoring must not end at an output that cannot be written.
     check_match(output, reverse_output, folders, {**inputs, "the sentence encoder": candidate_encoder}, written)
     student = student_of(model, device)
     scorer = Scorer(student, kernel=kernel, threads=threads)  # type: ignore[arg-type]
@@ -156,20 +158,20 @@ def _worth(values: str | None) -> list[float] | None:
     try:
         return [float(value) for value in names(values) or ()] or None
     except ValueError as error:
-        raise ConfigError(f"--values must be numbers, one a label, such as 0,0.5,1; not {values!r}") from error
+        raise ConfigError(f"--values must be numbers, one per label, such as 0,0.5,1; not {values!r}") from error
 
 
 def _tables(encoder: str | None, candidates: int | None, texts: bool, *tables: str | None) -> list[str]:
     from distilmatch.errors import ConfigError
 
-    given = [table for table in tables if table is not None]
-    if encoder is None and not texts and given:
+    named = [table for table in tables if table is not None]
+    if encoder is None and not texts and named:
         raise ConfigError("--left-table and --right-table go with --candidate-encoder or --texts")
-    if encoder is not None and (candidates is None or len(given) < len(tables)):
+    if encoder is not None and (candidates is None or len(named) < len(tables)):
         raise ConfigError("--candidate-encoder needs --candidates N, --left-table and --right-table")
-    if texts and len(given) < len(tables):
+    if texts and len(named) < len(tables):
         raise ConfigError("--texts needs --left-table and --right-table, from which the folders were encoded")
-    return given
+    return named
 
 
 def _columns(text_columns: str | None, tables: Sequence[str]) -> Sequence[str | None]:
@@ -179,9 +181,9 @@ def _columns(text_columns: str | None, tables: Sequence[str]) -> Sequence[str | 
     if columns is None:
         return None, None
     if len(columns) != 2:
-        raise ConfigError("--text-columns names two columns, that of the left table and that of the right one")
+        raise ConfigError("--text-columns must name two columns: that of the left table, then that of the right table")
     if not tables:
-        raise ConfigError("--text-columns are those of --left-table and --right-table: give these too")
+        raise ConfigError("--text-columns needs --left-table and --right-table: give them too")
     return columns
 
 

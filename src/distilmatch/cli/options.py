@@ -22,14 +22,14 @@ ModelPath = Annotated[
     str, typer.Argument(metavar="MODEL", help="Student model: a folder or a Hugging Face hub name.", show_default=False)
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", help="Folder for everything the run writes; overrides `output` of the recipe.")
+    str | None, typer.Option("--output", help="Output folder of the run; overrides `output` of the recipe.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; overrides the recipe's.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; overrides the seed of the recipe.")]
 TablePath = Annotated[
     str,
     typer.Argument(
         metavar="TABLE",
-        help="JSONL, CSV, TSV or Parquet file, or the name of a Hugging Face dataset.",
+        help="Table: a JSONL, CSV, TSV or Parquet file, or the name of a Hugging Face dataset.",
         show_default=False,
     ),
 ]
@@ -44,7 +44,7 @@ OnBadRows = Annotated[
     typer.Option(
         "--on-bad-rows",
         metavar="stop|quarantine",
-        help="What to do with rows that cannot be read: stop before any work, or copy them to a side file.",
+        help="Unreadable rows: stop before any work, or copy them to a separate file and continue.",
     ),
 ]
 TextColumns = Annotated[
@@ -90,7 +90,7 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Number of
 
 def names(value: str | None) -> list[str] | None:
     """A comma-separated option as a list; None stays None."""
-    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -160,20 +160,20 @@ def load_recipe_of(kind: type[Recipe], path: Path, changes: list[str] | None, ex
     from distilmatch.yaml_files import yaml_value
 
     settings = kind.read_settings(path)
-    given = {key: (key, value) for key, value in extra.items() if value is not None}
+    overrides = {key: (key, value) for key, value in extra.items() if value is not None}
     for change in changes or []:
         key, equals, value = change.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {change!r} must be KEY=VALUE, such as stage2.epochs=1")
-        given[key.strip()] = (f"--set {change!r}", yaml_value(value, f"--set {change!r}"))
-    for key, (said, value) in given.items():
+        overrides[key.strip()] = (f"--set {change!r}", yaml_value(value, f"--set {change!r}"))
+    for key, (said, value) in overrides.items():
         unknown = kind.unknown_setting(key)
         if unknown is not None:
             raise ConfigError(f"{said}: {unknown}")
         _put(settings, key.split("."), value, said)
-    made = kind.from_dict(settings, str(path))
-    check_recipe_file(path, getattr(made, "output", None))
-    return made
+    recipe = kind.from_dict(settings, str(path))
+    check_recipe_file(path, getattr(recipe, "output", None))
+    return recipe
 
 
 def check_recipe_file(
@@ -198,8 +198,8 @@ def check_recipe_file(
             continue
         if settings is None or type(settings).from_yaml(path) != settings:
             raise ConfigError(
-                f"{path} is the recipe of this output itself, which would be replaced: copy it to another place, change it "
-                "there, and start it with another output"
+                f"{path} is the recipe in this output folder, which would be replaced: copy it elsewhere, change the "
+                "copy, and run it with another output"
             )
 
 

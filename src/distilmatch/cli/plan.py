@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from distilmatch.arguments import NUMBER_FORMATS
 from distilmatch.cli.options import Device, Kernel, ModelPath, TextColumns, Threads, one_of, say, student_of
 
 if TYPE_CHECKING:
@@ -15,30 +16,39 @@ if TYPE_CHECKING:
 
 def run(
     model: ModelPath,
-    left: str = typer.Option(..., "--left", help="Texts of the first side, such as 1e6."),
-    right: str = typer.Option(..., "--right", help="Texts of the second side."),
-    candidates: str | None = typer.Option(None, "--candidates", help="Scored for each left text; without it all."),
-    top_k: int = typer.Option(10, "--top-k", help="Kept for each left text."),
-    encode: bool = typer.Option(True, "--encode/--encoded", help="Whether the texts have yet to be encoded."),
-    sample: str | None = typer.Option(None, "--sample", metavar="TABLE", help="Pairs whose texts are like the job's."),
-    text_columns: TextColumns = None,
-    words: int = typer.Option(24, "--words", help="Without a sample: words of a text."),
-    dtype: str = typer.Option(
-        "float16", "--dtype", metavar="float32|float16|bfloat16|int8", help="How they are stored."
+    left: str = typer.Option(..., "--left", help="Number of left texts, such as 1e6."),
+    right: str = typer.Option(..., "--right", help="Number of right texts."),
+    candidates: str | None = typer.Option(
+        None, "--candidates", help="Candidates to score for each left text; all right texts by default."
     ),
-    machines: int = typer.Option(1, "--machines", help="Machines (or GPUs) like this one that share the left side."),
-    smaller: bool = typer.Option(True, "--smaller/--no-smaller", help="Also plan smaller students."),
+    top_k: int = typer.Option(10, "--top-k", help="Matches to keep for each left text."),
+    encode: bool = typer.Option(True, "--encode/--encoded", help="Whether the plan includes encoding the texts."),
+    sample: str | None = typer.Option(
+        None, "--sample", metavar="TABLE", help="Table of pairs with texts like those of the job."
+    ),
+    text_columns: TextColumns = None,
+    words: int = typer.Option(24, "--words", help="Words per text, where --sample is not given."),
+    dtype: str = typer.Option(
+        "fp16",
+        "--dtype",
+        metavar="|".join(NUMBER_FORMATS),
+        help="Number format of the representations on disk.",
+    ),
+    machines: int = typer.Option(
+        1, "--machines", help="Number of machines (or GPUs) like this one that share the left texts."
+    ),
+    smaller: bool = typer.Option(True, "--smaller/--no-smaller", help="Also plan for smaller students."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the encoder."),
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
-    json_output: str | None = typer.Option(None, "--json", help="Also write the plan as JSON."),
+    json_output: str | None = typer.Option(None, "--json", help="Also write the plan to this JSON file."),
 ) -> None:
-    """Measure for some seconds, then say how long all-pairs or candidate scoring of so many texts takes."""
+    """Measure this machine for a few seconds, then estimate how long it takes to score so many texts."""
     from distilmatch.files import write_json
-    from distilmatch.store.codec import STORED_DTYPES
+    from distilmatch.store.codec import stored_dtype
 
-    one_of("--dtype", dtype, STORED_DTYPES)
+    number_format = stored_dtype("--dtype", dtype)
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
@@ -48,7 +58,7 @@ def run(
         candidates=None if candidates is None else _count("--candidates", candidates),
         top_k=top_k,
         encode=encode,
-        dtype=dtype,  # type: ignore[arg-type]
+        dtype=number_format,
         machines=machines,
     )
     if json_output is not None:
@@ -57,21 +67,24 @@ def run(
     texts = _texts(sample, text_columns, words) if encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
     rates = calibrate(student, work, start=_seconds_so_far(), **settings)
-    own = plan(student, work, rates)
-    _show(own, work, rates.kernel)
-    if machines == 1 and own.total_seconds > 3600:
+    estimate = plan(student, work, rates)
+    _show(estimate, work, rates.kernel)
+    # The left side splits over machines, so one machine's rates tell the time of many.
+    if machines == 1 and estimate.total_seconds > 3600:
         say(**{f"on_{n}_machines": _time(plan(student, _on(work, n), rates).total_seconds) for n in (10, 100)})
     others = []
     if smaller:
         others = smaller_settings(student, work, rates, **settings)
         typer.echo("\nSmaller students (quality not measured):")
         typer.echo(f"  {'':<28} {'time':>10} {'pairs/s':>14} {'disk':>10}")
-        for name, one in [("this one", own), *((other.change, other.plan) for other in others)]:
+        for name, row in [("this student", estimate), *((other.change, other.plan) for other in others)]:
             typer.echo(
-                f"  {name:<28} {_time(one.total_seconds):>10} {one.pairs_per_s:>14,.0f} {_size(one.disk_bytes):>10}"
+                f"  {name:<28} {_time(row.total_seconds):>10} {row.pairs_per_s:>14,.0f} {_size(row.disk_bytes):>10}"
             )
     if json_output is not None:
-        write_json(json_output, _as_json(own) | {"smaller": {other.change: _as_json(other.plan) for other in others}})
+        write_json(
+            json_output, _as_json(estimate) | {"smaller": {other.change: _as_json(other.plan) for other in others}}
+        )
 
 
 def check_json(output: str, inputs: dict[str, str | None]) -> None:
@@ -82,27 +95,27 @@ def check_json(output: str, inputs: dict[str, str | None]) -> None:
 
     check_folder(Path(output).parent, "the folder of --json")
     if not output or Path(output).is_dir():
-        raise ConfigError(f"--json is {output!r}: name a file")
+        raise ConfigError(f"--json must be a file name, not {output!r}")
     check_outputs({"--json": output}, inputs)
 
 
-def _show(own: Plan, work: Work, kernel: str) -> None:
+def _show(estimate: Plan, work: Work, kernel: str) -> None:
     say(
         kernel=kernel,
-        pairs=own.pairs,
-        time=_time(own.total_seconds) + (f" on each of {work.machines} machines" if work.machines > 1 else ""),
-        **{f"  {stage}": _time(seconds) for stage, seconds in own.seconds.items()},
-        pairs_per_s=int(own.pairs_per_s),
-        bottleneck=own.bottleneck,
-        disk=f"{_size(own.disk_bytes)} of representations, {_size(own.output_bytes)} of matches",
-        memory=_size(own.memory_bytes),
+        pairs=estimate.pairs,
+        time=_time(estimate.total_seconds) + (f" on each of {work.machines} machines" if work.machines > 1 else ""),
+        **{f"  {stage}": _time(seconds) for stage, seconds in estimate.seconds.items()},
+        pairs_per_s=int(estimate.pairs_per_s),
+        bottleneck=estimate.bottleneck,
+        disk=f"{_size(estimate.disk_bytes)} of representations, {_size(estimate.output_bytes)} of matches",
+        memory=_size(estimate.memory_bytes),
     )
 
 
-def _as_json(own: Plan) -> dict[str, object]:
+def _as_json(estimate: Plan) -> dict[str, object]:
     from dataclasses import asdict
 
-    return asdict(own) | {"total_seconds": own.total_seconds}
+    return asdict(estimate) | {"total_seconds": estimate.total_seconds}
 
 
 def _on(work: Work, machines: int) -> Work:

@@ -33,9 +33,9 @@ def run(
         None, "--right", help="Folder of the right side's representations, made by encode."
     ),
     folders: list[str] | None = typer.Option(
-        None, "--folder", help="For models of more than two sides: a folder for each side, in order. Repeatable."
+        None, "--folder", help="For models with more than two sides: the folder of one side, in order. Repeatable."
     ),
-    by: str = typer.Option("text", "--by", metavar="text|id", help="Look rows up by their texts, or by ids."),
+    by: str = typer.Option("text", "--by", metavar="text|id", help="Look rows up by their texts or by their ids."),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     split: Split = "train",
@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Score every row of a pair table from cached representations; no encoder runs.
 
-    Writes rows in the table's order. A stopped run goes on where it was.
+    Rows are written in the order of the table. Run the same command again to resume.
     """
     from distilmatch.errors import ConfigError
     from distilmatch.runtime import pick_device
@@ -59,7 +59,7 @@ def run(
     if by not in ("text", "id"):
         raise ConfigError(f"--by must be text or id, not {by!r}")
     if len(places) < 2:
-        raise ConfigError("give a folder for each side: --left and --right, or --folder once a side")
+        raise ConfigError("give a folder for each side: --left and --right, or --folder for each side in order")
     from distilmatch.engine.scorer import Scorer
     from distilmatch.jobs.score import check_score, opened_folders, score_table
 

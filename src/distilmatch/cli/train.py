@@ -35,9 +35,9 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Distil a student: label the transfer set where that is missing, then train in two stages.
+    """Distil a student: label the transfer set if needed, then train in two stages.
 
-    A stopped run goes on from its last checkpoint. For several processes: torchrun --nproc_per_node=2 -m
+    Run the same command again to resume from the last checkpoint. For several processes: torchrun --nproc_per_node=2 -m
     distilmatch.cli train RECIPE.
     """
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}

@@ -15,8 +15,10 @@ def run(
     minutes: float = typer.Option(
         ..., "--minutes", help="Time budget for all trainings together, in minutes; labelling is extra."
     ),
-    output: str | None = typer.Option(None, "--output", help="Folder of the search; by default the recipe's."),
-    trials: int = typer.Option(12, "--trials", help="How many students to try within the time."),
+    output: str | None = typer.Option(
+        None, "--output", help="Output folder of the search; by default that of the recipe."
+    ),
+    trials: int = typer.Option(12, "--trials", help="Number of students to try within the time budget."),
     min_pairs_per_s: float | None = typer.Option(
         None,
         "--min-pairs-per-s",
@@ -31,10 +33,9 @@ def run(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Search for a recipe: short trainings of students of many shapes, and the frontier of quality, speed and size.
+    """Search for a recipe: train students of many shapes briefly, and show the best in quality, speed and size.
 
-    A stopped search goes on when the same command is given again. Train what it chose with: distilmatch train
-    OUTPUT/best.yaml.
+    Run the same command again to resume. Train the chosen recipe with: distilmatch train OUTPUT/best.yaml.
     """
     settings = load_recipe(recipe, changes, {"device": device})
     folder = Path(settings.output if output is None else output)

@@ -14,24 +14,26 @@ _LABELS = "soft_labels.sqlite"
 
 def run(
     folders: list[Path] = typer.Argument(
-        ..., metavar="FOLDER...", help="Representations, students, label caches, caches, or a run's output."
+        ...,
+        metavar="FOLDER...",
+        help="Folders of representations, students, label caches, other caches or the output of a run.",
     ),
 ) -> None:
-    """Read folders whole and compare everything in them with its checksums.
+    """Check every file in the folders against its checksum.
 
-    Prints a line for each thing found; exit code 1 where something is damaged or unfinished.
+    Print a line for each artifact; exit with code 1 if one is damaged or unfinished.
     """
     from distilmatch.errors import CacheError
 
     whole = damaged = 0
     for folder in folders:
-        found = list(_things(folder)) if folder.exists() else []
-        if not found:
+        artifacts = list(_things(folder)) if folder.exists() else []
+        if not artifacts:
             there = "holds nothing that can be verified" if folder.exists() else "is not there"
             raise CacheError(
                 f"{folder} {there}: give representations, a student, a label cache, a cache or the output of a run"
             )
-        for path, kind, verify in found:
+        for path, kind, verify in artifacts:
             problems = _problems(verify, path)
             whole, damaged = whole + (not problems), damaged + bool(problems)
             typer.echo(f"{path}  {kind}  {'damaged' if problems else 'whole'}")

@@ -7,7 +7,6 @@ from distilmatch.config.embeddings import (
     Combination,
     ContrastiveConfig,
     CorpusConfig,
-    EmbeddingObjectiveConfig,
     EmbeddingRecipe,
     EmbeddingStageConfig,
     EmbeddingStudentConfig,
@@ -20,14 +19,14 @@ from distilmatch.config.embeddings import (
     StoredPrecision,
     StudentStart,
 )
+from distilmatch.config.kinds import ConfigOfKinds
 from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
+from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
 from distilmatch.config.pairs import (
     FineTuneConfig,
     HeadKind,
     KeptStrategy,
     NamedStageConfig,
-    ObjectiveConfig,
-    ObjectiveKind,
     PairRecipe,
     StageConfig,
     StudentConfig,
@@ -38,6 +37,7 @@ from distilmatch.config.tables import OnBadRows, Quoting, TableConfig, TaskConfi
 
 __all__ = [
     "Combination",
+    "ConfigOfKinds",
     "ContrastiveConfig",
     "CorpusConfig",
     "EmbeddingObjectiveConfig",
@@ -58,7 +58,6 @@ __all__ = [
     "NamedEmbeddingStageConfig",
     "NamedStageConfig",
     "ObjectiveConfig",
-    "ObjectiveKind",
     "OnBadRows",
     "PairRecipe",
     "Place",

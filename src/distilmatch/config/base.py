@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
+from distilmatch.arguments import NUMBER_FORMATS, number_format
 from distilmatch.errors import ConfigError, did_you_mean
 from distilmatch.files import write_atomically
 from distilmatch.yaml_files import WrittenFloat, WrittenInt, read_yaml, yaml_mapping
@@ -20,6 +22,17 @@ Precision = Literal["auto", "fp32", "bf16"]
 """A path or a name, which is never empty."""
 
 _SHOWN = 60
+
+
+def _known_format(name: str) -> str:
+    if name not in NUMBER_FORMATS:
+        raise ValueError(
+            f"must be one of {', '.join(NUMBER_FORMATS)}, not {name!r}{did_you_mean(name, NUMBER_FORMATS)}"
+        )
+    return name
+
+
+NumberFormat = Annotated[str, BeforeValidator(number_format), AfterValidator(_known_format)]
 
 
 # Folders of a run, beside those of its stages.
@@ -45,14 +58,14 @@ class FrozenConfig(BaseModel):
     def _as_written(cls, settings: Any) -> Any:
         if not isinstance(settings, dict):
             return settings
-        found = {}
+        meant = {}
         for key, value in settings.items():
             field = cls.model_fields.get(key) if isinstance(key, str) else None
-            found[key] = value if field is None else _meant(value, field.annotation)
+            meant[key] = value if field is None else _meant(value, field.annotation)
             # What a recipe leaves out of a nested config keeps this config's default for it, not the nested class's own.
             if field is not None and isinstance(value, dict) and isinstance(field.default, FrozenConfig):
-                found[key] = {**field.default.model_dump(exclude_unset=True), **value}
-        return found
+                meant[key] = {**field.default.model_dump(exclude_unset=True), **value}
+        return meant
 
     # Pydantic's own mark of an initialiser that nested validation need not call: places stay exact in messages.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -107,17 +120,22 @@ class FrozenConfig(BaseModel):
         return type(self).from_dict({**self.to_dict(), **_plain(changes)})
 
     @classmethod
+    def known_settings(cls) -> dict[str, FieldInfo]:
+        """The settings that may stand in this config, by name."""
+        return cls.model_fields
+
+    @classmethod
     def unknown_setting(cls, path: str) -> str | None:
         """What is wrong with a setting's name such as "stage2.epochs", with what may be meant; None where there is one."""
         known: type[FrozenConfig] | None = cls
-        parts = path.split(".")
-        for number, part in enumerate(parts, start=1):
-            if known is not None and part.isdigit():  # an item of a list of configs
+        names = path.split(".")
+        for number, name in enumerate(names, start=1):
+            if known is not None and name.isdigit():  # an item of a list of configs
                 continue
-            if known is None or part not in known.model_fields:
-                suggestion = "" if known is None else _suggestion(cls, known, part)
-                return f"{'.'.join(parts[:number])}: no such setting{suggestion}"
-            known = _config_in(known.model_fields[part].annotation)
+            if known is None or name not in known.known_settings():
+                suggestion = "" if known is None else _suggestion(cls, known, name)
+                return f"{'.'.join(names[:number])}: no such setting{suggestion}"
+            known = _config_in(known.known_settings()[name].annotation)
         return None
 
 
@@ -133,7 +151,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     if typing.get_origin(annotation) is Annotated:
         return _choices(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(choice for part in typing.get_args(annotation) for choice in _choices(part))
+        return tuple(choice for member in typing.get_args(annotation) for choice in _choices(member))
     return () if annotation is type(None) else (annotation,)
 
 
@@ -146,9 +164,9 @@ def _item(kind: Any) -> Any:
 def _config_in(annotation: Any) -> type[FrozenConfig] | None:
     for kind in _choices(annotation):
         inner = _item(kind)
-        found = kind if inner is None else next(iter(_choices(inner)), None)
-        if isinstance(found, type) and issubclass(found, FrozenConfig):
-            return found
+        config_class = kind if inner is None else next(iter(_choices(inner)), None)
+        if isinstance(config_class, type) and issubclass(config_class, FrozenConfig):
+            return config_class
     return None
 
 
@@ -159,7 +177,7 @@ def _meant(value: Any, annotation: Any) -> Any:
     if items and len(choices) == 1:
         item = items[0]
         if isinstance(value, list | tuple):
-            return [_as_text(one, _choices(item)) for one in value]
+            return [_as_text(entry, _choices(item)) for entry in value]
         if _is_one(value, _choices(item)):
             return [_as_text(value, _choices(item))]
     return _as_text(value, choices)
@@ -198,7 +216,7 @@ def _explain(error: ValidationError, cls: type[FrozenConfig], name: str) -> Conf
         message = _message(problem, cls, owner, annotation)
         if message not in lines.setdefault(where, []):
             lines[where].append(message)
-    texts = [": ".join(part for part in (name, where, "; or ".join(said)) if part) for where, said in lines.items()]
+    texts = [": ".join(text for text in (name, where, "; or ".join(said)) if text) for where, said in lines.items()]
     return ConfigError("\n".join(texts))
 
 
@@ -207,26 +225,26 @@ def _place(cls: type[FrozenConfig], loc: tuple[int | str, ...]) -> tuple[str, ty
     names: list[str] = []
     owner: type[FrozenConfig] = cls
     annotation: Any = cls
-    for part in loc:
+    for step in loc:
         inner = _config_in(annotation)
-        if isinstance(part, str) and inner is not None and part in inner.model_fields:
-            owner, annotation = inner, inner.model_fields[part].annotation
-            names.append(part)
-        elif isinstance(part, int):
+        if isinstance(step, str) and inner is not None and step in inner.known_settings():
+            owner, annotation = inner, inner.known_settings()[step].annotation
+            names.append(step)
+        elif isinstance(step, int):
             items = [item for item in map(_item, _choices(annotation)) if item is not None]
             fixed = [kind for kind in _choices(annotation) if typing.get_origin(kind) is tuple]
-            annotation = items[0] if items else typing.get_args(fixed[0])[part] if fixed else annotation
-            names.append(str(part))
-        elif isinstance(part, str) and not _is_branch(part, annotation):
+            annotation = items[0] if items else typing.get_args(fixed[0])[step] if fixed else annotation
+            names.append(str(step))
+        elif isinstance(step, str) and not _is_branch(step, annotation):
             owner = inner or owner
-            names.append(part)
+            names.append(step)
     return ".".join(names), owner, annotation
 
 
-def _is_branch(part: str, annotation: Any) -> bool:
+def _is_branch(step: str, annotation: Any) -> bool:
     # Pydantic names the member of a union that it tried.
-    tried = len(_choices(annotation)) > 1 or "[" in part
-    return tried and (part in ("int", "str", "float", "bool") or "[" in part)
+    tried = len(_choices(annotation)) > 1 or "[" in step
+    return tried and (step in ("int", "str", "float", "bool") or "[" in step)
 
 
 def _message(problem: Any, cls: type[FrozenConfig], owner: type[FrozenConfig], annotation: Any) -> str:
@@ -237,12 +255,12 @@ def _message(problem: Any, cls: type[FrozenConfig], owner: type[FrozenConfig], a
         return "is missing: it has no default"
     if kind == "invalid_key":
         return f"the name of a setting is a word, not {_shown(value)}"
-    if value is None and kind not in ("value_error", "assertion_error"):
+    if value is None and kind not in ("value_error", "assertion_error", "unknown_kind"):
         return (
             f"{_wanted(annotation)} is wanted, and nothing is given: leave it out for its default{_quoted(annotation)}"
         )
     if kind == "literal_error":
-        choices = [one for part in _choices(annotation) for one in typing.get_args(part)]
+        choices = [choice for member in _choices(annotation) for choice in typing.get_args(member)]
         guess = did_you_mean(str(value), map(str, choices))
         return f"must be one of {', '.join(map(str, choices))}, not {_shown(value)}{guess}"
     if kind == "string_too_short":
@@ -262,7 +280,7 @@ def _wrong_text(value: Any, annotation: Any) -> str:
 
 def _wrong_list(value: Any, annotation: Any) -> str:
     if isinstance(value, str) and "," in value:
-        several = ", ".join(part.strip() for part in value.strip("[]() ").split(","))
+        several = ", ".join(item.strip() for item in value.strip("[]() ").split(","))
         return f"is one text with a comma, {_shown(value)}: write [{several}] in brackets, or ['...'] for one"
     return f"{_wanted(annotation)} is wanted, not {_shown(value)}"
 
@@ -305,7 +323,7 @@ def _word(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if isinstance(kind, type) and issubclass(kind, FrozenConfig):
-        return f"a group of settings ({', '.join(list(kind.model_fields)[:4])}, ...)"
+        return f"a group of settings ({', '.join(list(kind.known_settings())[:4])}, ...)"
     return "a value"
 
 
@@ -320,15 +338,19 @@ def _shown(value: Any) -> str:
 
 def _suggestion(cls: type[FrozenConfig], owner: type[FrozenConfig], name: str) -> str:
     """What may be meant: a setting of nearly this name beside it, or one of exactly this name elsewhere."""
-    close = did_you_mean(name, owner.model_fields, 0.6)
+    close = did_you_mean(name, owner.known_settings(), 0.6)
     if close:
         return close
     places = [place for place in _all_places(cls) if place.rpartition(".")[2] == name]
-    return f"; did you mean {' or '.join(map(repr, places[:3]))}?" if places else did_you_mean(name, owner.model_fields)
+    return (
+        f"; did you mean {' or '.join(map(repr, places[:3]))}?"
+        if places
+        else did_you_mean(name, owner.known_settings())
+    )
 
 
 def _all_places(cls: type[FrozenConfig], before: str = "") -> Iterator[str]:
-    for name, field in cls.model_fields.items():
+    for name, field in cls.known_settings().items():
         yield before + name
         inner = _config_in(field.annotation)
         if inner is not None and before.count(".") < 4:

@@ -5,20 +5,21 @@ A recipe in YAML maps one to one onto `EmbeddingRecipe`; a key that no config ha
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from distilmatch.arguments import number_format
 from distilmatch.config.base import FrozenConfig, Place, Precision, check_stage_names
-from distilmatch.config.tables import OnBadRows, TableConfig, TaskConfig
+from distilmatch.config.objectives import EmbeddingObjectiveConfig
+from distilmatch.config.tables import FileFormat, OnBadRows, TableConfig, TaskConfig
 
 Pooling = Literal["auto", "mean", "cls", "max", "lasttoken"]
 LayerChoice = Literal["first", "last", "spaced"]
 StudentStart = Literal["teacher", "encoder", "fresh", "static"]
 Combination = Literal["concatenate", "average"]
 LabelledKind = Literal["pairs", "triplets", "scored"]
-StoredPrecision = Literal["fp16", "fp32"]
+StoredPrecision = Annotated[Literal["fp16", "fp32"], BeforeValidator(number_format)]
 
 
 class CorpusConfig(FrozenConfig):
@@ -37,7 +38,7 @@ class CorpusConfig(FrozenConfig):
 
     sources: tuple[Place, ...] = Field(min_length=1)
     text_columns: tuple[str, ...] | None = None
-    file_format: Literal["text", "jsonl", "csv", "tsv", "parquet"] | None = None
+    file_format: FileFormat | Literal["text"] | None = None
     delimiter: str | None = None
     quoting: Literal["auto", "rfc4180", "none"] = "auto"
     split: str = "train"
@@ -121,10 +122,10 @@ class EmbeddingStudentConfig(FrozenConfig):
             raise ValueError("`start: encoder` needs an `encoder`: the folder or hub name of a pre-trained model")
         if self.start == "teacher" and self.encoder is not None:
             raise ValueError("`start: teacher` takes the teacher's layers and no `encoder`: set `start: encoder`")
-        given = (self.layers,) if isinstance(self.layers, int) else self.layers or ()
+        layers = (self.layers,) if isinstance(self.layers, int) else self.layers or ()
         if isinstance(self.layers, int) and self.layers < 1:
             raise ValueError("`layers` must be 1 or more, or a list of layer numbers")
-        if isinstance(self.layers, tuple) and (not given or min(given) < 0 or list(given) != sorted(set(given))):
+        if isinstance(self.layers, tuple) and (not layers or min(layers) < 0 or list(layers) != sorted(set(layers))):
             raise ValueError("a list of `layers` names each once, from 0, in rising order")
         if self.start in ("teacher", "encoder") and (self.width or self.heads or self.intermediate):
             raise ValueError(
@@ -137,32 +138,6 @@ class EmbeddingStudentConfig(FrozenConfig):
         if any(width < 1 for width in self.matryoshka):
             raise ValueError("`matryoshka` widths must be 1 or more")
         return self
-
-
-class EmbeddingObjectiveConfig(FrozenConfig):
-    """What stage 1 minimises (DisCo, section 3.2).
-
-    Attributes:
-        kind: "ckd", contrastive distillation; "mse"; or "both", `ckd + mse_weight * mse`.
-        mse_weight: of the mean squared error, which is summed over the width here, in "both".
-        normalize: whether the mean squared error is of embeddings at length one.
-        temperature: of the cosines in "ckd", or what it is learned from; the paper's e^s begins at s = 1.
-        bank_size: how many earlier embeddings of the teacher are negatives; 0 none.
-        gather: whether the texts of all processes are negatives.
-        similarity_weight: of a further part, which asks for the teacher's whole distribution of similarities to the batch
-            and the bank (SEED, Fang et al. 2021), not in the paper; 0 leaves it out.
-        similarity_temperature: of that distribution.
-    """
-
-    kind: Literal["ckd", "mse", "both"] = "ckd"
-    mse_weight: float = Field(default=1.0, ge=0)
-    normalize: bool = True
-    temperature: float = Field(default=math.exp(-1), gt=0)
-    learn_temperature: bool = True
-    bank_size: int = Field(default=65_536, ge=0)
-    gather: bool = True
-    similarity_weight: float = Field(default=0.0, ge=0)
-    similarity_temperature: float = Field(default=0.1, gt=0)
 
 
 class ContrastiveConfig(FrozenConfig):
@@ -241,7 +216,7 @@ class LabelledConfig(FrozenConfig):
     text_columns: tuple[str, ...] | None = None
     score_column: str | None = None
     score_range: tuple[float, float] = (0.0, 1.0)
-    file_format: Literal["jsonl", "csv", "tsv", "parquet"] | None = None
+    file_format: FileFormat | None = None
     delimiter: str | None = None
     quoting: Literal["auto", "rfc4180", "none"] = "auto"
     split: str = "train"
@@ -301,7 +276,7 @@ class EmbeddingRecipe(FrozenConfig):
     corpus: CorpusConfig | None = None
     teacher: EmbeddingTeacherConfig | None = None
     student: EmbeddingStudentConfig = EmbeddingStudentConfig()
-    objective: EmbeddingObjectiveConfig = EmbeddingObjectiveConfig()
+    objective: SerializeAsAny[EmbeddingObjectiveConfig] = EmbeddingObjectiveConfig()
     stage1: EmbeddingStageConfig = EmbeddingStageConfig()
     labelled: tuple[LabelledConfig, ...] = ()
     contrastive: ContrastiveConfig = ContrastiveConfig()
@@ -314,8 +289,8 @@ class EmbeddingRecipe(FrozenConfig):
 
     @field_validator("dev", mode="before")
     @classmethod
-    def _one_or_several(cls, given: Any) -> Any:
-        return () if given is None else (given,) if isinstance(given, dict | LabelledConfig) else given
+    def _one_or_several(cls, tables: Any) -> Any:
+        return () if tables is None else (tables,) if isinstance(tables, dict | LabelledConfig) else tables
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -334,9 +309,9 @@ class EmbeddingRecipe(FrozenConfig):
                 f"`student.start: {self.student.start}` begins with a teacher's model and there is none: name one in "
                 "`teacher.models`, or another model with `student.start: encoder`"
             )
-        for one in self.dev:
-            if one.kind != "scored":
-                raise ValueError(f"`dev` must be scored pairs, not {one.kind}")
+        for table in self.dev:
+            if table.kind != "scored":
+                raise ValueError(f"`dev` must be scored pairs, not {table.kind}")
         return self
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distilmatch.config.base import FrozenConfig, Place
+from distilmatch.config.base import FrozenConfig, NumberFormat, Place
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.config.tables import Quoting
@@ -58,7 +58,7 @@ class MatchConfig(FrozenConfig):
     rank_by: Literal["logit", "probability", "expectation"] | None = None
     label: str | None = None
     values: tuple[float, ...] | None = None
-    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float16"
+    dtype: NumberFormat = "fp16"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,16 +96,16 @@ class LadderRecipe(FrozenConfig):
         shared = {name: settings[name] for name in ("device", "seed") if settings.get(name) is not None}
         filled = dict(settings)
         for name, more in (("embedding", {}), ("pair", {"encoder": [str(root / "embedding" / "student")]})):
-            given = settings.get(name)
-            if isinstance(given, dict):
-                filled[name] = {**shared, "output": str(root / name), **more, **given}
+            written = settings.get(name)
+            if isinstance(written, dict):
+                filled[name] = {**shared, "output": str(root / name), **more, **written}
         return filled
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         root = Path(self.output)
-        for name, one in (("embedding", self.embedding), ("pair", self.pair)):
-            if Path(one.output) != root / name:
+        for name, recipe in (("embedding", self.embedding), ("pair", self.pair)):
+            if Path(recipe.output) != root / name:
                 raise ValueError(f"`{name}.output` is {root / name} in a ladder: leave it out")
         if tuple(map(Path, self.pair.encoder)) != (root / "embedding" / "student",):
             raise ValueError("`pair.encoder` is the embedding student in a ladder: leave it out")

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from distilmatch.config.base import FrozenConfig, Place, Precision, check_stage_names
+from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
 
 HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
 KeptStrategy = Literal["first", "first_pooled", "spaced"]
-ObjectiveKind = Literal["auto", "kl", "decoupled_kl", "skewed_kl", "bce", "mse", "margin_mse", "listwise"]
 
 _LABELLED_PAIRS = 300_000
 _MOST_ROUNDS = 8
@@ -188,40 +188,22 @@ class StudentConfig(FrozenConfig):
 
     def for_encoder(self, width: int, attention_heads: int) -> Self:
         """The same shape with what is None filled in from the width and the attention heads of an encoder."""
-        own_width, heads = self.width or width, self.head_heads
+        student_width, heads = self.width or width, self.head_heads
         if heads is None:
-            size = width // attention_heads if width % attention_heads == 0 else own_width
-            heads = own_width // size if own_width % size == 0 else 1
+            size = width // attention_heads if width % attention_heads == 0 else student_width
+            heads = student_width // size if student_width % size == 0 else 1
         slices = self.head_similarities
         if slices is None:
-            slices = next(count for count in (4 * heads, heads, 1) if own_width % count == 0)
+            slices = next(count for count in (4 * heads, heads, 1) if student_width % count == 0)
         weightings = heads if self.head_maxsim is None else self.head_maxsim
         if self.head != "transformer":
             slices = weightings = 0
-        return self.replaced(width=own_width, head_heads=heads, head_similarities=slices, head_maxsim=weightings)
+        return self.replaced(width=student_width, head_heads=heads, head_similarities=slices, head_maxsim=weightings)
 
     @property
     def sides(self) -> int:
         """How many texts a scored tuple has."""
         return len(self.side_names)
-
-
-class ObjectiveConfig(FrozenConfig):
-    """What is minimised: `(1 - gold_weight) * soft + gold_weight * gold`, gold only on rows that have a label.
-
-    Attributes:
-        kind: "auto" is "kl" for classification, "listwise" for ranking, which learns the order of each query's texts and
-            not what a score means between queries, else "bce", which takes the teacher's logit for log-odds.
-        temperature: of the soft labels (kl, decoupled_kl, skewed_kl, listwise, bce).
-        non_target_weight: weight of the classes that the teacher does not choose (decoupled_kl).
-        skew: share of the teacher in the mixture that the student is compared as (skewed_kl).
-    """
-
-    kind: ObjectiveKind = "auto"
-    temperature: float = Field(default=1.0, gt=0)
-    non_target_weight: float = Field(default=1.0, ge=0)
-    skew: float = Field(default=0.1, ge=0, lt=1)
-    gold_weight: float = Field(default=0.0, ge=0, le=1)
 
 
 _LEARNING_RATE, _ENCODER_LEARNING_RATE = 5e-4, 2e-4
@@ -257,9 +239,9 @@ class StageConfig(FrozenConfig):
 
     def with_rates(self, scale: float = 1.0) -> Self:
         """The same stage with the learning rates that are None filled in, times `scale`."""
-        own, encoders = self.learning_rate, self.encoder_learning_rate
+        learning_rate, encoders = self.learning_rate, self.encoder_learning_rate
         return self.replaced(
-            learning_rate=scale * _LEARNING_RATE if own is None else own,
+            learning_rate=scale * _LEARNING_RATE if learning_rate is None else learning_rate,
             encoder_learning_rate=scale * _ENCODER_LEARNING_RATE if encoders is None else encoders,
         )
 
@@ -307,7 +289,7 @@ class PairRecipe(FrozenConfig):
     start: Literal["auto", "encoder", "teacher"] = "auto"
     transfer: TransferConfig = TransferConfig()
     student: StudentConfig = StudentConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: SerializeAsAny[ObjectiveConfig] = ObjectiveConfig()
     stage1: StageConfig = StageConfig(epochs=1.0, evaluations=2)
     stage2: StageConfig = StageConfig(epochs=5.0)
     stages: tuple[NamedStageConfig, ...] = ()

@@ -11,6 +11,7 @@ from distilmatch.config.base import FrozenConfig
 TaskKind = Literal["classification", "binary", "regression", "ranking"]
 OnBadRows = Literal["stop", "quarantine"]
 Quoting = Literal["auto", "rfc4180", "none"]
+FileFormat = Literal["jsonl", "csv", "tsv", "parquet"]
 
 
 class TaskConfig(FrozenConfig):
@@ -71,7 +72,7 @@ class TableConfig(FrozenConfig):
     teacher_scale: Literal["auto", "logit", "probability"] = "auto"
     id_columns: tuple[str, ...] = ()
     layout: Literal["tuples", "triplets"] = "tuples"
-    file_format: Literal["jsonl", "csv", "tsv", "parquet"] | None = None
+    file_format: FileFormat | None = None
     delimiter: str | None = None
     quoting: Quoting = "auto"
     split: str = "train"

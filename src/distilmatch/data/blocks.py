@@ -222,8 +222,8 @@ def _last_labels(labels: np.ndarray, number: np.ndarray, count: int, what: str) 
     labelled = np.flatnonzero(~np.isnan(labels).any(axis=1))
     last = np.full(count, -1)
     last[number[labelled]] = labelled  # numpy keeps the last of several values for one place
-    found = _of_known(labels, last)
-    contradicted = np.unique(number[labelled][(labels[labelled] != found[number[labelled]]).any(axis=1)])
+    pair_labels = _of_known(labels, last)
+    contradicted = np.unique(number[labelled][(labels[labelled] != pair_labels[number[labelled]]).any(axis=1)])
     if len(contradicted):
         logger.warning(
             "%d pair(s) stand in several rows with different %s: the last one counts (the first such pair: row %d)",
@@ -231,7 +231,7 @@ def _last_labels(labels: np.ndarray, number: np.ndarray, count: int, what: str) 
             what,
             int(last[contradicted].min()) + 1,
         )
-    return found
+    return pair_labels
 
 
 def _of_known(labels: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -36,15 +36,6 @@ def rereadable(source: Any) -> Any:
     return list(source) if isinstance(source, Iterator) else source
 
 
-def available_columns(source: Any, config: TableConfig) -> tuple[str, ...]:
-    """The columns of `source`: its header, or the keys that most of its first rows have.
-
-    Raises:
-        DataError: no such source, or one without rows.
-    """
-    return _available(open_source(source, config), config)[0]
-
-
 def _available(opened: Source, config: TableConfig) -> tuple[tuple[str, ...], list[RawRow]]:
     first, _ = peek(opened, config)
     if opened.columns is not None:

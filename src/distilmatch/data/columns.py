@@ -322,33 +322,33 @@ def _named_pair(free: Sequence[str]) -> tuple[str, str] | None:
     twins = [
         (squeezed[name], squeezed[twin])
         for name in squeezed
-        for one, other in _TWINS
-        for twin in _twins(name, one, other)
+        for first, second in _TWINS
+        for twin in _twins(name, first, second)
         if twin in squeezed and not _like_other(squeezed[name])
     ]
     return min(twins, key=lambda pair: not any(word in "".join(_words(pair[0])) for word in _ALONE), default=None)
 
 
-def _twins(name: str, one: str, other: str) -> list[str]:
+def _twins(name: str, first: str, second: str) -> list[str]:
     """What the twin of a squeezed name is called: text1 -> text2, lefttitle -> righttitle."""
-    found = []
-    if name.endswith(one) and len(name) > len(one):
-        found.append(name.removesuffix(one) + other)
-    if name.startswith(one) and len(one) > 1 and len(name) > len(one):
-        found.append(other + name.removeprefix(one))
-    return found
+    twins = []
+    if name.endswith(first) and len(name) > len(first):
+        twins.append(name.removesuffix(first) + second)
+    if name.startswith(first) and len(first) > 1 and len(name) > len(first):
+        twins.append(second + name.removeprefix(first))
+    return twins
 
 
 def _kinds(names: Sequence[str], rows: Sequence[RawRow], not_texts: frozenset[str]) -> dict[str, str]:
     """Whether a column holds a "text", a "number" written as text, "other" things, or nothing that says it ("unknown")."""
-    found = {}
+    kinds = {}
     for name in names:
         values = [row.values[name] for row in rows if row.values is not None and name in row.values]
         counts = Counter(_kind(value) for value in values if not is_missing(value))
         likeliest = max(counts, key=lambda kind: counts[kind], default="unknown")
-        found[name] = "text" if counts["text"] > _TEXT_SHARE * counts.total() else likeliest
-        found[name] = "other" if name in not_texts else found[name]
-    return found
+        kinds[name] = "text" if counts["text"] > _TEXT_SHARE * counts.total() else likeliest
+        kinds[name] = "other" if name in not_texts else kinds[name]
+    return kinds
 
 
 def _kind(value: Any) -> str:

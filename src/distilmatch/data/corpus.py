@@ -23,14 +23,14 @@ import pyarrow.compute as pc
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.columns import only_text_column, peek, shortened
+from distilmatch.data.columns import missing_column, only_text_column, peek, shortened
 from distilmatch.data.quarantine import BadRows, bad_rows_of
 from distilmatch.data.readers import open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.data.tables import load_table, table_fingerprint
 from distilmatch.data.values import is_missing
-from distilmatch.errors import BadRow, BadRowsError, CacheError, ConfigError, DataError, did_you_mean
+from distilmatch.errors import BadRow, BadRowsError, CacheError, ConfigError, DataError
 from distilmatch.files import MANIFEST, check_files, read_manifest, write_manifest
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
 from distilmatch.text_arguments import text_list
@@ -109,9 +109,11 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
         if not corpus.bad or config.on_bad_rows == "quarantine":
             return corpus
     folder.mkdir(parents=True, exist_ok=True)
+    # Without its manifest the folder reads as unfinished, should this be killed.
     (folder / MANIFEST).unlink(missing_ok=True)
     reading = _Reading(config)
     try:
+        # All of them first: which come again is known at the end alone, by hashes that take less memory than the texts.
         write_texts(folder / _EVERY, reading.texts())
         reading.check()
         hashes = np.frombuffer(reading.hashes, dtype=np.uint64)
@@ -321,9 +323,7 @@ def _columns(available: tuple[str, ...], config: CorpusConfig, source: Source, f
         seen = source.columns or tuple({name: None for row in first for name in row.values or {}})
         for name in columns:
             if seen and name not in seen:
-                raise DataError(
-                    f"{source.name} has no column {name!r}{did_you_mean(name, seen)}, but {', '.join(seen)}"
-                )
+                raise DataError(f"{source.name}: {missing_column(name, seen)}; name it in `corpus.text_columns`")
     named = next((row for row in first if row.values and columns[0] in row.values), None)
     shown = "" if named is None else f". Row {named.row}: {shortened((named.values or {})[columns[0]])}"
     say_once(logger, source, f"texts {', '.join(map(repr, columns))}{shown}")

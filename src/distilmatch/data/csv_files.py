@@ -79,13 +79,13 @@ def sniff(file: TextFile, config: TableConfig, usual: str) -> Dialect:
     delimiter = _delimiter(sample, config, usual)
     if config.quoting != "auto":
         return _with_header(sample, Dialect(delimiter=delimiter, quoted=config.quoting == "rfc4180"))
-    found = _weigh(sample, delimiter)
+    evidence = _weigh(sample, delimiter)
     dialect = Dialect(
         delimiter=delimiter,
-        quoted=_quoted(found, delimiter, file),
+        quoted=_quoted(evidence, delimiter, file),
         checked=True,
-        proven=found.proven,
-        unseen=delimiter == "\t" and not found.enclosed,
+        proven=evidence.proven,
+        unseen=delimiter == "\t" and not evidence.enclosed,
     )
     return _with_header(sample, dialect)
 
@@ -220,9 +220,9 @@ def _delimiter(sample: _Sample, config: TableConfig, usual: str) -> str:
     fitting = {d: width for d, width in widths.items() if width > 1 and _fit(sample, d, width) >= _FITS}
     best = [delimiter for delimiter, width in fitting.items() if width == max(fitting.values())]
     if len(best) == 1 and best[0] != usual:
-        found = best[0]
-        logger.info("%s: fields are separated by %s; `delimiter` sets another", sample.path, DELIMITERS[found])
-        return found
+        delimiter = best[0]
+        logger.info("%s: fields are separated by %s; `delimiter` sets another", sample.path, DELIMITERS[delimiter])
+        return delimiter
     others = [DELIMITERS[d] for d, width in widths.items() if d != usual and width > 1]
     if widths[usual] == 1 and others and (best or _fit(sample, usual, 1) < _FITS):
         shown = body(sample.lines[0].decode("utf-8", errors="replace"))[:80]
@@ -241,7 +241,7 @@ def _fit(sample: _Sample, delimiter: str, width: int) -> float:
     """The share of the first rows that have `width` fields; 1 where there is no row."""
     records = islice(sample.records(delimiter), 1, _FITTED_ROWS)
     widths = [len(record.fields) for record in records if record.fields or record.problem]
-    return sum(found == width for found in widths) / len(widths) if widths else 1.0
+    return sum(row_width == width for row_width in widths) / len(widths) if widths else 1.0
 
 
 @dataclass(kw_only=True)
@@ -270,9 +270,9 @@ class _Evidence:
 
 
 def _weigh(sample: _Sample, delimiter: str) -> _Evidence:
-    found = _Evidence()
+    evidence = _Evidence()
     if not any(b'"' in line for line in sample.lines):
-        return found
+        return evidence
     needless: dict[int, int] = {}  # column -> the first line where it stands in quotes without need
     unquoted: Counter[int] = Counter()
     texts: set[int] = set()
@@ -282,10 +282,12 @@ def _weigh(sample: _Sample, delimiter: str) -> _Evidence:
         if header is None:
             header, end = record, record.lines[0][len(body(record.lines[0])) :]
             if record.quoted and all(record.quoted):
-                found.quoted.append(record.first_line)  # nobody quotes a name without need but a writer that quotes all
+                evidence.quoted.append(
+                    record.first_line
+                )  # nobody quotes a name without need but a writer that quotes all
             continue
-        _weigh_record(record, found, delimiter, len(header.fields), end)
-        found.enclosed = found.enclosed or any(record.quoted)
+        _weigh_record(record, evidence, delimiter, len(header.fields), end)
+        evidence.enclosed = evidence.enclosed or any(record.quoted)
         if record.problem is None and len(record.lines) == 1:
             for column, (value, quoted) in enumerate(zip(record.fields, record.quoted, strict=True)):
                 if quoted and _is_needless(value, delimiter):
@@ -293,9 +295,9 @@ def _weigh(sample: _Sample, delimiter: str) -> _Evidence:
                 elif value and not quoted:
                     unquoted[column] += 1
                     texts.update([] if is_number(value) else [column])
-    found.needless = sorted(line for column, line in needless.items() if unquoted[column])
-    found.unclear = sorted(line for column, line in needless.items() if not unquoted[column] and texts)
-    return found
+    evidence.needless = sorted(line for column, line in needless.items() if unquoted[column])
+    evidence.unclear = sorted(line for column, line in needless.items() if not unquoted[column] and texts)
+    return evidence
 
 
 def _needless(record: Record, delimiter: str) -> bool:
@@ -312,40 +314,40 @@ def _is_needless(value: str, delimiter: str) -> bool:
     return value.strip() == value != "" and not any(sign in value for sign in ('"', "\r", "\n", delimiter))
 
 
-def _weigh_record(record: Record, found: _Evidence, delimiter: str, width: int, end: str) -> None:
+def _weigh_record(record: Record, evidence: _Evidence, delimiter: str, width: int, end: str) -> None:
     if not any('"' in line for line in record.lines):
         return
     if record.problem is not None:
-        found.broken.append(record.first_line)
+        evidence.broken.append(record.first_line)
         return
     if record.bare:
-        found.bare.append(record.first_line)
+        evidence.bare.append(record.first_line)
     if not any(record.quoted) or len(record.fields) != width:
         return
     if len(record.lines) > 1:
         if record.unlike(end) or not _stands(record, delimiter, width):
-            found.quoted.append(record.first_line)
+            evidence.quoted.append(record.first_line)
     elif record.escaped or "\r" in body(record.lines[0]) or len(body(record.lines[0]).split(delimiter)) != width:
-        found.quoted.append(record.first_line)
+        evidence.quoted.append(record.first_line)
 
 
-def _quoted(found: _Evidence, delimiter: str, file: TextFile) -> bool:
+def _quoted(evidence: _Evidence, delimiter: str, file: TextFile) -> bool:
     """Whether the quotes of a file enclose fields."""
-    enclosed = found.quoted if delimiter == "\t" or found.quoted else [*found.needless, *found.unclear]
-    if enclosed and found.bare and (delimiter == "\t" or not found.quoted):
+    enclosed = evidence.quoted if delimiter == "\t" or evidence.quoted else [*evidence.needless, *evidence.unclear]
+    if enclosed and evidence.bare and (delimiter == "\t" or not evidence.quoted):
         raise DataError(
-            f"{file.path}: line {enclosed[0]} has quotes that enclose a field, line {found.bare[0]} one inside a field "
+            f"{file.path}: line {enclosed[0]} has quotes that enclose a field, line {evidence.bare[0]} one inside a field "
             f"without quotes, and no writer makes both; {_SETTINGS}"
         )
     if delimiter != "\t":
         return True
-    literal = [*found.broken, *found.bare, *found.needless]
-    if found.unclear and not found.quoted and not literal:
+    literal = [*evidence.broken, *evidence.bare, *evidence.needless]
+    if evidence.unclear and not evidence.quoted and not literal:
         raise DataError(
-            f"{file.path}, line {found.unclear[0]}: a field stands in quotes that nothing in it needs, others have none; "
+            f"{file.path}, line {evidence.unclear[0]}: a field stands in quotes that nothing in it needs, others have none; "
             f"{_SETTINGS}"
         )
-    if found.quoted or not literal:
+    if evidence.quoted or not literal:
         return True
     logger.info(
         "%s: quotes are read as part of the texts, since line %d would not have them so otherwise; `quoting: rfc4180` takes "

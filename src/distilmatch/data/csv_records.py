@@ -135,12 +135,12 @@ class _Reader:
         self, record: Record, further: list[tuple[str, bool]], text: str, at: int
     ) -> tuple[str | None, str, int]:
         """The value, None if it is not closed; the line in which it ends and the place after its closing quote."""
-        parts: list[str] = []
+        pieces: list[str] = []
         length = 0
         while True:
             end = text.find('"', at)
             if end < 0:
-                parts.append(text[at:])
+                pieces.append(text[at:])
                 length += len(text)
                 taken = self._next() if length < _LONGEST else None
                 if taken is None:
@@ -148,11 +148,11 @@ class _Reader:
                 further.append(taken)
                 text, at = taken[0], 0
             elif text.startswith('"', end + 1):
-                parts.append(text[at : end + 1])
+                pieces.append(text[at : end + 1])
                 at, record.escaped = end + 2, True
             else:
-                parts.append(text[at:end])
-                return "".join(parts), text, end + 1
+                pieces.append(text[at:end])
+                return "".join(pieces), text, end + 1
 
     def _plain_field(self, record: Record, text: str, at: int) -> tuple[str, int]:
         end = text.find(self._delimiter, at)

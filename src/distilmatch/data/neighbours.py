@@ -28,13 +28,13 @@ def nearest(queries: np.ndarray, corpus: np.ndarray, k: int, block: int = 1024) 
         index.add(np.ascontiguousarray(corpus, dtype=np.float32))
         return np.asarray(index.search(np.ascontiguousarray(queries, dtype=np.float32), k)[1], dtype=np.int64)
     table = torch.from_numpy(np.ascontiguousarray(corpus, dtype=np.float32))
-    found = [
+    positions = [
         (torch.from_numpy(np.asarray(queries[start : start + block], dtype=np.float32)) @ table.T)
         .topk(k)
         .indices.numpy()
         for start in range(0, len(queries), block)
     ]
-    return np.concatenate(found) if found else np.empty((0, k), dtype=np.int64)
+    return np.concatenate(positions) if positions else np.empty((0, k), dtype=np.int64)
 
 
 def neighbour_groups(vectors: np.ndarray, size: int, rng: np.random.Generator, reach: int = 64) -> list[np.ndarray]:

@@ -177,8 +177,8 @@ def _stem(path: Path) -> str:
 def _refuse_json_array(file: TextFile) -> None:
     if ".json" not in [ending.lower() for ending in file.path.suffixes[-2:]]:
         return
-    start = b"".join(file.head(1024).removeprefix(UTF8_MARK).split())
-    if start == b"[" or start.startswith((b"[{", b"[]")):
+    beginning = b"".join(file.head(1024).removeprefix(UTF8_MARK).split())
+    if beginning == b"[" or beginning.startswith((b"[{", b"[]")):
         raise DataError(
             f"{file.path} is one JSON array; write one object a line (jq -c '.[]' {file.path.name} > rows.jsonl)"
         )
@@ -198,12 +198,12 @@ def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str | None, str]:
     twice: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
+        fields = dict(pairs)
         # Objects inside come first: what the last call leaves here is said of the row itself.
         twice[:] = (
-            [] if len(found) == len(pairs) else sorted({k for k, _ in pairs if [p[0] for p in pairs].count(k) > 1})
+            [] if len(fields) == len(pairs) else sorted({k for k, _ in pairs if [p[0] for p in pairs].count(k) > 1})
         )
-        return found
+        return fields
 
     try:
         values = json.loads(line.decode("utf-8"), object_pairs_hook=unique)

@@ -118,6 +118,7 @@ def save_table(table: TupleTable, path: str | Path) -> None:
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            # Whole files under other names first: killed here, the table that was there stays.
             for name, write in written.items():
                 handle, temporaries[name] = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
                 os.close(handle)
@@ -216,12 +217,12 @@ def _columns(manifest: dict[str, Any], most: int) -> list[str]:
     sides, present, labels = manifest["side_names"], manifest["columns"], manifest["teacher_labels"]
     if not (isinstance(sides, list) and sides and all(isinstance(name, str) for name in sides)):
         raise TypeError(f"side_names are {sides!r}")
-    found = [f"side_{side}" for side in range(len(sides))]
+    columns = [f"side_{side}" for side in range(len(sides))]
     if "gold" in present:
-        found.append("gold")
-    found += [f"teacher_{label}" for label in range(min(labels, most) if "teacher" in present else 0)]
-    found += [name for name in ("queries", "blocks") if name in present]
-    return found + [f"id_{side}" for side in range(len(sides)) if "ids" in present]
+        columns.append("gold")
+    columns += [f"teacher_{label}" for label in range(min(labels, most) if "teacher" in present else 0)]
+    columns += [name for name in ("queries", "blocks") if name in present]
+    return columns + [f"id_{side}" for side in range(len(sides)) if "ids" in present]
 
 
 def _table(manifest: dict[str, Any], texts: Sequence[str], stored: pa.Table) -> TupleTable:

@@ -73,10 +73,10 @@ def iter_rows(
     return good_rows(opened, columns, first, rows, config, task)
 
 
-def _settings(given: Any, kind: type[Config], name: str) -> Config | None:
-    if given is None or isinstance(given, kind):
-        return given
-    raise ConfigError(f"`{name}`: a {kind.__name__} is wanted, not a {type(given).__name__} ({given!r:.80})")
+def _settings(settings: Any, kind: type[Config], name: str) -> Config | None:
+    if settings is None or isinstance(settings, kind):
+        return settings
+    raise ConfigError(f"`{name}`: a {kind.__name__} is wanted, not a {type(settings).__name__} ({settings!r:.80})")
 
 
 def check_table(source: TableSource, config: TableConfig | None = None, task: TaskConfig | None = None) -> int:

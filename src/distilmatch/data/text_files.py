@@ -92,8 +92,8 @@ def open_text_file(path: Path) -> TextFile:
         raise DataError(f"{path} is empty; give a file with rows")
     zipped = path.suffix.lower() == ".gz" or _head(path, False, 2) == b"\x1f\x8b"
     head = _head(path, zipped, _HEAD)
-    for start, what in _PACKED.items():
-        if head.startswith(start):
+    for signature, what in _PACKED.items():
+        if head.startswith(signature):
             raise DataError(f"{path} is {what}")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path} is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")

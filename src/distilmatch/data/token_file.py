@@ -42,12 +42,12 @@ class MappedTokenIds(Sequence[np.ndarray]):
             chunks = mapped_column(Path(folder) / _FILE, _SCHEMA, checked).chunks
             expected = int(manifest["texts"])
             self._chunk = int(manifest["chunk"])
-            self._parts = [(part.values.to_numpy(), part.offsets.to_numpy()) for part in chunks]
+            self._parts = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
         except (OSError, KeyError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
             raise CacheError(f"the token ids in {folder} are damaged ({error}); delete the folder") from error
-        self._count = sum(len(part) for part in chunks)
-        even = all(len(part) == self._chunk for part in chunks[:-1]) and all(
-            len(part) <= self._chunk for part in chunks
+        self._count = sum(len(chunk) for chunk in chunks)
+        even = all(len(chunk) == self._chunk for chunk in chunks[:-1]) and all(
+            len(chunk) <= self._chunk for chunk in chunks
         )
         if self._count != expected or not even:
             raise CacheError(f"the token ids in {folder} are damaged: {self._count} texts, not {expected}; delete it")
@@ -87,7 +87,7 @@ def write_token_ids(tokenise: Tokenise, texts: Sequence[str], folder: str | Path
         with pa.OSFile(str(folder / _FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for start in range(0, len(texts), _CHUNK):
                 ids = tokenise([texts[i] for i in range(start, min(start + _CHUNK, len(texts)))])
-                column = pa.array([np.asarray(one, dtype=np.int32) for one in ids], pa.large_list(pa.int32()))
+                column = pa.array([np.asarray(text_ids, dtype=np.int32) for text_ids in ids], pa.large_list(pa.int32()))
                 writer.write_batch(pa.record_batch([column], schema=_SCHEMA))
     write_manifest(folder, FORMAT, FORMAT_VERSION, checked=[_FILE], key=key, texts=len(texts), chunk=_CHUNK)
     return MappedTokenIds(folder)

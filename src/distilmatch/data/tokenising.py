@@ -52,42 +52,35 @@ def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> TokenIds
         ModelError: a text that the tokenizer gives no token, or cannot read; its position and beginning are named.
     """
     tokenizer = frozen_tokenizer(tokenizer, max_length)
-    parts, lengths = [np.empty(0, dtype=np.int32)], []
+    flat_ids, lengths = [np.empty(0, dtype=np.int32)], []
     for start in range(0, len(texts), _CHUNK):
-        part = [texts[i] for i in range(start, min(start + _CHUNK, len(texts)))]
+        chunk = [texts[i] for i in range(start, min(start + _CHUNK, len(texts)))]
         try:
             encoded = tokenizer(
-                part, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
+                chunk, truncation=True, max_length=max_length, padding=False, return_attention_mask=False
             )
         except (TypeError, UnicodeError):
-            bad = next((i for i, text in enumerate(part) if not _is_unicode(text)), None)
+            bad = next((i for i, text in enumerate(chunk) if not _is_unicode(text)), None)
             if bad is None:
                 raise
             raise ModelError(
-                f"text {start + bad} holds half of a surrogate pair, which is no character: {part[bad][:80]!r}; decode it "
+                f"text {start + bad} holds half of a surrogate pair, which is no character: {chunk[bad][:80]!r}; decode it "
                 "again with errors='replace'"
             ) from None
-        own = [len(ids) for ids in encoded["input_ids"]]
-        if 0 in own:
+        chunk_lengths = [len(ids) for ids in encoded["input_ids"]]
+        if 0 in chunk_lengths:
+            empty = chunk_lengths.index(0)
             raise ModelError(
-                f"text {start + own.index(0)} has no token: {part[own.index(0)][:80]!r}; this tokenizer puts no special tokens "
+                f"text {start + empty} has no token: {chunk[empty][:80]!r}; this tokenizer puts no special tokens "
                 "around a text, so that one without any word cannot be read: leave it out"
             )
-        lengths += own
-        parts.append(np.array([token for ids in encoded["input_ids"] for token in ids], dtype=np.int32))
-    return TokenIds(np.concatenate(parts), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+        lengths += chunk_lengths
+        flat_ids.append(np.array([token for ids in encoded["input_ids"] for token in ids], dtype=np.int32))
+    return TokenIds(np.concatenate(flat_ids), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def pad_id(tokenizer: Any) -> int:
-    """The token that fills a batch; any will do where a tokenizer has none for it, because the mask hides it."""
-    for number in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if number is not None:
-            return int(number)
-    return 0
 
 
 def pad_batch(ids: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> dict[str, torch.Tensor]:

@@ -114,12 +114,13 @@ def write_demo_catalogue(
     told: dict[str, str] = {}
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in sizes}
     for split, pairs in sizes.items():
+        # A set of wishes belongs to one split, so that no split repeats what another asks for in other words.
         finder = _Finder(split, pools[split], _Splitter(seed, sizes), draw)
         for _ in range(-(-pairs // PAIRS_PER_QUERY)):
-            wishes, text, found = _new_query(finder, draw, told, simple)
+            wishes, text, candidates = _new_query(finder, draw, told, simple)
             query_id = f"Q{len(told) + 1:06d}"
             told[text] = query_id
-            rows[split] += _pairs(query_id, text, wishes, found, graded)
+            rows[split] += _pairs(query_id, text, wishes, candidates, graded)
         draw.shuffle(rows[split])
     for split in sizes:
         _write_lines(folder / f"{split}.jsonl", rows[split])
@@ -134,9 +135,9 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]] | Iterator[dict[str,
 
 
 def _pairs(
-    query_id: str, text: str, wishes: tuple[_Wish, ...], found: list[_Product], graded: bool
+    query_id: str, text: str, wishes: tuple[_Wish, ...], candidates: list[_Product], graded: bool
 ) -> Iterator[dict[str, Any]]:
-    for product in found:
+    for product in candidates:
         failed = [wish.attribute for wish in wishes if not wish.met(product)]
         row = {
             "query": text,
@@ -227,13 +228,13 @@ def _aside(category: Category, values: dict[str, Any], draw: random.Random) -> s
 
 def _share_out(catalogue: list[_Product], draw: random.Random) -> dict[str, list[_Product]]:
     shuffled = draw.sample(catalogue, len(catalogue))
-    own: dict[str, list[_Product]] = {}
+    pools: dict[str, list[_Product]] = {}
     start = 0
     for split, share in _SPLIT_SHARE.items():
         end = start + round(share * len(shuffled))
-        own[split] = shuffled[start:end]
+        pools[split] = shuffled[start:end]
         start = end
-    return {split: own[split] + shuffled[start:] for split in own}
+    return {split: pools[split] + shuffled[start:] for split in pools}
 
 
 # --- queries -------------------------------------------------------------------------------------------------------
@@ -286,8 +287,8 @@ class _Finder:
             near[:misses],
             _distinct(far)[: PAIRS_PER_QUERY - MATCHES - misses],
         )
-        found = [product for part in chosen for product in part]
-        return found if len(found) == PAIRS_PER_QUERY else None
+        candidates = [product for group in chosen for product in group]
+        return candidates if len(candidates) == PAIRS_PER_QUERY else None
 
 
 def _distinct(products: list[_Product]) -> list[_Product]:
@@ -299,12 +300,12 @@ def _new_query(
 ) -> tuple[tuple[_Wish, ...], str, list[_Product]]:
     for _ in range(_ATTEMPTS):
         wishes = _wishes(draw.choice(finder.pool), draw, simple)
-        found = finder.find(wishes)
-        if found is None:
+        candidates = finder.find(wishes)
+        if candidates is None:
             continue
         text = _query_text(wishes, draw, simple)
         if text not in told:
-            return wishes, text, found
+            return wishes, text, candidates
     raise ConfigError(
         f"the demo catalogue runs out of new queries after {len(told)}; ask for fewer pairs, or for more products"
     )

@@ -5,37 +5,14 @@ Shape legend: n texts of the first side; m of the second; p tuples; s sides.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from distilmatch.arguments import real_number, whole_number
 from distilmatch.errors import ConfigError, ModelError
-
-
-def whole_number(name: str, value: Any) -> int:
-    """`value`, a whole number of 1 or more: Python's or NumPy's.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or int(value) < 1:
-        raise ConfigError(f"`{name}` is {value!r}; give a whole number of 1 or more")
-    return int(value)
-
-
-def real_number(name: str, value: Any) -> float:
-    """`value` as a float; infinite ones are numbers here.
-
-    Raises:
-        ConfigError: it is none, or NaN.
-    """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or math.isnan(value):
-        raise ConfigError(f"`{name}` is {value!r}; give a number")
-    return float(value)
 
 
 def how_many(
@@ -50,13 +27,13 @@ def how_many(
         raise ConfigError("say either `top_k` or `threshold`")
     if top_k is None and reverse_top_k is not None:
         raise ConfigError("`reverse_top_k` goes with `top_k`; a threshold keeps a pair once for both")
-    found: list[int | None] = []
+    counts: list[int | None] = []
     for name, k, most in (("top_k", top_k, right), ("reverse_top_k", reverse_top_k, left)):
         number = None if k is None else whole_number(name, k)
         if number is not None and number > most:
             raise ConfigError(f"`{name}` is {number}, there are {most} texts to choose from")
-        found.append(number)
-    return found[0], None if threshold is None else real_number("threshold", threshold), found[1]
+        counts.append(number)
+    return counts[0], None if threshold is None else real_number("threshold", threshold), counts[1]
 
 
 def row_numbers(rows: Any, sizes: Sequence[int]) -> np.ndarray:

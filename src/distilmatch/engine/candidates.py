@@ -96,11 +96,11 @@ class CandidateIndex:
         k = min(k, len(self.vectors))
         if self.index is None:
             return nearest(queries, self.vectors, k)
-        found = np.array(self.index.search(queries, k)[1], dtype=np.int64)
-        short = np.flatnonzero((found < 0).any(axis=1))
+        rows = np.array(self.index.search(queries, k)[1], dtype=np.int64)
+        short = np.flatnonzero((rows < 0).any(axis=1))
         if len(short):
-            found[short] = nearest(queries[short], self.vectors, k)
-        return found
+            rows[short] = nearest(queries[short], self.vectors, k)
+        return rows
 
 
 def _finite_vectors(vectors: np.ndarray) -> np.ndarray:

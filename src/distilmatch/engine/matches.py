@@ -1,6 +1,6 @@
 """What a scorer finds: the best of each text, and pairs above a threshold.
 
-Shape legend: n texts of a side; k best.
+Shape legend: n texts of a side; k best; q pairs above a threshold.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Matches:
     """Pairs above a threshold, by left row, then right row.
 
     Attributes:
-        rows: (found, 2) int64.
-        scores: (found,) fp32, as `Ranking.shown` gives them.
-        ranked: (found,) fp32, what was compared with the threshold: of probabilities their log-odds, else the scores.
+        rows: (q, 2) int64.
+        scores: (q,) fp32, as `Ranking.shown` gives them.
+        ranked: (q,) fp32, what was compared with the threshold: of probabilities their log-odds, else the scores.
     """
 
     rows: np.ndarray
@@ -41,11 +41,11 @@ class Matches:
     ranked: np.ndarray
 
 
-def recall(found: BestMatches, exact: BestMatches) -> float:
+def recall(candidates: BestMatches, exact: BestMatches) -> float:
     """Mean share of the exact best rows that were found; of the exact list's length."""
     shares = [
-        np.isin(true[true >= 0], some).mean()
-        for some, true in zip(found.rows, exact.rows, strict=True)
-        if (true >= 0).any()
+        np.isin(exact_rows[exact_rows >= 0], rows).mean()
+        for rows, exact_rows in zip(candidates.rows, exact.rows, strict=True)
+        if (exact_rows >= 0).any()
     ]
     return float(np.mean(shares))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
+from distilmatch.arguments import real_number, whole_number
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.arguments import real_number, whole_number
 from distilmatch.engine.ranking import RankBy, Ranking
 from distilmatch.errors import ConfigError, did_you_mean
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from distilmatch.arguments import real_number
 from distilmatch.config.tables import TaskConfig
-from distilmatch.engine.arguments import real_number
 from distilmatch.errors import ConfigError, did_you_mean
 
 RankBy = Literal["logit", "probability", "expectation"]
@@ -138,6 +138,20 @@ def _of_best_groups(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.T
     groups = _LOW_BITS - (keys.topk(k, dim=1).values & _LOW_BITS)  # (n, k)
     columns = groups[:, :, None] * size + torch.arange(size, device=scores.device)
     return grouped.gather(1, groups[:, :, None].expand(-1, -1, size)).flatten(1), columns.flatten(1)
+
+
+def best_first(ranked: np.ndarray, rows: np.ndarray, lists: np.ndarray | None = None) -> np.ndarray:
+    """The order of matches, best first: of equal scores the lower row. The compiled kernels have it in `native/ranking.h`.
+
+    Args:
+        ranked: (..., k) scores, or (q,) of several lists one after another.
+        rows: of the same shape, what is matched: row numbers of texts or items.
+        lists: (q,) the list of each; None where each row of `ranked` is a list.
+
+    Returns:
+        Indices along the last axis.
+    """
+    return np.lexsort((rows, -ranked) if lists is None else (rows, -ranked, lists))
 
 
 class BestRows:

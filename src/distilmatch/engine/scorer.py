@@ -15,8 +15,9 @@ import psutil
 import torch
 from tqdm.auto import tqdm
 
+from distilmatch.arguments import real_number, whole_number
 from distilmatch.concurrency import own_view
-from distilmatch.engine.arguments import how_many, real_number, row_numbers, whole_number
+from distilmatch.engine.arguments import how_many, row_numbers
 from distilmatch.engine.candidates import CandidateIndex, pooled_vectors
 from distilmatch.engine.finite import NotFinite, check_logits
 from distilmatch.engine.forking import tell_forked, watch_forks
@@ -24,7 +25,7 @@ from distilmatch.engine.kernels.choice import KernelName, kernel_for
 from distilmatch.engine.kernels.native import head_weights
 from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.question import IndexKind, Question
-from distilmatch.engine.ranking import RankBy, Ranking
+from distilmatch.engine.ranking import RankBy, Ranking, best_first
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import Representations, row_source
 from distilmatch.errors import ConfigError, ModelError
@@ -170,11 +171,11 @@ class Scorer:
         if question.num_candidates is not None:
             return self._nearest_best(left, right, question, question.index, None, show_progress_bar)
         ranking = question.ranking(self.model.task)
-        one, other = self._sides((left, right))
-        how_many(question.top_k, None, None, len(one), len(other))
-        of_left = self.kernel.best_rows(len(one), question.top_k)
-        self._scan(one, other, partial(self._keep_best, ranking, of_left, None), show_progress_bar)
-        return _best_matches(of_left, ranking, one)
+        left_side, right_side = self._sides((left, right))
+        how_many(question.top_k, None, None, len(left_side), len(right_side))
+        of_left = self.kernel.best_rows(len(left_side), question.top_k)
+        self._scan(left_side, right_side, partial(self._keep_best, ranking, of_left, None), show_progress_bar)
+        return _best_matches(of_left, ranking, left_side)
 
     def best_of_both(
         self,
@@ -201,13 +202,13 @@ class Scorer:
         if question.top_k is None or not question.reverse:
             raise ConfigError("best_of_both answers a question of top_k in both directions; see best and above")
         ranking = question.ranking(self.model.task)
-        one, other = self._sides((left, right))
+        left_side, right_side = self._sides((left, right))
         wanted = question.top_k if reverse_top_k is None else reverse_top_k
-        k, _, reverse_k = how_many(question.top_k, None, wanted, len(one), len(other))
+        k, _, reverse_k = how_many(question.top_k, None, wanted, len(left_side), len(right_side))
         assert k is not None and reverse_k is not None
-        of_left, of_right = self.kernel.best_rows(len(one), k), self.kernel.best_rows(len(other), reverse_k)
-        self._scan(one, other, partial(self._keep_best, ranking, of_left, of_right), show_progress_bar)
-        return _best_matches(of_left, ranking, one), _best_matches(of_right, ranking, other)
+        of_left, of_right = self.kernel.best_rows(len(left_side), k), self.kernel.best_rows(len(right_side), reverse_k)
+        self._scan(left_side, right_side, partial(self._keep_best, ranking, of_left, of_right), show_progress_bar)
+        return _best_matches(of_left, ranking, left_side), _best_matches(of_right, ranking, right_side)
 
     def above(
         self,
@@ -234,14 +235,14 @@ class Scorer:
         else:
             ranking = Ranking.of(self.model.task, by, label, values)
             limit = ranking.limit(real_number("threshold", threshold))
-        one, other = self._sides((left, right))
-        found: list[tuple[np.ndarray, np.ndarray]] = []
+        left_side, right_side = self._sides((left, right))
+        blocks: list[tuple[np.ndarray, np.ndarray]] = []
 
-        def keep(texts: Any, some: Any, offsets: tuple[int, int]) -> None:
-            found.append(self.kernel.above(texts, some, ranking, limit, offsets))
+        def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
+            blocks.append(self.kernel.above(lefts, rights, ranking, limit, offsets))
 
-        self._scan(one, other, keep, show_progress_bar)
-        return _sorted_matches(found, ranking)
+        self._scan(left_side, right_side, keep, show_progress_bar)
+        return _sorted_matches(blocks, ranking)
 
     def rank(
         self,
@@ -276,42 +277,42 @@ class Scorer:
             FutureWarning,
             stacklevel=2,
         )
-        one, other = self._sides((left, right))
-        how_many(top_k, threshold, reverse_top_k, len(one), len(other))
+        left_side, right_side = self._sides((left, right))
+        how_many(top_k, threshold, reverse_top_k, len(left_side), len(right_side))
         asked: dict[str, Any] = {
             "by": by, "label": label, "values": values, "show_progress_bar": show_progress_bar
         }  # fmt: skip
         if threshold is not None:
-            return self.above(one, other, threshold, **asked)
+            return self.above(left_side, right_side, threshold, **asked)
         assert top_k is not None
         if reverse_top_k is not None:
-            return self.best_of_both(one, other, top_k, reverse_top_k, **asked)
-        return self.best(one, other, top_k, **asked)
+            return self.best_of_both(left_side, right_side, top_k, reverse_top_k, **asked)
+        return self.best(left_side, right_side, top_k, **asked)
 
     def _keep_best(
-        self, ranking: Ranking, of_left: Any, of_right: Any, texts: Any, some: Any, offsets: tuple[int, int]
+        self, ranking: Ranking, of_left: Any, of_right: Any, lefts: Any, rights: Any, offsets: tuple[int, int]
     ) -> None:
-        self.kernel.top_k(texts, some, ranking, of_left, of_right, offsets)
+        self.kernel.top_k(lefts, rights, ranking, of_left, of_right, offsets)
 
     def _scan(
         self,
-        one: LoadedSide,
-        other: LoadedSide,
+        left: LoadedSide,
+        right: LoadedSide,
         keep: Callable[[Any, Any, tuple[int, int]], None],
         show_progress_bar: bool | None,
     ) -> None:
-        """All of `one` against all of `other` in blocks, each of which `keep` sees with its first row and column."""
-        rows, columns = self._blocks(one, other)
-        pairs = len(one) * len(other)
+        """All of `left` against all of `right` in blocks, each of which `keep` sees with its first row and column."""
+        rows, columns = self._blocks(left, right)
+        pairs = len(left) * len(right)
         quiet = _quiet(show_progress_bar, pairs)
         with tqdm(total=pairs, desc="All pairs", unit="pair", unit_scale=True, disable=quiet) as bar:
-            for first_column, some in other.blocks(columns):
-                for first_row, texts in one.blocks(rows):
+            for first_column, rights in right.blocks(columns):
+                for first_row, lefts in left.blocks(rows):
                     try:
-                        keep(texts, some, (first_row, first_column))
+                        keep(lefts, rights, (first_row, first_column))
                     except NotFinite as error:
-                        raise error.of(_pair_shown(one, other, error.rows)) from None
-                    bar.update(len(texts) * len(some))
+                        raise error.of(_pair_shown(left, right, error.rows)) from None
+                    bar.update(len(lefts) * len(rights))
 
     def candidates(
         self,
@@ -354,53 +355,54 @@ class Scorer:
     ) -> BestMatches:
         assert question.top_k is not None and question.num_candidates is not None
         ranking = question.ranking(self.model.task)
-        one, other = self._sides((left, right))
-        how_many(question.top_k, None, None, len(one), len(other))
+        left_side, right_side = self._sides((left, right))
+        how_many(question.top_k, None, None, len(left_side), len(right_side))
         if not isinstance(index, CandidateIndex):
             index = self.index_of(right, index)
-        pooled = pooled_vectors(self.model, one.read(np.arange(1)))
-        index.check(len(other), len(one), vectors, pooled.shape[1])
-        best = np.empty((len(one), question.top_k), dtype=np.float32)
-        rows = np.empty((len(one), question.top_k), dtype=np.int64)
+        pooled = pooled_vectors(self.model, left_side.read(np.arange(1)))
+        index.check(len(right_side), len(left_side), vectors, pooled.shape[1])
+        best = np.empty((len(left_side), question.top_k), dtype=np.float32)
+        rows = np.empty((len(left_side), question.top_k), dtype=np.int64)
         step = max(1, _PAIRS_A_STEP // question.num_candidates)
-        quiet = _quiet(show_progress_bar, len(one) * question.num_candidates)
-        for start in tqdm(range(0, len(one), step), desc="Candidates", unit="block", disable=quiet):
-            asking = np.arange(start, min(start + step, len(one)))
-            queries = pooled_vectors(self.model, one.read(asking)) if vectors is None else vectors[asking]
+        quiet = _quiet(show_progress_bar, len(left_side) * question.num_candidates)
+        for start in tqdm(range(0, len(left_side), step), desc="Candidates", unit="block", disable=quiet):
+            asking = np.arange(start, min(start + step, len(left_side)))
+            queries = pooled_vectors(self.model, left_side.read(asking)) if vectors is None else vectors[asking]
             near = index.nearest(queries, question.num_candidates)
             pairs = np.stack([np.repeat(asking, near.shape[1]), near.ravel()], axis=1)
-            logits = self._score(pairs, [one, other], None)
+            logits = self._score(pairs, [left_side, right_side], None)
             ranked = ranking(torch.from_numpy(logits)).numpy().reshape(near.shape)
-            order = np.lexsort((near, -ranked))[:, : question.top_k]
+            order = best_first(ranked, near)[:, : question.top_k]  # an index gives them by similarity
             best[asking] = np.take_along_axis(ranked, order, 1)
             rows[asking] = np.take_along_axis(near, order, 1)
         return BestMatches(scores=ranking.shown(best), rows=rows, ranked=best)
 
     def index_of(self, texts: Representations | LoadedSide, kind: IndexKind = "hnsw", side: int = 1) -> CandidateIndex:
         """An index of the pooled vectors of texts of a side."""
-        given = self.load(texts, side)
-        blocks = range(0, len(given), _FEWEST_TEXTS)
-        ends = (np.arange(start, min(start + _FEWEST_TEXTS, len(given))) for start in blocks)
-        return CandidateIndex(np.concatenate([pooled_vectors(self.model, given.read(rows)) for rows in ends]), kind)
+        loaded = self.load(texts, side)
+        starts = range(0, len(loaded), _FEWEST_TEXTS)
+        blocks = (np.arange(start, min(start + _FEWEST_TEXTS, len(loaded))) for start in starts)
+        return CandidateIndex(np.concatenate([pooled_vectors(self.model, loaded.read(rows)) for rows in blocks]), kind)
 
     def _score(self, rows: np.ndarray, prepared: Sequence[LoadedSide], show_progress_bar: bool | None) -> np.ndarray:
         logits = np.empty((len(rows), self.model.task.num_labels), dtype=np.float32)
         whole = [self._fold_whole(side, len(rows)) for side in prepared]
         with tqdm(total=len(rows), desc="Score", unit="pair", disable=_quiet(show_progress_bar, len(rows))) as bar:
             for start in range(0, len(rows), self._step(prepared, whole)):
-                part = rows[start : start + self._step(prepared, whole)].copy()
+                block = rows[start : start + self._step(prepared, whole)].copy()
                 texts = []
                 for j, side in enumerate(prepared):
                     if whole[j]:
                         texts.append(side.whole)
                     else:
-                        distinct, part[:, j] = np.unique(part[:, j], return_inverse=True)
+                        # A text of several tuples is read and folded once a block.
+                        distinct, block[:, j] = np.unique(block[:, j], return_inverse=True)
                         texts.append(side.take(distinct))
-                some = slice(start, start + len(part))
-                logits[some] = self.kernel.pairs(texts, part)
-                shown = [side.source.numbers(rows[some, j]) for j, side in enumerate(prepared)]
-                check_logits(logits[some], np.stack(shown, axis=1), start)
-                bar.update(len(part))
+                places = slice(start, start + len(block))
+                logits[places] = self.kernel.pairs(texts, block)
+                shown = [side.source.numbers(rows[places, j]) for j, side in enumerate(prepared)]
+                check_logits(logits[places], np.stack(shown, axis=1), start)
+                bar.update(len(block))
         return logits
 
     def _fold_whole(self, side: LoadedSide, uses: int) -> bool:
@@ -417,7 +419,9 @@ class Scorer:
         return [self.load(side, j) for j, side in enumerate(sides)]
 
     def _step(self, sides: Sequence[LoadedSide], whole: Sequence[bool]) -> int:
-        room = [self.memory_bytes // len(sides) // side.bytes_per_text for side, one in zip(sides, whole) if not one]
+        room = [
+            self.memory_bytes // len(sides) // side.bytes_per_text for side, folded in zip(sides, whole) if not folded
+        ]
         return max(_FEWEST_TEXTS, min([_PAIRS_A_STEP, *room]))
 
     def _blocks(self, left: LoadedSide, right: LoadedSide) -> tuple[int, int]:
@@ -444,14 +448,14 @@ def _best_matches(best: Any, ranking: Ranking, side: LoadedSide) -> BestMatches:
 
 
 def _pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str:
-    one, other = left.number(rows[0]), right.number(rows[1])
-    return f"{left.shown}, row {one} with {right.shown}, row {other}"
+    left_row, right_row = left.number(rows[0]), right.number(rows[1])
+    return f"{left.shown}, row {left_row} with {right.shown}, row {right_row}"
 
 
-def _sorted_matches(found: Sequence[tuple[np.ndarray, np.ndarray]], ranking: Ranking) -> Matches:
-    rows = np.concatenate([rows for rows, _ in found])
+def _sorted_matches(blocks: Sequence[tuple[np.ndarray, np.ndarray]], ranking: Ranking) -> Matches:
+    rows = np.concatenate([rows for rows, _ in blocks])
     order = np.lexsort((rows[:, 1], rows[:, 0]))
-    ranked = np.concatenate([ranked for _, ranked in found])[order]
+    ranked = np.concatenate([ranked for _, ranked in blocks])[order]
     return Matches(rows=rows[order], scores=ranking.shown(ranked), ranked=ranked)
 
 

@@ -64,17 +64,17 @@ class LoadedSide:
 
     def part(self, start: int, stop: int) -> LoadedSide:
         """The texts from `start` to `stop`, to be folded on their own."""
-        part = copy.copy(self)
-        part._folding, part._whole = threading.Lock(), None
-        part.source = Subset(self.source, range(start, min(stop, len(self))))
-        return part
+        subset = copy.copy(self)
+        subset._folding, subset._whole = threading.Lock(), None
+        subset.source = Subset(self.source, range(start, min(stop, len(self))))
+        return subset
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of a folded text, by a few that are folded."""
         if self._kept_bytes is None:
-            some = self.take(np.arange(min(len(self), _MEASURED_TEXTS)))
-            self._kept_bytes = max(1, some.nbytes // len(some))
+            sample = self.take(np.arange(min(len(self), _MEASURED_TEXTS)))
+            self._kept_bytes = max(1, sample.nbytes // len(sample))
         return self._kept_bytes
 
     @property

@@ -163,19 +163,19 @@ class Subset:
 Representations = TokenRepresentations | RepresentationFolder | RowSource
 
 
-def row_source(given: Representations, side_name: str) -> RowSource:
-    """What was given, as a source.
+def row_source(texts: Representations, side_name: str) -> RowSource:
+    """Texts as a user gives them, as a source.
 
     Raises:
         ModelError: it is none.
     """
-    if isinstance(given, TokenRepresentations):
-        return MemoryRows(given)
-    if isinstance(given, RepresentationFolder):
-        return FolderRows(given)
-    if isinstance(given, RowSource):
-        return given
+    if isinstance(texts, TokenRepresentations):
+        return MemoryRows(texts)
+    if isinstance(texts, RepresentationFolder):
+        return FolderRows(texts)
+    if isinstance(texts, RowSource):
+        return texts
     raise ModelError(
-        f"the {side_name} side is a {type(given).__name__}: give what encode(texts, side) returns, or "
+        f"the {side_name} side is a {type(texts).__name__}: give what encode(texts, side) returns, or "
         "RepresentationFolder.open(folder)"
     )

@@ -27,9 +27,9 @@ def median_seconds(work: Callable[[], object], *, seconds: float = _SECONDS, fir
     if first is not None and first >= seconds:
         return first
     while len(times) < 3 or sum(times) < seconds:
-        start = time.perf_counter()
+        started = time.perf_counter()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - started)
     return float(np.median(times))
 
 

@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
+from distilmatch.arguments import one_of, whole_number
+from distilmatch.config.base import NumberFormat
 from distilmatch.config.tables import OnBadRows, Quoting, TableConfig
 from distilmatch.data.column_rows import iter_columns, rereadable, text_column_of
 from distilmatch.data.columns import Columns
@@ -19,10 +21,10 @@ from distilmatch.data.values import shown
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
-from distilmatch.jobs.outputs import one_of, output_place, whole_number
+from distilmatch.jobs.outputs import output_place
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, use_bf16
-from distilmatch.store.codec import STORED_DTYPES, StoredDtype
+from distilmatch.store.codec import StoredDtype, stored_dtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.store.layout import MOST_SHARD_ROWS
 from distilmatch.types import TableRow
@@ -39,7 +41,7 @@ def encode_table(
     side: int | str,
     text_column: str | None = None,
     id_column: str | None = None,
-    dtype: StoredDtype = "float32",
+    dtype: StoredDtype | NumberFormat = "fp32",
     shard_rows: int = 65536,
     batch_size: int = 64,
     precision: Precision = "fp32",
@@ -64,8 +66,8 @@ def encode_table(
         side: number or name of the model's side.
         text_column: by default "text", or the only column that is not the id.
         id_column: ids of the texts; an id may stand on several rows of one text, and a text may have several ids.
-        dtype: how the representations are stored; half precision takes half the space and rounds to it, int8 a little
-            more than a quarter, in 127 steps to either side of zero (`store.codec`).
+        dtype: how the representations are stored; "fp16" and "bf16" (or "float16", "bfloat16") take half the space and
+            round, "int8" takes a little more than a quarter, in 127 steps to either side of zero (`store.codec`).
         shard_rows: texts a file, the step in which a killed job goes on; one shard is held in memory.
         batch_size: texts a forward pass.
         precision: of the encoder.
@@ -101,7 +103,7 @@ def encode_table(
         side_name=model.student.side_names[index],
         kept_tokens=model.student.kept_tokens[index],
         width=model.student.vector_width,
-        dtype=dtype,
+        dtype=stored_dtype("dtype", dtype),
         shard_rows=shard_rows,
         texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}{read_as}, {used}",
     )
@@ -126,7 +128,7 @@ def check_encode(
     output: str | Path,
     model: str | Path | None = None,
     *,
-    dtype: str = "float32",
+    dtype: str = "fp32",
     shard_rows: int = 65536,
     batch_size: int = 64,
     precision: str = "fp32",
@@ -143,7 +145,7 @@ def check_encode(
     if place.is_file():
         raise ConfigError(f"the output is {place}, a file: name a folder for the representations")
     check_outputs({"the output": place}, {"the table": source, "the model": model})
-    one_of("dtype", dtype, STORED_DTYPES)
+    stored_dtype("dtype", dtype)
     one_of("precision", precision, get_args(Precision))
     whole_number("batch_size", batch_size)
     whole_number("shard_rows", shard_rows, most=MOST_SHARD_ROWS)

@@ -40,13 +40,13 @@ def folder_texts(
     opened = opened_folder(folder)
     config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
     column = text_column_of(source, config, text_column, id_column)
-    found: list[str | None] = [None] * len(opened)
+    text_of_row: list[str | None] = [None] * len(opened)
     for batch in in_batches(iter_columns(source, Columns(texts=(column,)), config), _BATCH):
         texts = [row.texts[0] for row in batch]
         for row, text in zip(opened.row_of_text(texts).tolist(), texts, strict=True):
             if row >= 0:
-                found[row] = text
-    missing = [row for row, text in enumerate(found) if text is None]
+                text_of_row[row] = text
+    missing = [row for row, text in enumerate(text_of_row) if text is None]
     if missing:
         named = f"{source} lacks" if isinstance(source, str | Path) else "the rows given lack"
         names = [opened.ids[row] or f"row {row}" for row in missing[:3]]
@@ -54,7 +54,7 @@ def folder_texts(
             f"{named} {len(missing):,} of the {len(opened):,} texts of {opened.path} (such as {', '.join(names)}): "
             "give the table that they were encoded from, with its text column"
         )
-    return [text for text in found if text is not None]
+    return [text for text in text_of_row if text is not None]
 
 
 def check_texts(texts: Any, folder: RepresentationFolder, name: str) -> list[str]:
@@ -63,14 +63,14 @@ def check_texts(texts: Any, folder: RepresentationFolder, name: str) -> list[str
     Raises:
         DataError: another number of texts, or a text that is not the folder's in this row.
     """
-    given = text_list(texts, name)
-    if len(given) != len(folder):
+    listed = text_list(texts, name)
+    if len(listed) != len(folder):
         raise DataError(
-            f"{name}: {len(given):,} texts for the {len(folder):,} of {folder.path}: one a row of the folder"
+            f"{name}: {len(listed):,} texts for the {len(folder):,} of {folder.path}: one a row of the folder"
         )
-    wrong = np.flatnonzero(folder.row_of_text(given) != np.arange(len(folder)))
+    wrong = np.flatnonzero(folder.row_of_text(listed) != np.arange(len(folder)))
     if len(wrong):
         raise DataError(
             f"{name}: item {wrong[0]} is not the text of row {wrong[0]} of {folder.path}; jobs.folder_texts gives them in order"
         )
-    return given
+    return listed

@@ -72,12 +72,12 @@ def distil_ladder(recipe: LadderRecipe, *, show_progress_bar: bool | None = None
         return report
     logger.info("ladder 3: representations and matches")
     folders = _encode(model, recipe, recipe.match, show_progress_bar)
-    found = _match(model, recipe, recipe.match, folders, show_progress_bar)
+    match_report = _match(model, recipe, recipe.match, folders, show_progress_bar)
     return LadderReport(
         embedding_student=report.embedding_student,
         pair_student=report.pair_student,
         matches=root / MATCHES,
-        report=found,
+        report=match_report,
     )
 
 
@@ -155,19 +155,19 @@ def _encode(
     return [
         encode_table(
             model,
-            one.source,
+            table.source,
             Path(recipe.output) / "representations" / name,
             side=side,
-            text_column=one.text_column,
-            id_column=one.id_column,
+            text_column=table.text_column,
+            id_column=table.id_column,
             dtype=match.dtype,
             precision="auto",
-            split=one.split,
-            delimiter=one.delimiter,
-            quoting=one.quoting,
+            split=table.split,
+            delimiter=table.delimiter,
+            quoting=table.quoting,
             show_progress_bar=show_progress_bar,
         )
-        for side, (name, one) in enumerate(zip(model.student.side_names, (match.left, match.right), strict=True))
+        for side, (name, table) in enumerate(zip(model.student.side_names, (match.left, match.right), strict=True))
     ]
 
 
@@ -184,18 +184,18 @@ def _match(
         left, right = (
             folder_vectors(
                 root / "embedding" / "student",
-                one.source,
+                table.source,
                 folder,
                 root / "vectors" / name,
-                text_column=one.text_column,
-                id_column=one.id_column,
-                split=one.split,
-                delimiter=one.delimiter,
-                quoting=one.quoting,
+                text_column=table.text_column,
+                id_column=table.id_column,
+                split=table.split,
+                delimiter=table.delimiter,
+                quoting=table.quoting,
                 device=recipe.device,
                 show_progress_bar=show_progress_bar,
             )
-            for name, one, folder in zip(model.student.side_names, (match.left, match.right), folders, strict=True)
+            for name, table, folder in zip(model.student.side_names, (match.left, match.right), folders, strict=True)
         )
         vectors = left, right
     return match_folders(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from distilmatch.arguments import whole_number
 from distilmatch.engine.candidates import CandidateIndex
 from distilmatch.engine.matches import BestMatches, Matches, recall
 from distilmatch.engine.question import Asked, Question, as_question
@@ -27,7 +28,7 @@ from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.folder_texts import check_texts
 from distilmatch.jobs.match_output import MatchedSide, MatchTables, ReverseMatches
-from distilmatch.jobs.outputs import job_of, output_file, whole_number
+from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 
@@ -131,6 +132,7 @@ def match_folders(
         reverse = None
         if reverse_place is not None and question.top_k is not None:
             reverse = ReverseMatches(writer, len(sides[1]), min(question.top_k, len(sides[0])), reverse_place, job)
+        # Both outputs must be this job's: where one was taken away since, both are made again.
         done = writer.finished_rows is not None and (reverse is None or job_of(reverse.path) == job.encode())
         run = _Run(scorer, sides, question, vectors, tables, reverse)
         if not done:
@@ -173,7 +175,7 @@ def _check_question(
     if vectors is not None:
         if question.num_candidates is None:
             raise ConfigError("vectors find candidates: say how many (num_candidates)")
-        held, texts = [len(part) for part in vectors], [len(folder) for folder in folders]
+        held, texts = [len(side_vectors) for side_vectors in vectors], [len(folder) for folder in folders]
         if held != texts:
             raise ConfigError(f"{held[0]:,} and {held[1]:,} vectors for {texts[0]:,} and {texts[1]:,} texts: one a row")
     student, task = scorer.model.student, scorer.model.task
@@ -204,8 +206,8 @@ def _facts(
         [*ranked, scorer.kernel.name],
     ]
     if vectors is not None:
-        parts = ((str(j), torch.from_numpy(part)) for j, part in enumerate(vectors))
-        facts.append([fingerprint_tensors(parts)])
+        tensors = ((str(j), torch.from_numpy(side_vectors)) for j, side_vectors in enumerate(vectors))
+        facts.append([fingerprint_tensors(tensors)])
     return facts
 
 
@@ -316,6 +318,6 @@ class _Run:
         left, right = self.sides
         count = max(1, min(len(left), 1000, _RECALL_PAIRS // len(right)))
         rows = np.sort(np.random.default_rng(0).permutation(len(left))[:count])
-        some = left.read(rows)
-        exact = self.scorer.best(some, right, self.question.replaced(num_candidates=None))
-        return recall(self._candidates(self.scorer.load(some, 0), rows), exact), count
+        sample = left.read(rows)
+        exact = self.scorer.best(sample, right, self.question.replaced(num_candidates=None))
+        return recall(self._candidates(self.scorer.load(sample, 0), rows), exact), count

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from distilmatch.engine.matches import BestMatches, Matches
-from distilmatch.engine.ranking import Ranking
+from distilmatch.engine.ranking import Ranking, best_first
 from distilmatch.errors import CacheError
 from distilmatch.files import move_into_place, writing
 from distilmatch.jobs.outputs import write_rows
@@ -131,20 +131,20 @@ class MatchTables:
             return None
         return [f"{self.left.name}_row", "rank" if self.top_k is not None else f"{self.right.name}_row"]
 
-    def of_block(self, found: BestMatches | Matches, first: int, count: int) -> Iterator[pa.Table]:
+    def of_block(self, matches: BestMatches | Matches, first: int, count: int) -> Iterator[pa.Table]:
         """The rows of `count` left texts from row `first` on, left items in order as far as `order` says nothing else."""
-        if isinstance(found, BestMatches):
-            step = max(1, _FOUND_A_TURN // found.rows.shape[1])
+        if isinstance(matches, BestMatches):
+            step = max(1, _FOUND_A_TURN // matches.rows.shape[1])
             cuts = [*range(0, count, step), count]
         else:
-            ends = np.searchsorted(found.rows[:, 0], np.arange(count + 1))
+            ends = np.searchsorted(matches.rows[:, 0], np.arange(count + 1))
             turns = np.arange(0, ends[-1] + 1, _FOUND_A_TURN)
             cuts = sorted({0, count, *np.searchsorted(ends, turns[1:]).tolist()})
         for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-            if isinstance(found, BestMatches):
-                lists = self._best(found.rows[start:stop], found.ranked[start:stop])
+            if isinstance(matches, BestMatches):
+                lists = self._best(matches.rows[start:stop], matches.ranked[start:stop])
             else:
-                lists = self._above(found, ends[start : stop + 1])
+                lists = self._above(matches, ends[start : stop + 1])
             items = np.sort(self.left.of(np.arange(first + start, first + stop))[1])
             yield from self._tables(items, self.left.items.texts[items] - first - start, lists)
 
@@ -170,16 +170,16 @@ class MatchTables:
         places, items = self.right.of(rows[of, column], self.top_k)
         return self._sorted(len(rows), of[places], items, ranked[of, column][places])
 
-    def _above(self, found: Matches, ends: np.ndarray) -> _Lists:
+    def _above(self, matches: Matches, ends: np.ndarray) -> _Lists:
         # All items of the pairs of texts from ends[0] on; ends: (b + 1,) where those of each left text end.
-        some = slice(ends[0], ends[-1])
+        pairs = slice(ends[0], ends[-1])
         of = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
-        places, items = self.right.of(found.rows[some, 1])
-        return self._sorted(len(ends) - 1, of[places], items, found.ranked[some][places])
+        places, items = self.right.of(matches.rows[pairs, 1])
+        return self._sorted(len(ends) - 1, of[places], items, matches.ranked[pairs][places])
 
     def _sorted(self, count: int, of: np.ndarray, items: np.ndarray, ranked: np.ndarray) -> _Lists:
         if not self.right.one_each:
-            order = np.lexsort((items, of) if self.top_k is None else (items, -ranked, of))
+            order = np.lexsort((items, of)) if self.top_k is None else best_first(ranked, items, of)
             of, items, ranked = of[order], items[order], ranked[order]
             if self.top_k is not None:
                 kept = _within(np.bincount(of, minlength=count)) < self.top_k
@@ -230,16 +230,15 @@ class ReverseMatches:
             raise CacheError(damaged)
         self.ranked, self.rows = ranked, rows
 
-    def add(self, found: BestMatches, first: int) -> None:
+    def add(self, best: BestMatches, first: int) -> None:
         """Sees the best of a block of left texts from row `first` on, and saves the state.
 
         Raises:
             CacheError: it cannot be written.
         """
-        ranked = np.concatenate([self.ranked, found.ranked], 1)
-        rows = np.concatenate([self.rows, np.where(found.rows < 0, -1, found.rows + first)], 1)
-        # Earlier blocks have the lower rows and stand first: a stable sort keeps them before their equals.
-        order = np.argsort(-ranked, axis=1, kind="stable")[:, : self.ranked.shape[1]]
+        ranked = np.concatenate([self.ranked, best.ranked], 1)
+        rows = np.concatenate([self.rows, np.where(best.rows < 0, -1, best.rows + first)], 1)
+        order = best_first(ranked, rows)[:, : self.ranked.shape[1]]
         self.ranked, self.rows = np.take_along_axis(ranked, order, 1), np.take_along_axis(rows, order, 1)
         number = self.writer.parts + 1
         digest = torch.frombuffer(bytearray(_digest(self.ranked, self.rows)), dtype=torch.uint8)
@@ -261,8 +260,8 @@ class ReverseMatches:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found = turned.of_all(self.ranked, self.rows)
-            write_rows(self.path, found, turned.schema, self.job.encode(), temporary)
+            row_tables = turned.of_all(self.ranked, self.rows)
+            write_rows(self.path, row_tables, turned.schema, self.job.encode(), temporary)
         finally:
             temporary.unlink(missing_ok=True)
 

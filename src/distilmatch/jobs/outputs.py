@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distilmatch.errors import ConfigError, did_you_mean
+from distilmatch.errors import ConfigError
 from distilmatch.files import checksum, move_into_place, read_json, write_json, writing
 
 JOB = b"distilmatch.job"
@@ -64,30 +63,6 @@ def output_file(path: Any, name: str = "the output") -> Path:
             f"{name} is {place}: {place.suffix} is no form that can be written; let it end in {', '.join(ENDINGS)}"
         )
     return place
-
-
-def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Checks a setting that takes one of a few words.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    if value not in allowed:
-        hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
-        raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}, not {value!r}{hint}")
-
-
-def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """Checks a setting that counts something.
-
-    Raises:
-        ConfigError: it is no whole number, or out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ConfigError(f"`{name}` must be a whole number, not {value!r}")
-    if value < least or (most is not None and value > most):
-        limits = f"{least:,} or more" if most is None else f"{least:,} to {most:,}"
-        raise ConfigError(f"`{name}` must be {limits}, not {value:,}")
 
 
 class RowWriter(Protocol):
@@ -138,14 +113,14 @@ class _JsonLines:
 
 
 def _plain_columns(table: pa.Table) -> Iterator[list[list[Any]]]:
-    # float32 by way of its shortest decimal: as a double it would show digits that it does not have.
+    # fp32 by way of its shortest decimal: as a double it would show digits that it does not have.
     for start in range(0, len(table), _ROWS_A_TURN):
-        some = table.slice(start, _ROWS_A_TURN)
+        rows = table.slice(start, _ROWS_A_TURN)
         yield [
             [None if number is None else float(number) for number in column.cast(pa.string()).to_pylist()]
             if pa.types.is_float32(column.type)
             else column.to_pylist()
-            for column in some.columns
+            for column in rows.columns
         ]
 
 
@@ -181,8 +156,8 @@ def write_rows(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, job: b
 
 def job_of(path: Path) -> bytes | None:
     """The fingerprint of the job that wrote a file; None if it was none of ours, or the file is another since."""
-    found = owner_of(path)
-    return None if found is None else found[0]
+    owner = owner_of(path)
+    return None if owner is None else owner[0]
 
 
 def owner_of(path: Path) -> tuple[bytes, int] | None:

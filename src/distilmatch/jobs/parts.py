@@ -107,16 +107,16 @@ class PartWriter:
     def _take_up(self, resume: bool, overwrite: bool) -> None:
         for leftover in self.folder.glob(f"{_WRITING}*"):
             leftover.unlink()
-        found = sorted(self.folder.glob("part-*.parquet"))
-        foreign = any(job_of(part) != self._job for part in found)
+        part_files = sorted(self.folder.glob("part-*.parquet"))
+        foreign = any(job_of(part_file) != self._job for part_file in part_files)
         if foreign and resume and not overwrite and self.finished_rows is None:
             raise CacheError(
                 f"{self.folder} holds parts of another job (another model, table or setting); overwrite them, or "
                 "delete the folder"
             )
         if foreign or not resume:
-            for part in found:
-                part.unlink()
+            for part_file in part_files:
+                part_file.unlink()
         while self._part(self.parts).exists():
             number = (pq.read_schema(self._part(self.parts)).metadata or {}).get(_NUMBER)
             if number != str(self.parts).encode():
@@ -170,17 +170,17 @@ class PartWriter:
             default_fragment_scan_options=pds.ParquetFragmentScanOptions(page_checksum_verification=True)
         )
         files = [str(self._part(number)) for number in range(self.parts)]
-        parts = pds.dataset(files, schema=self.schema, format=form)
+        dataset = pds.dataset(files, schema=self.schema, format=form)
         by = pc.field(order[0])
         try:
-            total = parts.count_rows()
+            total = dataset.count_rows()
             most = max(
                 (pc.max(pq.read_table(file, columns=[order[0]])[order[0]]).as_py() or 0 for file in files), default=0
             )
             step = max(1, (most + 1) // max(1, math.ceil(total / _ROWS_SORTED)))
             for start in range(0, most + 1, step):
-                some = parts.to_table(filter=(by >= start) & (by < start + step))
-                yield some.sort_by([(name, "ascending") for name in order])
+                window = dataset.to_table(filter=(by >= start) & (by < start + step))
+                yield window.sort_by([(name, "ascending") for name in order])
         except (OSError, pa.ArrowException) as error:
             raise CacheError(f"a part in {self.folder} is damaged: {error}; delete the folder, run it again") from error
 

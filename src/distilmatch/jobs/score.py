@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
+from distilmatch.arguments import one_of, whole_number
 from distilmatch.config.tables import TableConfig
 from distilmatch.data.column_rows import in_batches, iter_columns, rereadable, tuple_columns
 from distilmatch.data.columns import Columns
@@ -27,7 +28,7 @@ from distilmatch.engine.sources import FolderRows
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
-from distilmatch.jobs.outputs import one_of, output_file, whole_number
+from distilmatch.jobs.outputs import output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder, opened_folder
@@ -62,7 +63,7 @@ def score_table(
         source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them.
         output_parquet: the scores, as Parquet or in the form of its ending (.csv, .tsv, .jsonl), a row for each row of the
             table and in its order: the ids and texts under their
-            names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, float32), and `score`.
+            names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, fp32), and `score`.
             With one label `score` is the sigmoid of the logit, as `predict` gives it. A classification has `label`,
             the most probable class, and its probability as `score`.
         folders: a representation folder for each side, or its path, in the order of the model's sides.
@@ -112,7 +113,7 @@ def score_table(
         quiet = None if show_progress_bar is None else not show_progress_bar
         with tqdm(total=total, desc="Score", unit="row", disable=quiet) as bar:
             for number, rows in enumerate(in_batches(lookup.rows(), batch_rows)):
-                if number >= writer.parts:
+                if number >= writer.parts:  # those before stand in the parts of a run that was stopped
                     writer.append(_score_batch(scorer, lookup, sides, rows))
                 bar.update(len(rows))
         return writer.finish()
@@ -134,9 +135,8 @@ def check_score(
     """
     place = output_file(output)
     inputs = {f"the folder of side {j}": folder.path for j, folder in enumerate(folders)}
-    parts = parts_folder(place)
     check_outputs({"the output": place}, {"the table": source, "the model": model, **inputs})
-    check_outputs({"the folder of its parts": parts}, {"the table": source, "the model": model, **inputs})
+    check_outputs({"the folder of its parts": parts_folder(place)}, {"the table": source, "the model": model, **inputs})
     return place
 
 
@@ -171,15 +171,15 @@ class _Lookup:
 
     def find(self, rows: Sequence[TableRow]) -> np.ndarray:
         """(m, s) int64 row numbers in the folders, -1 for what they do not hold."""
-        found = np.empty((len(rows), len(self.folders)), dtype=np.int64)
+        numbers = np.empty((len(rows), len(self.folders)), dtype=np.int64)
         for j, folder in enumerate(self.folders):
             if self.by == "text":
-                found[:, j] = folder.row_of_text([row.texts[j] for row in rows])
+                numbers[:, j] = folder.row_of_text([row.texts[j] for row in rows])
             else:
                 ids = [row.ids[j] for row in rows]
-                found[:, j] = folder.row_of_id([id or "" for id in ids])
-                found[[id is None for id in ids], j] = -1
-        return found
+                numbers[:, j] = folder.row_of_id([id or "" for id in ids])
+                numbers[[id is None for id in ids], j] = -1
+        return numbers
 
     def check(self) -> int:
         """Looks every row up and counts them.
@@ -196,8 +196,8 @@ class _Lookup:
                 if len(named) < _NAMED_PROBLEMS:
                     named.append(self._missing(rows[i], int(j)))
         if missing:
-            found = f"{missing} of {total * len(self.folders)} {self.by}s are in no folder; nothing was scored"
-            lines = [f"{found}; encode them too, for the right side, or leave their rows out", *named]
+            summary = f"{missing} of {total * len(self.folders)} {self.by}s are in no folder; nothing was scored"
+            lines = [f"{summary}; encode them too, for the right side, or leave their rows out", *named]
             lines += [f"... and {missing - len(named)} more"] if missing > len(named) else []
             raise DataError("\n  ".join(lines))
         return total

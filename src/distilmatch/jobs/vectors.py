@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distilmatch.arguments import whole_number
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import Quoting, TableConfig
 from distilmatch.data.column_rows import in_batches, iter_columns, text_column_of
@@ -17,7 +18,7 @@ from distilmatch.data.corpus import write_corpus
 from distilmatch.errors import DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
-from distilmatch.jobs.outputs import output_place, whole_number
+from distilmatch.jobs.outputs import output_place
 from distilmatch.runtime import Precision
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.store.layout import KeyIndex, key_array
@@ -55,7 +56,7 @@ def folder_vectors(
         split, delimiter, quoting: as `encode_table` was given them.
 
     Returns:
-        (n, d) float32, of length one.
+        (n, d) fp32, of length one.
 
     Raises:
         DataError: the table cannot be read, or lacks a text of the folder.
@@ -74,7 +75,7 @@ def folder_vectors(
     )
     corpus = write_corpus(texts_config, place / "texts")
     teacher = SentenceTeacher(encoder, batch_size=batch_size, precision=precision, device=device)
-    found = cached_embeddings(teacher, corpus, place / "embeddings", show_progress_bar=show_progress_bar)
+    embeddings = cached_embeddings(teacher, corpus, place / "embeddings", show_progress_bar=show_progress_bar)
     # A corpus has no white space around its texts, the folder's texts are as they stand in the table.
     place_of = KeyIndex(key_array([text_key("", (corpus[i],)) for i in range(len(corpus))]))
     places = np.full(len(folder), -1, dtype=np.int64)
@@ -91,6 +92,6 @@ def folder_vectors(
             f"{source} lacks {len(missing):,} of the {len(folder):,} texts of the representations (such as "
             f"{', '.join(map(str, names))}): give the table that they were encoded from, with its text column"
         )
-    vectors = np.asarray(found[places], dtype=np.float32)
+    vectors = np.asarray(embeddings[places], dtype=np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(norms, np.finfo(np.float32).tiny)

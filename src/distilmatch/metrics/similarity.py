@@ -70,6 +70,6 @@ def uniformity(embeddings: np.ndarray) -> float:
     for start in range(0, len(rows), _BLOCK):
         squared = np.maximum(2 - 2 * rows[start : start + _BLOCK] @ rows.T, 0)
         block = np.exp(-2 * squared)
-        own = np.arange(len(block))
-        total += float(block.sum() - block[own, start + own].sum())
+        diagonal = np.arange(len(block))
+        total += float(block.sum() - block[diagonal, start + diagonal].sum())
     return float(np.log(total / (len(rows) * (len(rows) - 1))))

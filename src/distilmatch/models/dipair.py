@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from distilmatch.models.inference import DiPairInference
 from distilmatch.models.integrity import write_checksums
 from distilmatch.models.loading import check_loaded, check_student_folder, explained
 from distilmatch.models.stamps import KnownFingerprints
+from distilmatch.models.streams import streams_of
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.pretrained.encoder import PretrainedEncoder, fitted, without_pooler
 from distilmatch.pretrained.names import resolve_model
@@ -42,6 +44,13 @@ from distilmatch.types import TokenRepresentations
 TextBatch = Mapping[str, torch.Tensor]
 
 _QUERY_SIDE_NAMES = {"query": 0, "document": 1, "left": 0, "right": 1}
+
+
+@dataclass
+class PairOutput(SequenceClassifierOutput):
+    """`SequenceClassifierOutput` with `sides`: for each side the kept tokens that the logits were computed from."""
+
+    sides: tuple[TokenRepresentations, ...] | None = None
 
 
 class HeadInput(Fp32Module):
@@ -102,9 +111,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         self.tokenizers: list[Any] = []
         self.training_summary: dict[str, Any] = {}
         self.known_fingerprints = KnownFingerprints()
-        keys = [(0 if self.student.shared_encoder else j, n) for j, n in enumerate(self.student.max_lengths)]
-        self.streams: tuple[tuple[int, int], ...] = tuple(dict.fromkeys(keys))
-        self.side_streams: tuple[int, ...] = tuple(self.streams.index(key) for key in keys)
+        self.streams, self.side_streams = streams_of(self.student)
         self.post_init()
         if self.classifier.weight.device.type != "meta":
             self.head.start_classifier(self.classifier)
@@ -153,33 +160,34 @@ class DiPair(DiPairInference, PreTrainedModel):
         names = _encoder_names(encoder, 1 if student.shared_encoder else student.sides)
         known = {name: PretrainedEncoder.load(name) for name in dict.fromkeys(names)}
         loaded = [known[name] for name in names]
-        student, start = fitted(loaded[0], student)
+        student, start_layers = fitted(loaded[0], student)
         truncated = [source.truncated(student) for source in loaded]
         unused = [
             f"encoders.{index}.{weight}"
-            for index, (source, own) in enumerate(zip(loaded, truncated, strict=True))
-            for weight in unused_weights(own, source.tokenizer)
+            for index, (source, cut) in enumerate(zip(loaded, truncated, strict=True))
+            for weight in unused_weights(cut, source.tokenizer)
         ]
         config = DiPairConfig(
             student=student.to_dict(),
             task=task.to_dict(),
-            encoders=[own.config.to_dict() for own in truncated],
+            encoders=[cut.config.to_dict() for cut in truncated],
             unused_weights=unused,
         )
         model = cls(config)
-        for own, pretrained in zip(model.encoders, truncated, strict=True):
-            own.load_state_dict(pretrained.state_dict())
+        for target, cut in zip(model.encoders, truncated, strict=True):
+            target.load_state_dict(cut.state_dict())
         model.tokenizers = [source.tokenizer for source in loaded]
-        if start:
+        if start_layers:
             assert isinstance(model.head, TransformerHead)
+            # Encoders read every text as a first one; what theirs adds to a second one goes to the head's segments.
             segments = getattr(getattr(model.encoders[0], "embeddings", None), "token_type_embeddings", None)
             second = None
             if segments is not None and len(segments.weight) > 1:
                 second = segments.weight[1] - segments.weight[0]
-            for name, own, head_input in zip(names, model.encoders, model.head_inputs, strict=True):
+            for name, kept_layers, head_input in zip(names, model.encoders, model.head_inputs, strict=True):
                 if name == names[0]:  # another encoder's tokens mean something else: its projection is learnt
-                    outputs = sampled_outputs(own, model.tokenizers[0], max(student.max_lengths), sample_texts)
-                    start_head(model.head, head_input, start, outputs, second_segment=second)
+                    outputs = sampled_outputs(kept_layers, model.tokenizers[0], max(student.max_lengths), sample_texts)
+                    start_head(model.head, head_input, start_layers, outputs, second_segment=second)
         return model
 
     @classmethod
@@ -210,8 +218,8 @@ class DiPair(DiPairInference, PreTrainedModel):
                 raise ModelError(
                     f"{place} holds a {config.model_type!r} model, not a DiPair: start from it with from_encoder"
                 )
-            found: Any = super().from_pretrained(place, *args, **kwargs)
-            model, loading = found
+            loaded: Any = super().from_pretrained(place, *args, **kwargs)
+            model, loading = loaded
             for index in range(len(model.encoders)):
                 subfolder = "" if index == 0 else f"tokenizer_{index}"
                 tokenizer = AutoTokenizer.from_pretrained(place, subfolder=subfolder, trust_remote_code=False, **hub)
@@ -234,8 +242,8 @@ class DiPair(DiPairInference, PreTrainedModel):
             super().save_pretrained(str(folder), *args, **kwargs)
             written: list[str] = []
             for index, tokenizer in enumerate(self.tokenizers):
-                own = folder if index == 0 else folder / f"tokenizer_{index}"
-                written += tokenizer.save_pretrained(str(own)) or ()
+                tokenizer_folder = folder if index == 0 else folder / f"tokenizer_{index}"
+                written += tokenizer.save_pretrained(str(tokenizer_folder)) or ()
             write_model_card(folder, self.student, self.task, self.training_summary)
             write_checksums(folder, written)
 
@@ -271,7 +279,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         `SentenceTransformer` load without this package.
         """
         stream = self.side_streams[self.side_index(side)]
-        index = self.streams[stream][0]
+        index = self.streams[stream].encoder
         encoder = self.encoders[index]
         assert isinstance(encoder, PreTrainedModel)
         encoder.save_pretrained(str(folder))
@@ -283,7 +291,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         streams: Sequence[Sequence[TextBatch]] | None = None,
         kept: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
         labels: torch.Tensor | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> PairOutput:
         """Logits of tuples over a batch's distinct texts.
 
         Args:
@@ -293,30 +301,32 @@ class DiPair(DiPairInference, PreTrainedModel):
             labels: ignored here; losses are functions of the logits (`distilmatch.objectives`).
 
         Returns:
-            `logits`, (p, c).
+            `logits`, (p, c), and `sides`, for each side the (n, k, d) kept tokens that they were computed from.
         """
         if kept is None:
             if streams is None:
                 raise ModelError("forward needs `streams` (tokenised texts) or `kept` (cached encoder outputs)")
             kept = self.kept_outputs(streams)
         sides = [self.represent(states, mask, side) for side, (states, mask) in enumerate(kept)]
-        return SequenceClassifierOutput(logits=self.score_rows(sides, rows))
+        return PairOutput(logits=self.score_rows(sides, rows), sides=tuple(sides))
 
     def kept_outputs(self, streams: Sequence[Sequence[TextBatch]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """For each side the kept encoder outputs of its stream's texts: (n, k, h) and (n, k) bool."""
         outputs = []
         for stream, batches in enumerate(streams):
-            encoder = self.encoders[self.streams[stream][0]]
+            encoder = self.encoders[self.streams[stream].encoder]
             outputs.append([(encoder(**batch).last_hidden_state, batch["attention_mask"]) for batch in batches])
         kept = []
         for side, stream in enumerate(self.side_streams):
-            parts = [self._keep(states, mask, side) for states, mask in outputs[stream]]
-            kept.append((torch.cat([states for states, _ in parts]), torch.cat([mask for _, mask in parts])))
+            kept_batches = [self._keep(states, mask, side) for states, mask in outputs[stream]]
+            kept.append(
+                (torch.cat([states for states, _ in kept_batches]), torch.cat([mask for _, mask in kept_batches]))
+            )
         return kept
 
     def kept_side(self, batch: TextBatch, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The kept encoder outputs of one tokenised batch (n, t) on one side: (n, k, h) and (n, k) bool."""
-        encoder = self.encoders[self.streams[self.side_streams[side]][0]]
+        encoder = self.encoders[self.streams[self.side_streams[side]].encoder]
         return self._keep(encoder(**batch).last_hidden_state, batch["attention_mask"], side)
 
     def _keep(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -324,7 +334,7 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     def represent(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
         """What is cached of a text on `side`: (n, k, d) from its kept encoder outputs (n, k, h)."""
-        return self.head_inputs[self.streams[self.side_streams[side]][0]](states, mask, side)
+        return self.head_inputs[self.streams[self.side_streams[side]].encoder](states, mask, side)
 
     def score_rows(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, c) logits of tuples of representations; `rows` is (p, s)."""
@@ -332,7 +342,7 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     def encoder_width(self, side: int) -> int:
         """h, the width of the encoder of a side."""
-        return int(self.config.encoder_configs()[self.streams[self.side_streams[side]][0]].hidden_size)
+        return int(self.config.encoder_configs()[self.streams[self.side_streams[side]].encoder].hidden_size)
 
     def side_index(self, side: int | str) -> int:
         """The number of a side given by number or name.
@@ -353,12 +363,13 @@ class DiPair(DiPairInference, PreTrainedModel):
     def representation_fingerprint(self, side: int | str) -> str:
         """A fingerprint of all that a side's representations depend on: weights, tokenizer, truncation, side."""
         index = self.side_index(side)
-        encoder = self.streams[self.side_streams[index]][0]
+        stream = self.streams[self.side_streams[index]]
+        encoder = stream.encoder
         return fingerprint(
             fingerprint_tensors(self.encoders[encoder].state_dict()),
             fingerprint_tensors(self.head_inputs[encoder].state_dict()),
             fingerprint_tokenizer(self._tokenizer(encoder)),
-            self.student.max_lengths[index],
+            *stream.reading(),
             self.student.kept_tokens[index],
             self.student.kept_strategy,
             index,

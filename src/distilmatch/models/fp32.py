@@ -23,10 +23,10 @@ class Fp32Module(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         def moved(tensor: torch.Tensor) -> torch.Tensor:
-            found = fn(tensor)
-            if found.dtype == torch.float32 or not found.is_floating_point():
-                return found
-            return tensor.to(found.device, torch.float32)
+            changed = fn(tensor)
+            if changed.dtype == torch.float32 or not changed.is_floating_point():
+                return changed
+            return tensor.to(changed.device, torch.float32)
 
         return super()._apply(moved, recurse)
 

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.data.tokenising import pad_batch, pad_id, token_ids
+from distilmatch.data.tokenising import pad_batch, token_ids
 from distilmatch.models.heads import HeadLayer, TransformerHead
 from distilmatch.pretrained.layers import PretrainedLayer
+from distilmatch.pretrained.tokenizers import pad_id
 
 _SAMPLED_WORDS = 32
 _SAMPLED_LENGTH = 64
@@ -35,14 +36,14 @@ def sampled_outputs(encoder: nn.Module, tokenizer: Any, max_length: int, texts: 
         max_length: tokens that the student reads of a text.
         texts: a few hundred of the kind that will be scored; without any, words of the vocabulary at random.
     """
-    own: Any = encoder
+    transformer: Any = encoder
     if not texts:
         random = torch.Generator().manual_seed(0)
         chosen = torch.randint(len(tokenizer), (_SAMPLED_TEXTS, _SAMPLED_WORDS), generator=random).tolist()
         texts = [tokenizer.decode(row, skip_special_tokens=True) for row in chosen]
     ids = token_ids(tokenizer, texts[:_SAMPLED_TEXTS], min(_SAMPLED_LENGTH, max_length))
-    batch = {name: values.to(own.device) for name, values in pad_batch(ids, pad_id(tokenizer)).items()}
-    states, mask = evaluation_view(own)(**batch).last_hidden_state, batch["attention_mask"]
+    batch = {name: values.to(transformer.device) for name, values in pad_batch(ids, pad_id(tokenizer)).items()}
+    states, mask = evaluation_view(transformer)(**batch).last_hidden_state, batch["attention_mask"]
     return states[mask.bool().to(states.device)].float()
 
 
@@ -79,13 +80,13 @@ def start_head(
     # The normalisation of the input should give back what it gets: the tokens have about one level and one spread.
     head_input.norm.weight.fill_(float(((outputs - mean) @ basis).std(1).mean()))
     head_input.norm.bias.fill_(float(level.mean()))
-    for number, (own, source) in enumerate(zip(head.layers, layers, strict=True)):
-        assert isinstance(own, HeadLayer)
+    for number, (target, source) in enumerate(zip(head.layers, layers, strict=True)):
+        assert isinstance(target, HeadLayer)
         if width == encoder_width:
-            _copy(own, source)
+            _copy(target, source)
         else:
             offset = mean if number == 0 else layers[number - 1].feed_forward_norm.bias
-            _cut(own, source, basis, offset)
+            _cut(target, source, basis, offset)
 
 
 def _components(outputs: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,36 +98,36 @@ def _components(outputs: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.
     return directions[:width].T.contiguous() @ turn, mean
 
 
-def _copy(own: HeadLayer, source: PretrainedLayer) -> None:
-    own.query.load_state_dict(source.query.state_dict())
-    own.key_value.weight.copy_(torch.cat([source.key.weight, source.value.weight]))
-    own.key_value.bias.copy_(torch.cat([source.key.bias, source.value.bias]))
-    own.output.load_state_dict(source.output.state_dict())
-    own.attention_norm.load_state_dict(source.attention_norm.state_dict())
-    own.feed_forward[0].load_state_dict(source.intermediate.state_dict())
-    own.feed_forward[2].load_state_dict(source.feed_forward.state_dict())
-    own.feed_forward_norm.load_state_dict(source.feed_forward_norm.state_dict())
+def _copy(target: HeadLayer, source: PretrainedLayer) -> None:
+    target.query.load_state_dict(source.query.state_dict())
+    target.key_value.weight.copy_(torch.cat([source.key.weight, source.value.weight]))
+    target.key_value.bias.copy_(torch.cat([source.key.bias, source.value.bias]))
+    target.output.load_state_dict(source.output.state_dict())
+    target.attention_norm.load_state_dict(source.attention_norm.state_dict())
+    target.feed_forward[0].load_state_dict(source.intermediate.state_dict())
+    target.feed_forward[2].load_state_dict(source.feed_forward.state_dict())
+    target.feed_forward_norm.load_state_dict(source.feed_forward_norm.state_dict())
 
 
-def _cut(own: HeadLayer, source: PretrainedLayer, basis: torch.Tensor, offset: torch.Tensor) -> None:
+def _cut(target: HeadLayer, source: PretrainedLayer, basis: torch.Tensor, offset: torch.Tensor) -> None:
     # Weights that read a token take W (offset + B z) = (W B) z + W offset; those that write one give B^T of it.
-    e = own.query.out_features // own.heads
+    e = target.query.out_features // target.heads
     strength = (source.output.weight.norm(dim=0) * (source.value.weight @ basis).norm(dim=1)).view(-1, e).norm(dim=1)
-    chosen = strength.topk(own.heads).indices.sort().values
+    chosen = strength.topk(target.heads).indices.sort().values
     rows = (chosen[:, None] * e + torch.arange(e)).flatten()
     key_value_weights, key_value_biases = [], []
     for linear in (source.key, source.value):
         key_value_weights.append(linear.weight[rows] @ basis)
         key_value_biases.append(linear.weight[rows] @ offset + linear.bias[rows])
-    own.query.weight.copy_(source.query.weight[rows] @ basis)
-    own.query.bias.copy_(source.query.weight[rows] @ offset + source.query.bias[rows])
-    own.key_value.weight.copy_(torch.cat(key_value_weights))
-    own.key_value.bias.copy_(torch.cat(key_value_biases))
-    own.output.weight.copy_(basis.T @ source.output.weight[:, rows])
-    own.output.bias.copy_(source.output.bias @ basis)
-    own.attention_norm.weight.fill_(float(source.attention_norm.weight.mean()))
-    own.attention_norm.bias.zero_()
-    inner, outer = own.feed_forward[0], own.feed_forward[2]
+    target.query.weight.copy_(source.query.weight[rows] @ basis)
+    target.query.bias.copy_(source.query.weight[rows] @ offset + source.query.bias[rows])
+    target.key_value.weight.copy_(torch.cat(key_value_weights))
+    target.key_value.bias.copy_(torch.cat(key_value_biases))
+    target.output.weight.copy_(basis.T @ source.output.weight[:, rows])
+    target.output.bias.copy_(source.output.bias @ basis)
+    target.attention_norm.weight.fill_(float(source.attention_norm.weight.mean()))
+    target.attention_norm.bias.zero_()
+    inner, outer = target.feed_forward[0], target.feed_forward[2]
     assert isinstance(inner, nn.Linear) and isinstance(outer, nn.Linear)
     strength = source.intermediate.weight.norm(dim=1) * source.feed_forward.weight.norm(dim=0)
     kept = strength.topk(min(inner.out_features, len(strength))).indices
@@ -136,5 +137,5 @@ def _cut(own: HeadLayer, source: PretrainedLayer, basis: torch.Tensor, offset: t
     )
     outer.weight[:, : len(kept)] = basis.T @ source.feed_forward.weight[:, kept]
     outer.bias.copy_(source.feed_forward.bias @ basis)
-    own.feed_forward_norm.weight.fill_(float(source.feed_forward_norm.weight.mean()))
-    own.feed_forward_norm.bias.zero_()
+    target.feed_forward_norm.weight.fill_(float(source.feed_forward_norm.weight.mean()))
+    target.feed_forward_norm.bias.zero_()

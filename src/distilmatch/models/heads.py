@@ -85,7 +85,7 @@ class HeadLayer(nn.Module):
         Returns:
             (p, q, d).
         """
-        key, value = (self.split(part) for part in key_value.chunk(2, dim=-1))
+        key, value = (self.split(half) for half in key_value.chunk(2, dim=-1))
         allowed = None if mask is None else mask[:, None, None, :]
         attended = attend(self.split(query), key, value, allowed)
         attended = self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
@@ -155,16 +155,16 @@ class MaxSimilarities(nn.Module):
         """(p, 2 weightings) for two sides, left in right first, for more those of every two; as in `TransformerHead`."""
         vectors, weights = [], []
         for j, side in enumerate(sides):
-            own, importance = self.vectors(side)
+            projected, importance = self.vectors(side)
             weights.append(gather(importance, rows[:, j]))
-            vectors.append(gather(own, rows[:, j]))
+            vectors.append(gather(projected, rows[:, j]))
         features = []
         for i, j in combinations(range(len(sides)), 2):
             cosines = (vectors[i] @ vectors[j].transpose(1, 2)).float()
-            for one, other, found in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
-                real = sides[other].mask[rows[:, other]]
-                largest = found.masked_fill(~real[:, None, :], float("-inf")).amax(-1)
-                features.append((weights[one] * largest[:, :, None]).sum(1))
+            for source, target, similarities in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
+                real = sides[target].mask[rows[:, target]]
+                largest = similarities.masked_fill(~real[:, None, :], float("-inf")).amax(-1)
+                features.append((weights[source] * largest[:, :, None]).sum(1))
         return torch.cat(features, -1)
 
     def vectors(self, texts: TokenRepresentations) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,20 +204,20 @@ class TransformerHead(Fp32Module):
         self.max_similarities = MaxSimilarities(student) if student.head_maxsim else None
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
-        self.features = student.vector_width + sum(part.features for part in self.compared)
+        self.features = student.vector_width + sum(comparison.features for comparison in self.compared)
 
     @torch.no_grad()
     def start_classifier(self, classifier: nn.Linear) -> None:
         """The similarities start as one cosine, the largest ones as their mean; a score of one label as the sum of both."""
         one_label = len(classifier.weight) == 1
-        first = self.features - sum(part.features for part in self.compared)
+        first = self.features - sum(comparison.features for comparison in self.compared)
         if self.compared and one_label:
             nn.init.zeros_(classifier.weight[:, :first])
-        for part in self.compared:
-            nn.init.eye_(part.projection.weight)
+        for comparison in self.compared:
+            nn.init.eye_(comparison.projection.weight)
             if one_label:
-                classifier.weight[:, first : first + part.features] = COSINE_SCALE * part.start_weights()
-            first += part.features
+                classifier.weight[:, first : first + comparison.features] = COSINE_SCALE * comparison.start_weights()
+            first += comparison.features
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, d) features of the tuples, followed by their similarities and largest similarities where there are any.
@@ -249,13 +249,13 @@ class TransformerHead(Fp32Module):
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
         read = self.final_norm(tokens[:, 0])
         if self.compared:
-            read = torch.cat([read.float(), *(part(sides, rows) for part in self.compared)], -1)
+            read = torch.cat([read.float(), *(comparison(sides, rows) for comparison in self.compared)], -1)
         return read
 
     @property
     def compared(self) -> list[Similarities | MaxSimilarities]:
         """What is read out beside the first position, in the order of the features."""
-        return [part for part in (self.similarities, self.max_similarities) if part is not None]
+        return [comparison for comparison in (self.similarities, self.max_similarities) if comparison is not None]
 
     def _layer(self, index: int) -> HeadLayer:
         layer = self.layers[index]

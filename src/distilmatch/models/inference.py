@@ -14,10 +14,12 @@ import torch
 from tqdm.auto import tqdm
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.data.tokenising import length_order, pad_batch, pad_id, token_ids
+from distilmatch.data.tokenising import length_order, pad_batch
 from distilmatch.errors import ModelError
 from distilmatch.models.stamps import KnownFingerprints, check_numbers, check_shape, check_stamp
+from distilmatch.models.streams import Stream
 from distilmatch.pretrained.sentence import input_embeddings
+from distilmatch.pretrained.tokenizers import pad_id
 from distilmatch.runtime import Precision, autocast
 from distilmatch.text_arguments import is_one_tuple, one_text, text_list, text_tuples
 from distilmatch.types import TokenRepresentations
@@ -40,7 +42,7 @@ class DiPairInference:
 
         student: StudentConfig
         task: TaskConfig
-        streams: tuple[tuple[int, int], ...]
+        streams: tuple[Stream, ...]
         side_streams: tuple[int, ...]
         encoders: torch.nn.ModuleList
         head_inputs: torch.nn.ModuleList
@@ -70,14 +72,16 @@ class DiPairInference:
             ModelError: as `encode`.
         """
         index = self.side_index(side)
-        found = text_list(texts, "texts", ModelError)
-        if not found:
+        texts = text_list(texts, "texts", ModelError)
+        if not texts:
             raise ModelError("there is no text to encode: the list is empty")
         _check_batch_size(batch_size)
-        encoder, max_length = self.streams[self.side_streams[index]]
+        stream = self.streams[self.side_streams[index]]
+        encoder = stream.encoder
         tokenizer = self._tokenizer(encoder)
-        ids = token_ids(tokenizer, found, max_length)
-        self._check_known(ids.flat, ids.bounds, encoder, found)
+        ids = stream.token_ids(tokenizer, texts)
+        self._check_known(ids.flat, ids.bounds, encoder, texts)
+        # Texts of like lengths stand in one batch, which saves padding.
         order, restore = length_order(ids.lengths)
         states, masks = [], []
         starts = range(0, len(ids), batch_size)
@@ -93,7 +97,7 @@ class DiPairInference:
             if not finite.all():
                 bad = int(chosen[int((~finite).nonzero()[0, 0])])
                 raise ModelError(
-                    f"text {bad} is encoded to numbers that are not finite: {found[bad][:80]!r}; the weights are damaged, or "
+                    f"text {bad} is encoded to numbers that are not finite: {texts[bad][:80]!r}; the weights are damaged, or "
                     "too large for half precision: load the student in fp32"
                 )
             states.append(kept.float().cpu())
@@ -128,8 +132,8 @@ class DiPairInference:
             ModelError: no such side, no tokenizer, no text, or something that is no text; its position is named.
         """
         index = self.side_index(side)
-        found = self._represented(texts, index, batch_size, precision, show_progress_bar)
-        return replace(found, side=index, model=self.known_fingerprint(index))
+        representations = self._represented(texts, index, batch_size, precision, show_progress_bar)
+        return replace(representations, side=index, model=self.known_fingerprint(index))
 
     @torch.inference_mode()
     def _represented(
@@ -139,11 +143,11 @@ class DiPairInference:
             texts, side, batch_size=batch_size, precision=precision, show_progress_bar=show_progress_bar
         )
         view = evaluation_view(self)  # type: ignore[type-var]
-        parts = [
-            view.represent(part.to(self.device), part_mask.to(self.device), side).to("cpu")
-            for part, part_mask in zip(states.split(4096), mask.split(4096), strict=True)
+        chunks = [
+            view.represent(kept.to(self.device), kept_mask.to(self.device), side).to("cpu")
+            for kept, kept_mask in zip(states.split(4096), mask.split(4096), strict=True)
         ]
-        return TokenRepresentations(torch.cat([part.tokens for part in parts]), mask)
+        return TokenRepresentations(torch.cat([chunk.tokens for chunk in chunks]), mask)
 
     @torch.inference_mode()
     def score(
@@ -176,9 +180,9 @@ class DiPairInference:
         logits = np.empty((len(index), self.task.num_labels), dtype=np.float32)
         starts = range(0, len(index), batch_size)
         for start in tqdm(starts, desc="Score", unit="batch", disable=_quiet(show_progress_bar, len(starts), 1000)):
-            part = index[start : start + batch_size]
+            batch_rows = index[start : start + batch_size]
             # A text that stands in many tuples of the batch does its own share of the head's work once.
-            distinct = [torch.unique(part[:, j], return_inverse=True) for j in range(len(sides))]
+            distinct = [torch.unique(batch_rows[:, j], return_inverse=True) for j in range(len(sides))]
             gathered = [
                 side[texts].to(self.device, torch.float32) for side, (texts, _) in zip(sides, distinct, strict=True)
             ]
@@ -187,7 +191,7 @@ class DiPairInference:
             local = torch.stack([inverse for _, inverse in distinct], 1).to(self.device)
             with autocast(precision, self.device):
                 scored = view.score_rows(gathered, local).float()
-            logits[start : start + len(part)] = scored.cpu().numpy()
+            logits[start : start + len(batch_rows)] = scored.cpu().numpy()
         _check_finite(logits)
         return logits
 
@@ -204,19 +208,21 @@ class DiPairInference:
         Raises:
             ModelError: a tuple has another number of texts than the model has sides, or a text is not a string.
         """
-        found = text_tuples(tuples, self.student.sides, "pairs", ModelError)
-        parts = []
-        for start in range(0, len(found), _WINDOW):
-            window = found[start : start + _WINDOW]
+        tuples = text_tuples(tuples, self.student.sides, "pairs", ModelError)
+        window_logits = []
+        for start in range(0, len(tuples), _WINDOW):
+            window = tuples[start : start + _WINDOW]
             sides, rows = [], np.empty((len(window), self.student.sides), dtype=np.int64)
             for j in range(self.student.sides):
                 distinct: dict[str, int] = {}
                 rows[:, j] = [distinct.setdefault(texts[j], len(distinct)) for texts in window]
                 sides.append(self._represented(list(distinct), j, batch_size, precision, show_progress_bar))
-            parts.append(self.score(*sides, rows=rows, precision=precision, show_progress_bar=show_progress_bar))
-        if not parts:
+            window_logits.append(
+                self.score(*sides, rows=rows, precision=precision, show_progress_bar=show_progress_bar)
+            )
+        if not window_logits:
             return np.empty((0, self.task.num_labels), dtype=np.float32)
-        return np.concatenate(parts)
+        return np.concatenate(window_logits)
 
     def predict(
         self,
@@ -245,8 +251,8 @@ class DiPairInference:
             scores = torch.softmax(scores, dim=-1)
         if one_label:
             scores = scores[:, 0]
-        found: Any = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
-        return found[0] if single else found
+        converted: Any = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
+        return converted[0] if single else converted
 
     def _activated(self, logits: torch.Tensor, activation: Activation | None) -> torch.Tensor:
         if activation is not None:
@@ -287,6 +293,7 @@ class DiPairInference:
             [(query, text) for text in texts], batch_size=batch_size, show_progress_bar=show_progress_bar
         )
         scores = np.asarray(self._activated(torch.from_numpy(logits), activation_fn))[:, 0]
+        # `lexsort` takes its last key first: the logits decide where activated scores tie.
         falling = [-logits[:, 0]] if activation_fn is None else [-logits[:, 0], -scores]
         best = np.lexsort(falling)[:top_k]
         ranking: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in best]
@@ -297,11 +304,11 @@ class DiPairInference:
 
     def known_fingerprint(self, side: int) -> str:
         """`representation_fingerprint`, remembered for as long as the weights stay as they are; for stamps in memory."""
-        encoder = self.streams[self.side_streams[side]][0]
+        encoder = self.streams[self.side_streams[side]].encoder
         tensors = [
             tensor
-            for part in (self.encoders[encoder], self.head_inputs[encoder])
-            for tensor in (*part.parameters(), *part.buffers())
+            for module in (self.encoders[encoder], self.head_inputs[encoder])
+            for tensor in (*module.parameters(), *module.buffers())
         ]
         tokenizer = self._tokenizer(encoder)
         return self.known_fingerprints.get(

@@ -54,8 +54,8 @@ def read_checksums(folder: str | Path) -> dict[str, str] | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path)
-        files = {str(name): str(value) for name, value in found["files"].items()}
+        stored = read_json(path)
+        files = {str(name): str(value) for name, value in stored["files"].items()}
         inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files)
         whole = inside and path.read_text(encoding="utf-8") == _content(files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -14,7 +14,8 @@ from transformers import AutoConfig, PreTrainedModel
 from distilmatch.errors import CacheError, ModelError
 from distilmatch.files import read_json
 from distilmatch.models.integrity import check_student_files
-from distilmatch.pretrained.sentence import check_model_folder, first_line, position_limit, safetensors_shapes
+from distilmatch.pretrained.positions import position_limit
+from distilmatch.pretrained.sentence import check_model_folder, first_line, safetensors_shapes
 from distilmatch.pretrained.weights import check_finite_weights
 
 _LARGEST_CONFIG = 2**24  # bytes
@@ -117,7 +118,7 @@ def check_loaded(name: str, model: Any, loading: Mapping[str, Any]) -> None:
     check_finite_weights(name, model.state_dict())
     student = model.student
     for side, (kept, length) in enumerate(zip(student.kept_tokens, student.max_lengths, strict=True)):
-        limit = position_limit(model.encoders[model.streams[model.side_streams[side]][0]])
+        limit = position_limit(model.encoders[model.streams[model.side_streams[side]].encoder])
         if length > limit:
             raise ModelError(f"{name}: `max_lengths` asks for {length} tokens, its encoder takes {limit}; {_ADVICE}")
         if kept * student.vector_width * 4 > _LARGEST_TEXT:

@@ -20,8 +20,9 @@ from distilmatch.config.embeddings import EmbeddingStudentConfig
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models.static_student import static_embedding
 from distilmatch.pretrained.layers import chosen_layers, keep_layers, layer_list, set_dropout
+from distilmatch.pretrained.positions import position_limit
 from distilmatch.pretrained.probe import unused_weights
-from distilmatch.pretrained.sentence import first_line, position_limit
+from distilmatch.pretrained.sentence import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def build_student(config: EmbeddingStudentConfig, source: SentenceTransformer) -
     transformer = _around(first, model)
     width = int(model.config.hidden_size)
     rest = [module for module in list(source)[1:] if not isinstance(module, Normalize)]
+    # What follows the source's transformer was built for its width; at another width the pooling is made anew.
     if config.pooling != "auto":
         rest = [Pooling(width, pooling_mode=config.pooling)]
     elif fresh and width != first.get_embedding_dimension():
@@ -85,12 +87,12 @@ def rest_unused(model: PreTrainedModel, tokenizer: Any) -> None:
 
 def _around(module: Transformer, model: PreTrainedModel) -> Transformer:
     """A copy of a sentence-transformers module with another transformer in it."""
-    own: Any = module.model
+    original: Any = module.model
     module.model = nn.Identity()  # type: ignore[assignment] # the weights need no copy
     try:
         made = copy.deepcopy(module)
     finally:
-        module.model = own
+        module.model = original
     made.model = model
     return made
 
@@ -102,12 +104,13 @@ def _with_layers(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreT
     try:
         keep_layers(shape, available, kept)
         set_dropout(shape, config.dropout)
-        own = type(model)(shape)
+        student = type(model)(shape)
     except Exception as error:  # each family fails in its own way
         raise ModelError(
             f"a {type(model).__name__} cannot be made of its layers {kept} ({type(error).__name__}: {first_line(error)}): keep "
             "others, or name another `encoder`"
         ) from error
+    # A model numbers its layers from 0 without gaps, so the kept ones' weights get other names.
     place = {old: new for new, old in enumerate(kept)}
     weights = {}
     for name, tensor in model.state_dict().items():
@@ -117,14 +120,14 @@ def _with_layers(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreT
                 continue
             name = f"{prefix}{place[int(number)]}.{rest}"
         weights[name] = tensor.detach().float().cpu()
-    sizes = {name: tuple(tensor.shape) for name, tensor in own.state_dict().items()}
+    sizes = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
     differing = [name for name, weight in weights.items() if name in sizes and sizes[name] != tuple(weight.shape)]
     if differing:
         raise ModelError(
             f"layers {kept} of a {type(model).__name__} do not make a model: {differing[0]} would have to be "
             f"{sizes[differing[0]]}, it is {tuple(weights[differing[0]].shape)}; keep others"
         )
-    missing, unexpected = own.load_state_dict(weights, strict=False)
+    missing, unexpected = student.load_state_dict(weights, strict=False)
     if missing:
         raise ModelError(
             f"layers {kept} of a {type(model).__name__} do not make a model: {', '.join(missing[:3])} is missing; keep others"
@@ -132,7 +135,7 @@ def _with_layers(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreT
     if unexpected:
         # ModernBERT's first layer has no norm before its attention.
         logger.warning("in their new places layers %s have no use for %s", kept, ", ".join(unexpected))
-    return own
+    return student
 
 
 def _fresh(model: PreTrainedModel, config: EmbeddingStudentConfig) -> PreTrainedModel:

@@ -49,7 +49,7 @@ def _seen(tensors: Sequence[torch.Tensor]) -> tuple[Any, ...] | None:
     filled = [tensor for tensor in tensors if tensor.numel()]
     for kind in dict.fromkeys((tensor.dtype, tensor.device) for tensor in filled):
         flat = [tensor.detach().reshape(-1) for tensor in filled if (tensor.dtype, tensor.device) == kind]
-        picked = [part[place * (len(part) - 1) // 2] for part in flat for place in _SAMPLES]
+        picked = [numbers[place * (len(numbers) - 1) // 2] for numbers in flat for place in _SAMPLES]
         samples.append(torch.stack(picked).to("cpu").view(torch.uint8).numpy().tobytes())
     return places, tuple(samples)
 
@@ -66,9 +66,9 @@ def check_stamp(texts: TokenRepresentations, side: int, names: Sequence[str], mo
         ModelError: it says which is which.
     """
     if texts.side is not None and texts.side != side:
-        given = names[texts.side] if 0 <= texts.side < len(names) else str(texts.side)
+        stamped = names[texts.side] if 0 <= texts.side < len(names) else str(texts.side)
         raise ModelError(
-            f"side {side} ({names[side]}) was given representations of side {texts.side} ({given}): give the sides in the "
+            f"side {side} ({names[side]}) was given representations of side {texts.side} ({stamped}): give the sides in the "
             f"order {', '.join(names)}, each from encode(texts, side)"
         )
     if texts.model is not None and texts.model != model():

@@ -39,9 +39,11 @@ def static_embedding(source: SentenceTransformer, width: int | None) -> StaticEm
     if width is not None and width < weights.shape[1]:
         _, vectors = np.linalg.eigh(weights.T @ weights)
         weights = weights @ vectors[:, ::-1][:, :width]
-    own = Tokenizer.from_str(backend.to_str())
-    own.no_truncation()
-    return StaticEmbedding(own, embedding_weights=torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)))
+    untruncated = Tokenizer.from_str(backend.to_str())
+    untruncated.no_truncation()
+    return StaticEmbedding(
+        untruncated, embedding_weights=torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32))
+    )
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Objectives: pure functions of tensors; a loss never owns a model."""
 
+from distilmatch.objectives.batches import EmbeddingBatch, PairBatch
 from distilmatch.objectives.contrastive import (
     contrastive_distillation,
     embedding_mse,
@@ -7,16 +8,19 @@ from distilmatch.objectives.contrastive import (
     key_distillation,
     similarity_distillation,
 )
-from distilmatch.objectives.embedding_mixture import embedding_distillation_loss
+from distilmatch.objectives.embedding_mixture import embedding_distillation_loss, embedding_objective_loss
 from distilmatch.objectives.memory_bank import MemoryBank
 from distilmatch.objectives.pair_mixture import (
     check_soft_labels,
     distillation_loss,
     gold_loss,
     loss_items,
+    objective_for,
     objective_kind,
+    pair_objective_loss,
 )
 from distilmatch.objectives.processes import gather_rows
+from distilmatch.objectives.registry import embedding_loss, lists, ordered_pairs, pair_loss, rows
 from distilmatch.objectives.sentence_loss import ContrastiveDistillationLoss
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,
@@ -30,22 +34,32 @@ from distilmatch.objectives.soft_labels import (
 
 __all__ = [
     "ContrastiveDistillationLoss",
+    "EmbeddingBatch",
     "MemoryBank",
+    "PairBatch",
     "check_soft_labels",
     "contrastive_distillation",
     "decoupled_kl",
     "distillation_loss",
     "embedding_distillation_loss",
+    "embedding_loss",
     "embedding_mse",
+    "embedding_objective_loss",
     "gather_rows",
     "gold_loss",
     "info_nce",
     "key_distillation",
+    "lists",
     "listwise_kl",
     "logit_mse",
     "loss_items",
     "margin_mse",
+    "objective_for",
     "objective_kind",
+    "ordered_pairs",
+    "pair_loss",
+    "pair_objective_loss",
+    "rows",
     "similarity_distillation",
     "skewed_kl",
     "soft_binary_cross_entropy",

@@ -127,11 +127,13 @@ def key_distillation(
     device = student.device.type
     products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     with torch.autocast(device, enabled=False):
-        own, theirs = (normalize(part.float(), dim=-1) for part in (student, teacher.detach()))
+        student_unit, teacher_unit = (normalize(vectors.float(), dim=-1) for vectors in (student, teacher.detach()))
         if temperature is not None:
             temperature = torch.as_tensor(temperature, dtype=torch.float32, device=student.device)
-        sums = KeyLosses.apply(own, temperature, theirs, keys, targets, same, similarity_temperature, products)
-        contrast, similarity = (part * (len(counts) / sum(counts)) for part in sums)
+        sums = KeyLosses.apply(
+            student_unit, temperature, teacher_unit, keys, targets, same, similarity_temperature, products
+        )
+        contrast, similarity = (total * (len(counts) / sum(counts)) for total in sums)
     return contrast, similarity
 
 
@@ -164,8 +166,8 @@ def info_nce(
         ConfigError: embeddings of different widths.
     """
     _check_same_width(anchors, positives)
-    own, first, counts = gathered(positives, gather)
-    candidates = [own]
+    all_positives, first, counts = gathered(positives, gather)
+    candidates = [all_positives]
     if hard_negatives is not None:
         _check_same_width(anchors, hard_negatives)
         candidates.append(gathered(hard_negatives, gather)[0].flatten(0, 1))
@@ -178,7 +180,7 @@ def info_nce(
         same = (positive_ids[:, None] == ids[None, :]) | (anchor_ids[:, None] == ids[None, :])
     targets = torch.arange(first, first + len(anchors), device=anchors.device)
     with torch.autocast(anchors.device.type, enabled=False):
-        unit = [normalize(part.float(), dim=-1) for part in (anchors, torch.cat(candidates))]
+        unit = [normalize(vectors.float(), dim=-1) for vectors in (anchors, torch.cat(candidates))]
         logits = unit[0] @ unit[1].T / temperature
         if same is not None:
             logits = logits.masked_fill(same.scatter(1, targets[:, None], False), -torch.inf)

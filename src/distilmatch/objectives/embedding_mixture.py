@@ -1,6 +1,6 @@
-"""The mixture of embedding objectives that a config asks for.
+"""The embedding objectives that a config asks for: one registered entry a loss, and their mean over a student's widths.
 
-Shape legend: n texts; d width of the teacher.
+Shape legend: n texts; t width of the teacher.
 """
 
 from __future__ import annotations
@@ -10,9 +10,35 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import normalize
 
-from distilmatch.config.embeddings import EmbeddingObjectiveConfig
+from distilmatch.config.objectives import (
+    CkdMseObjective,
+    CkdObjective,
+    EmbeddingMseObjective,
+    EmbeddingObjectiveConfig,
+)
+from distilmatch.errors import ConfigError
+from distilmatch.objectives.batches import EmbeddingBatch
 from distilmatch.objectives.contrastive import embedding_mse, key_distillation
 from distilmatch.objectives.memory_bank import MemoryBank
+from distilmatch.objectives.registry import EMBEDDING_LOSSES, embedding_loss
+
+
+def embedding_objective_loss(batch: EmbeddingBatch, config: EmbeddingObjectiveConfig) -> torch.Tensor:
+    """The loss that `config` asks for, the mean over the student's widths; a scalar in fp32.
+
+    Raises:
+        ConfigError: no loss is registered for the class of `config`.
+    """
+    loss = EMBEDDING_LOSSES.get(type(config))
+    if loss is None:
+        raise ConfigError(
+            f"objective {config.kind} has no loss: put @embedding_loss({type(config).__name__}) above a function of the "
+            "config, a batch and a projected embedding"
+        )
+    total = batch.projected[0].new_zeros((), dtype=torch.float32)
+    for projected in batch.projected:
+        total = total + loss(config, batch, projected)
+    return total / len(batch.projected)
 
 
 def embedding_distillation_loss(
@@ -24,37 +50,54 @@ def embedding_distillation_loss(
     ids: torch.Tensor | None = None,
     bank: MemoryBank | None = None,
 ) -> torch.Tensor:
-    """`ckd`, `mse`, or `ckd + mse_weight * d * mse`, to which `similarity_weight` times `similarity_distillation` is added,
-    the mean over the student's widths; a scalar in fp32.
+    """`embedding_objective_loss` of the fields of an `EmbeddingBatch`."""
+    batch = EmbeddingBatch(projected=projected, teacher=teacher, ids=ids, temperature=temperature, bank=bank)
+    return embedding_objective_loss(batch, config)
 
-    Args:
-        projected: for each width of the student's, (n, d) embeddings projected to the teacher's width; without a
-            projection the embedding itself.
-        teacher: (n, d).
-        temperature: in place of the config's, where it is learned.
-        ids: (n,) int64, which text each row is.
-        bank: earlier embeddings of the teacher; they are read here and not added to.
+
+@embedding_loss(CkdObjective)
+def _ckd(objective: CkdObjective, batch: EmbeddingBatch, projected: torch.Tensor) -> torch.Tensor:
+    return _against_keys(objective, batch, projected, objective.temperature)
+
+
+@embedding_loss(EmbeddingMseObjective)
+def _mse(objective: EmbeddingMseObjective, batch: EmbeddingBatch, projected: torch.Tensor) -> torch.Tensor:
+    error = _squared_error(projected, batch.teacher, objective.normalize)
+    return _against_keys(objective, batch, projected, None) + error
+
+
+@embedding_loss(CkdMseObjective)
+def _both(objective: CkdMseObjective, batch: EmbeddingBatch, projected: torch.Tensor) -> torch.Tensor:
+    error = _squared_error(projected, batch.teacher, objective.normalize)
+    contrast = _against_keys(objective, batch, projected, objective.temperature)
+    return contrast + objective.mse_weight * projected.shape[-1] * error
+
+
+def _squared_error(projected: torch.Tensor, teacher: torch.Tensor, normalized: bool) -> torch.Tensor:
+    student, target = projected.float(), teacher.float()
+    if normalized:
+        student, target = normalize(student, dim=-1), normalize(target, dim=-1)
+    return embedding_mse(student, target)
+
+
+def _against_keys(
+    objective: EmbeddingObjectiveConfig, batch: EmbeddingBatch, projected: torch.Tensor, temperature: float | None
+) -> torch.Tensor:
+    """The losses that look at other texts' embeddings, in one pass over them: contrastive distillation, where it has a
+    temperature, and `similarity_weight` times the distillation of similarities.
     """
-    total = projected[0].new_zeros((), dtype=torch.float32)
-    for own in projected:
-        width = own.shape[-1]
-        contrasts = config.kind in ("ckd", "both")
-        if contrasts or config.similarity_weight:
-            contrast, similarity = key_distillation(
-                own,
-                teacher,
-                None if bank is None else bank.embeddings,
-                temperature=(config.temperature if temperature is None else temperature) if contrasts else None,
-                similarity_temperature=config.similarity_temperature if config.similarity_weight else None,
-                ids=ids,
-                negative_ids=None if bank is None else bank.ids,
-                gather=config.gather,
-            )
-            total = total + contrast + config.similarity_weight * similarity
-        if config.kind in ("mse", "both"):
-            pair = (own.float(), teacher.float())
-            if config.normalize:
-                pair = (normalize(pair[0], dim=-1), normalize(pair[1], dim=-1))
-            scale = 1.0 if config.kind == "mse" else config.mse_weight * width
-            total = total + scale * embedding_mse(*pair)
-    return total / len(projected)
+    if temperature is None and not objective.similarity_weight:
+        return projected.new_zeros((), dtype=torch.float32)
+    bank = batch.bank
+    learned = temperature if batch.temperature is None else batch.temperature
+    contrast, similarity = key_distillation(
+        projected,
+        batch.teacher,
+        None if bank is None else bank.embeddings,
+        temperature=None if temperature is None else learned,
+        similarity_temperature=objective.similarity_temperature if objective.similarity_weight else None,
+        ids=batch.ids,
+        negative_ids=None if bank is None else bank.ids,
+        gather=objective.gather,
+    )
+    return contrast + objective.similarity_weight * similarity

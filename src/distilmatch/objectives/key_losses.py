@@ -51,30 +51,32 @@ class KeyLosses(torch.autograd.Function):
             product_dtype: in which embeddings are multiplied; all else is in fp32.
         """
         blocks = _blocks(keys, unit.device)
-        count = sum(len(part) for part in keys)
+        count = sum(len(vectors) for vectors in keys)
         both = [unit] if similarity_temperature is None else [unit, teacher]
         cosines = [unit.new_empty(len(unit), count) for _ in both]
-        inverse = [1 / torch.linalg.vector_norm(part.float(), dim=-1).clamp_min(1e-12) for part in keys]
+        inverse = [1 / torch.linalg.vector_norm(vectors.float(), dim=-1).clamp_min(1e-12) for vectors in keys]
         sums = _Sums(len(unit), unit)
-        for part, rows, place in blocks:
-            found = [
-                torch.mul(_product(texts, keys[part][rows].T, product_dtype), inverse[part][rows], out=held[:, place])
+        for source, rows, place in blocks:
+            cosine_blocks = [
+                torch.mul(
+                    _product(texts, keys[source][rows].T, product_dtype), inverse[source][rows], out=held[:, place]
+                )
                 for texts, held in zip(both, cosines, strict=True)
             ]
             if temperature is not None:
-                logits = found[0] / temperature
+                logits = cosine_blocks[0] / temperature
                 if same is not None:
                     logits = _leave_out(logits, same, targets, place)
                 sums.contrast(logits)
             if similarity_temperature is not None:
-                sums.similarity(found[0] / similarity_temperature, found[1] / similarity_temperature)
+                sums.similarity(cosine_blocks[0] / similarity_temperature, cosine_blocks[1] / similarity_temperature)
         ctx.save_for_backward(*cosines, *keys, *inverse, targets, *(same or ()))
         ctx.blocks, ctx.parts, ctx.has_same = blocks, len(keys), same is not None
         ctx.temperature, ctx.similarity_temperature, ctx.sums = temperature, similarity_temperature, sums
         ctx.product_dtype = product_dtype
-        own = cosines[0].gather(1, targets[:, None]).squeeze(1)
+        positive = cosines[0].gather(1, targets[:, None]).squeeze(1)
         zero = unit.new_zeros(())
-        contrast = zero if temperature is None else (sums.contrast_lse - own / temperature).sum()
+        contrast = zero if temperature is None else (sums.contrast_lse - positive / temperature).sum()
         return contrast, zero if similarity_temperature is None else sums.divergence().sum()
 
     @staticmethod
@@ -90,7 +92,7 @@ class KeyLosses(torch.autograd.Function):
         temperature, warmth, sums = ctx.temperature, ctx.similarity_temperature, ctx.sums
         total = cosines[0].new_zeros(len(cosines[0]), keys[0].shape[1])
         expected = cosines[0].new_zeros(())  # of the cosine, under the contrastive probabilities
-        for part, rows, place in ctx.blocks:
+        for source, rows, place in ctx.blocks:
             mine = cosines[0][:, place]
             slope = torch.zeros_like(mine)
             if temperature is not None:
@@ -104,13 +106,13 @@ class KeyLosses(torch.autograd.Function):
                 differ = (mine / warmth).sub_(sums.mine_lse[:, None]).exp_()
                 differ.sub_((cosines[1][:, place] / warmth).sub_(sums.teacher_lse[:, None]).exp_())
                 slope.add_(differ.mul_(of_similarity / warmth))
-            total.add_(_product(slope.mul_(inverse[part][rows]), keys[part][rows], ctx.product_dtype))
+            total.add_(_product(slope.mul_(inverse[source][rows]), keys[source][rows], ctx.product_dtype))
         if temperature is None:
             return total, *[None] * 7
-        own = cosines[0].gather(1, targets[:, None]).squeeze(1)
+        positive = cosines[0].gather(1, targets[:, None]).squeeze(1)
         # A target is a key of the batch, the first of the parts.
         total.sub_(keys[0][targets].float() * inverse[0][targets, None] * (of_contrast / temperature))
-        of_temperature = of_contrast * (own.sum() - expected) / temperature**2
+        of_temperature = of_contrast * (positive.sum() - expected) / temperature**2
         return total, of_temperature.reshape(temperature.shape), *[None] * 6
 
 
@@ -149,16 +151,16 @@ def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> tor
 
 
 def _blocks(keys: Sequence[torch.Tensor], device: torch.device) -> list[tuple[int, slice, slice]]:
-    """The part, its rows, and their place among all keys, of each block."""
-    found = []
+    """Of each block: which of `keys` it is from, its rows there, and their place among all keys."""
+    blocks = []
     before = 0
-    for number, part in enumerate(keys):
-        step = _BLOCK if device.type == "cpu" else max(1, len(part))
-        for start in range(0, len(part), step):
-            end = min(start + step, len(part))
-            found.append((number, slice(start, end), slice(before + start, before + end)))
-        before += len(part)
-    return found
+    for number, block_keys in enumerate(keys):
+        step = _BLOCK if device.type == "cpu" else max(1, len(block_keys))
+        for start in range(0, len(block_keys), step):
+            end = min(start + step, len(block_keys))
+            blocks.append((number, slice(start, end), slice(before + start, before + end)))
+        before += len(block_keys)
+    return blocks
 
 
 def _leave_out(

@@ -11,38 +11,39 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from distilmatch.config.pairs import ObjectiveConfig, ObjectiveKind
+from distilmatch.config.objectives import AutoObjective, BceObjective, KlObjective, ListwiseObjective, ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError
-from distilmatch.objectives.soft_labels import (
-    decoupled_kl,
-    listwise_kl,
-    logit_mse,
-    margin_mse,
-    skewed_kl,
-    soft_binary_cross_entropy,
-    soft_label_kl,
-)
+from distilmatch.objectives import soft_labels  # noqa: F401 - registers its losses
+from distilmatch.objectives.batches import PairBatch
+from distilmatch.objectives.registry import registered_loss
 
 logger = logging.getLogger(__name__)
 
 _FLAT = 0.01  # standard deviation of probabilities
-_CLASS_KINDS = ("kl", "decoupled_kl", "skewed_kl")
+_USUAL: dict[str, type[ObjectiveConfig]] = {"classification": KlObjective, "ranking": ListwiseObjective}
 
 
-def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveKind:
-    """The objective that `config` means for `task`.
+def objective_for(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveConfig:
+    """The objective that `config` means for `task`: itself, or the task's usual one in the place of "auto".
 
     Raises:
         ConfigError: the two do not go together.
     """
-    defaults: dict[str, ObjectiveKind] = {"classification": "kl", "ranking": "listwise"}
-    kind = defaults.get(task.kind, "bce") if config.kind == "auto" else config.kind
-    if kind in _CLASS_KINDS and task.num_labels == 1:
-        raise ConfigError(f"objective {kind} needs two or more labels, {task.kind} has one: use bce or mse")
-    if kind in ("bce", "margin_mse", "listwise") and task.num_labels > 1:
-        raise ConfigError(f"objective {kind} needs one label, this task has {task.num_labels}: use kl or mse")
-    return kind
+    if isinstance(config, AutoObjective):
+        usual = _USUAL.get(task.kind, BceObjective)
+        config = usual(temperature=config.temperature, gold_weight=config.gold_weight)
+    labels = registered_loss(config).labels
+    if labels == "several" and task.num_labels == 1:
+        raise ConfigError(f"objective {config.kind} needs two or more labels, {task.kind} has one: use bce or mse")
+    if labels == "one" and task.num_labels > 1:
+        raise ConfigError(f"objective {config.kind} needs one label, this task has {task.num_labels}: use kl or mse")
+    return config
+
+
+def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> str:
+    """The kind of `objective_for`."""
+    return objective_for(config, task).kind
 
 
 def check_soft_labels(config: ObjectiveConfig, task: TaskConfig, teacher: np.ndarray) -> None:
@@ -50,9 +51,10 @@ def check_soft_labels(config: ObjectiveConfig, task: TaskConfig, teacher: np.nda
 
     A reranker trained on margins or lists may give scores of any size; as log-odds nearly all then say the same.
     """
-    if objective_kind(config, task) != "bce" or len(teacher) < 2:
+    objective = objective_for(config, task)
+    if not isinstance(objective, BceObjective) or len(teacher) < 2:
         return
-    probabilities = 1 / (1 + np.exp(-np.clip(teacher[:, 0].astype(np.float64) / config.temperature, -60, 60)))
+    probabilities = 1 / (1 + np.exp(-np.clip(teacher[:, 0].astype(np.float64) / objective.temperature, -60, 60)))
     if probabilities.std() < _FLAT and np.ptp(teacher) > 1.0:
         logger.warning(
             "the teacher's scores (%.1f to %.1f) are nearly one probability (%.3f) when they are read as log-odds: "
@@ -89,6 +91,30 @@ def gold_loss(student: torch.Tensor, gold: torch.Tensor, task: TaskConfig, highe
     return binary_cross_entropy_with_logits(logits[:, 0], gold)
 
 
+def pair_objective_loss(
+    batch: PairBatch,
+    task: TaskConfig,
+    config: ObjectiveConfig,
+    *,
+    highest_grade: float = 1.0,
+    shares: tuple[float | torch.Tensor, float | torch.Tensor] = (1.0, 1.0),
+) -> torch.Tensor:
+    """`(1 - gold_weight) * soft + gold_weight * gold_loss`, a scalar in fp32.
+
+    Args:
+        batch: with `gold` where `gold_weight` is above 0.
+        highest_grade: of a ranking table, see `gold_loss`.
+        shares: what the soft and the gold mean are multiplied by: the batch's share of the `loss_items` of a step, where
+            a step is made of several batches. The sum over its batches is then the loss of the whole step.
+    """
+    objective = objective_for(config, task)
+    soft = shares[0] * registered_loss(objective).compute(objective, batch)
+    if objective.gold_weight == 0 or batch.gold is None:
+        return soft
+    labelled = shares[1] * gold_loss(batch.logits, batch.gold, task, highest_grade)
+    return (1 - objective.gold_weight) * soft + objective.gold_weight * labelled
+
+
 def distillation_loss(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -100,38 +126,16 @@ def distillation_loss(
     highest_grade: float = 1.0,
     shares: tuple[float | torch.Tensor, float | torch.Tensor] = (1.0, 1.0),
 ) -> torch.Tensor:
-    """`(1 - gold_weight) * soft + gold_weight * gold_loss`, a scalar in fp32.
+    """`pair_objective_loss` of logits alone.
 
     Args:
         student, teacher: (p, c) raw logits.
         gold: (p,), NaN where a row has none; needed when `gold_weight` is above 0.
         queries: (p,) numbers of the queries, for margin_mse and listwise; None makes the batch one query.
-        highest_grade: of a ranking table, see `gold_loss`.
-        shares: what the soft and the gold mean are multiplied by: the batch's share of the `loss_items` of a step, where
-            a step is made of several batches. The sum over its batches is then the loss of the whole step.
+        highest_grade, shares: as of `pair_objective_loss`.
     """
-    kind = objective_kind(config, task)
-    if queries is None:
-        queries = torch.zeros(len(student), dtype=torch.int64, device=student.device)
-    if kind == "kl":
-        soft = soft_label_kl(student, teacher, config.temperature)
-    elif kind == "decoupled_kl":
-        soft = decoupled_kl(student, teacher, config.temperature, config.non_target_weight)
-    elif kind == "skewed_kl":
-        soft = skewed_kl(student, teacher, config.temperature, config.skew)
-    elif kind == "bce":
-        soft = soft_binary_cross_entropy(student, teacher, config.temperature)
-    elif kind == "mse":
-        soft = logit_mse(student, teacher)
-    elif kind == "margin_mse":
-        soft = margin_mse(student, teacher, queries)
-    else:
-        soft = listwise_kl(student, teacher, queries, config.temperature)
-    soft = shares[0] * soft
-    if config.gold_weight == 0 or gold is None:
-        return soft
-    labelled = shares[1] * gold_loss(student, gold, task, highest_grade)
-    return (1 - config.gold_weight) * soft + config.gold_weight * labelled
+    batch = PairBatch(logits=student, teacher=teacher, gold=gold, queries=queries)
+    return pair_objective_loss(batch, task, config, highest_grade=highest_grade, shares=shares)
 
 
 def loss_items(
@@ -149,9 +153,6 @@ def loss_items(
         rows: p.
         gold, queries: (p,) as of `distillation_loss`.
     """
-    kind = objective_kind(config, task)
-    soft = rows
-    if kind in ("margin_mse", "listwise"):
-        counts = torch.tensor([rows]) if queries is None else torch.unique(queries, return_counts=True)[1]
-        soft = int((counts >= 2).sum() if kind == "listwise" else (counts * (counts - 1)).sum())
+    counts = torch.tensor([rows]) if queries is None else torch.unique(queries, return_counts=True)[1]
+    soft = registered_loss(objective_for(config, task)).items(counts)
     return soft, 0 if gold is None else int((~torch.isnan(gold)).sum())

@@ -17,9 +17,9 @@ class _GatherRows(torch.autograd.Function):
         ctx.first, ctx.count = sum(counts[: dist.get_rank()]), len(tensor)
         padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
         padded[: len(tensor)] = tensor
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        everywhere = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(everywhere, padded)
+        return torch.cat([rows[:count] for rows, count in zip(everywhere, counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -40,8 +40,8 @@ def gathered(tensor: torch.Tensor, gather: bool) -> tuple[torch.Tensor, int, lis
     """The rows, where this process's own begin, and how many each process has."""
     if not gather or not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor, 0, [len(tensor)]
-    own = torch.tensor([len(tensor)], device=tensor.device)
-    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, own)
+    length = torch.tensor([len(tensor)], device=tensor.device)
+    sizes = [torch.empty_like(length) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, length)
     counts = [int(size) for size in sizes]
     return _GatherRows.apply(tensor, counts), sum(counts[: dist.get_rank()]), counts

@@ -1,6 +1,7 @@
 """Objectives on a teacher's soft labels: pure functions of tensors, mean over rows.
 
-Both sides are raw logits; everything is computed in fp32, because bf16 saturates and ties.
+Both sides are raw logits; everything is computed in fp32, because bf16 saturates and ties. Below each function stands the entry
+that gives it to a recipe's `objective`.
 
 Shape legend: p tuples; c labels.
 """
@@ -12,6 +13,18 @@ import math
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, log_softmax, mse_loss
 
+from distilmatch.config.objectives import (
+    BceObjective,
+    DecoupledKlObjective,
+    KlObjective,
+    ListwiseObjective,
+    MarginMseObjective,
+    MseObjective,
+    SkewedKlObjective,
+)
+from distilmatch.objectives.batches import PairBatch
+from distilmatch.objectives.registry import lists, ordered_pairs, pair_loss
+
 
 def soft_label_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over rows (Hinton et al. 2015, section 2).
@@ -22,8 +35,13 @@ def soft_label_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: flo
         temperature: T > 0; T^2 keeps the size of the gradient as T changes.
     """
     target = log_softmax(teacher.float() / temperature, dim=-1)
-    own = log_softmax(student.float() / temperature, dim=-1)
-    return temperature**2 * kl_div(own, target, reduction="batchmean", log_target=True)
+    log_student = log_softmax(student.float() / temperature, dim=-1)
+    return temperature**2 * kl_div(log_student, target, reduction="batchmean", log_target=True)
+
+
+@pair_loss(KlObjective, labels="several")
+def _soft_label_kl(objective: KlObjective, batch: PairBatch) -> torch.Tensor:
+    return soft_label_kl(batch.logits, batch.teacher, objective.temperature)
 
 
 def decoupled_kl(
@@ -38,19 +56,24 @@ def decoupled_kl(
         student, teacher: (p, c) logits, c >= 3 for the second part to be more than 0.
     """
     target = log_softmax(teacher.float() / temperature, dim=-1)
-    own = log_softmax(student.float() / temperature, dim=-1)
+    log_student = log_softmax(student.float() / temperature, dim=-1)
     is_target = torch.zeros_like(target, dtype=torch.bool).scatter(1, target.argmax(-1, keepdim=True), True)
     both = [
-        torch.stack([part[is_target], part.masked_fill(is_target, -torch.inf).logsumexp(-1)], dim=-1)
-        for part in (target, own)
+        torch.stack([log_p[is_target], log_p.masked_fill(is_target, -torch.inf).logsumexp(-1)], dim=-1)
+        for log_p in (target, log_student)
     ]
     among_others = [
-        log_softmax(part[~is_target].view(len(part), -1), dim=-1)
-        for part in (teacher.float() / temperature, student.float() / temperature)
+        log_softmax(logits[~is_target].view(len(logits), -1), dim=-1)
+        for logits in (teacher.float() / temperature, student.float() / temperature)
     ]
     divergence = kl_div(both[1], both[0], reduction="batchmean", log_target=True)
     others = kl_div(among_others[1], among_others[0], reduction="batchmean", log_target=True)
     return temperature**2 * (divergence + non_target_weight * others)
+
+
+@pair_loss(DecoupledKlObjective, labels="several")
+def _decoupled_kl(objective: DecoupledKlObjective, batch: PairBatch) -> torch.Tensor:
+    return decoupled_kl(batch.logits, batch.teacher, objective.temperature, objective.non_target_weight)
 
 
 def skewed_kl(
@@ -63,10 +86,15 @@ def skewed_kl(
         skew: in [0, 1); 0 is the plain divergence.
     """
     target = log_softmax(teacher.float() / temperature, dim=-1)
-    own = log_softmax(student.float() / temperature, dim=-1)
+    log_student = log_softmax(student.float() / temperature, dim=-1)
     if skew > 0:
-        own = torch.logaddexp(target + math.log(skew), own + math.log1p(-skew))
-    return temperature**2 * kl_div(own, target, reduction="batchmean", log_target=True)
+        log_student = torch.logaddexp(target + math.log(skew), log_student + math.log1p(-skew))
+    return temperature**2 * kl_div(log_student, target, reduction="batchmean", log_target=True)
+
+
+@pair_loss(SkewedKlObjective, labels="several")
+def _skewed_kl(objective: SkewedKlObjective, batch: PairBatch) -> torch.Tensor:
+    return skewed_kl(batch.logits, batch.teacher, objective.temperature, objective.skew)
 
 
 def soft_binary_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -79,9 +107,19 @@ def soft_binary_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temp
     return temperature**2 * binary_cross_entropy_with_logits(student.float() / temperature, target)
 
 
+@pair_loss(BceObjective, labels="one")
+def _soft_binary_cross_entropy(objective: BceObjective, batch: PairBatch) -> torch.Tensor:
+    return soft_binary_cross_entropy(batch.logits, batch.teacher, objective.temperature)
+
+
 def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of the logits, (p, c) each (Ba and Caruana 2014, section 2.2)."""
     return mse_loss(student.float(), teacher.float())
+
+
+@pair_loss(MseObjective)
+def _logit_mse(objective: MseObjective, batch: PairBatch) -> torch.Tensor:
+    return logit_mse(batch.logits, batch.teacher)
 
 
 def margin_mse(student: torch.Tensor, teacher: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -103,6 +141,11 @@ def margin_mse(student: torch.Tensor, teacher: torch.Tensor, queries: torch.Tens
     return margins.sum() / (count * (count - 1)).sum().clamp_min(1)
 
 
+@pair_loss(MarginMseObjective, labels="one", items=ordered_pairs)
+def _margin_mse(objective: MarginMseObjective, batch: PairBatch) -> torch.Tensor:
+    return margin_mse(batch.logits, batch.teacher, batch.lists)
+
+
 def listwise_kl(
     student: torch.Tensor, teacher: torch.Tensor, queries: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
@@ -115,10 +158,15 @@ def listwise_kl(
     """
     _, groups = torch.unique(queries, return_inverse=True)
     target = _grouped_log_softmax(teacher.float()[:, 0] / temperature, groups)
-    own = _grouped_log_softmax(student.float()[:, 0] / temperature, groups)
-    divergence = _grouped(target.exp() * (target - own), groups)
-    lists = (torch.bincount(groups) >= 2).sum().clamp_min(1)
-    return temperature**2 * divergence.sum() / lists
+    log_student = _grouped_log_softmax(student.float()[:, 0] / temperature, groups)
+    divergence = _grouped(target.exp() * (target - log_student), groups)
+    compared = (torch.bincount(groups) >= 2).sum().clamp_min(1)
+    return temperature**2 * divergence.sum() / compared
+
+
+@pair_loss(ListwiseObjective, labels="one", items=lists)
+def _listwise_kl(objective: ListwiseObjective, batch: PairBatch) -> torch.Tensor:
+    return listwise_kl(batch.logits, batch.teacher, batch.lists, objective.temperature)
 
 
 def _grouped(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -179,13 +179,16 @@ def calibrate(
     if work.encode:
         assert texts is not None
         for side in (0, 1):
-            some = _evenly(texts[side], _TEXTS_ENCODED)
+            sample = _evenly(texts[side], _TEXTS_ENCODED)
             encoded[side] = rate(
-                lambda some=some, side=side: model.encode(some, side, precision=precision, show_progress_bar=False),  # type: ignore[misc]
-                len(some),
+                lambda sample=sample, side=side: model.encode(  # type: ignore[misc]
+                    sample, side, precision=precision, show_progress_bar=False
+                ),
+                len(sample),
                 rounds=1,
                 seconds=seconds / 4,
             )
+    # What is folded and scored is random: these stages take as long on any numbers.
     counts = [min(_TEXTS_FOLDED, work.left), min(_TEXTS_FOLDED, work.right)]
     sides = [_random(model, side, count) for side, count in enumerate(counts)]
     folded = [
@@ -225,6 +228,7 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
     weights = sum(parameter.nbytes for parameter in model.parameters())
     operations = head_cost(model).operations
     product_share = None if operations is None else rates.scored * operations / rates.products
+    # In blocks a left text stays in the cache and a pair reads its right text; of candidates it reads both.
     touched = rates.folded_bytes[1] if work.candidates is None else sum(rates.folded_bytes)
     memory_share = rates.scored * touched / rates.read
     longest = max(seconds, key=lambda stage: seconds[stage])
@@ -287,16 +291,17 @@ def smaller_settings(
         changes["no similarities in the head"] = {"head_maxsim": 0, "head_similarities": 0}
     if student.head != "feed_forward":
         changes["a feed-forward head"] = {"head": "feed_forward", "head_layers": 1, **reset}
-    found = _smaller_numbers(model, work, rates, texts, kernel, threads, precision, seconds)
+    smaller = _smaller_numbers(model, work, rates, texts, kernel, threads, precision, seconds)
     for change, settings in changes.items():
         try:
             other = _with_random_weights(model, student.replaced(**settings))
         except DistilmatchError:
             continue  # a shape that this encoder does not allow
         measured = calibrate(other, replace(work, encode=False), kernel=kernel, threads=threads, seconds=seconds)
+        # Neither the encoder nor the machine is another: their rates are taken over.
         measured = replace(measured, encoded=rates.encoded, start=rates.start, products=rates.products, read=rates.read)
-        found.append(Smaller(change=change, plan=plan(other, work, measured)))
-    return found
+        smaller.append(Smaller(change=change, plan=plan(other, work, measured)))
+    return smaller
 
 
 def _smaller_numbers(
@@ -310,20 +315,20 @@ def _smaller_numbers(
     seconds: float,
 ) -> list[Smaller]:
     # The same student in other number formats.
-    found = []
+    smaller = []
     if work.encode and texts is not None and not use_bf16(precision, model.device) and has_fast_bf16(model.device):
         faster = calibrate(
             model, work, texts=texts, kernel=kernel, threads=threads, precision="bf16", seconds=seconds
         ).encoded
-        found.append(Smaller(change="encoders in bf16", plan=plan(model, work, replace(rates, encoded=faster))))
+        smaller.append(Smaller(change="encoders in bf16", plan=plan(model, work, replace(rates, encoded=faster))))
     if kernel in ("auto", "native") and model.device.type == "cpu" and why_not_native_int8(model) is None:
         small = replace(work, dtype="int8")
         measured = calibrate(
             model, replace(small, encode=False), kernel="native-int8", threads=threads, seconds=seconds
         )
         measured = replace(measured, encoded=rates.encoded, start=rates.start, products=rates.products, read=rates.read)
-        found.append(Smaller(change="int8, stored and in products", plan=plan(model, small, measured)))
-    return found
+        smaller.append(Smaller(change="int8, stored and in products", plan=plan(model, small, measured)))
+    return smaller
 
 
 def _with_random_weights(model: DiPair, student: StudentConfig) -> DiPair:
@@ -354,25 +359,26 @@ def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: 
         more = int(min(2**22, max(1, 0.5 * seconds / (time.perf_counter() - started)) * len(rows)))
         rows = np.random.default_rng(1).integers(0, [n, m], (max(4096, more), 2))
         return rate(lambda: kernel.pairs(prepared, rows), len(rows), rounds=2, seconds=seconds / 2)
-    # A block of some left texts against the whole sample, again and again into the same heaps, as the job does it: they
+    # A block of left texts against the whole sample, again and again into the same heaps, as the job does it: they
     # are full after the first round.
     best = kernel.best_rows(n, min(work.top_k, m))
 
     def block() -> None:
         kernel.top_k(prepared[0], prepared[1], ranking, best, None, (0, 0))
 
-    some = max(1, min(n, 200_000 // m))
-    part = kernel.prepare(_random(model, 0, some), 0)
+    # A first, small block says how large a block the time has room for.
+    count = max(1, min(n, 200_000 // m))
+    lefts = kernel.prepare(_random(model, 0, count), 0)
     started = time.perf_counter()
-    kernel.top_k(part, prepared[1], ranking, kernel.best_rows(some, min(work.top_k, m)), None, (0, 0))
-    one = some * m / (time.perf_counter() - started)
-    if n * m / one <= seconds:
+    kernel.top_k(lefts, prepared[1], ranking, kernel.best_rows(count, min(work.top_k, m)), None, (0, 0))
+    pairs_per_s = count * m / (time.perf_counter() - started)
+    if n * m / pairs_per_s <= seconds:
         return rate(block, n * m, rounds=1, seconds=seconds / 2)
-    some = max(1, min(n, int(seconds / 2 * one / m)))
-    part = kernel.prepare(_random(model, 0, some), 0)
-    best = kernel.best_rows(some, min(work.top_k, m))
+    count = max(1, min(n, int(seconds / 2 * pairs_per_s / m)))
+    lefts = kernel.prepare(_random(model, 0, count), 0)
+    best = kernel.best_rows(count, min(work.top_k, m))
     return rate(
-        lambda: kernel.top_k(part, prepared[1], ranking, best, None, (0, 0)), some * m, rounds=1, seconds=seconds / 2
+        lambda: kernel.top_k(lefts, prepared[1], ranking, best, None, (0, 0)), count * m, rounds=1, seconds=seconds / 2
     )
 
 

@@ -16,14 +16,10 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.errors import ModelError
 from distilmatch.pretrained.layers import PretrainedLayer, fits, keep_layers, pretrained_layers
 from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.positions import position_limit
 from distilmatch.pretrained.probe import check_encoder
-from distilmatch.pretrained.sentence import (
-    check_model_folder,
-    check_vocabulary,
-    first_line,
-    input_embeddings,
-    position_limit,
-)
+from distilmatch.pretrained.sentence import check_model_folder, first_line, input_embeddings
+from distilmatch.pretrained.tokenizers import check_vocabulary, padded_on_the_right
 from distilmatch.pretrained.weights import check_finite_weights
 
 
@@ -81,8 +77,7 @@ class PretrainedEncoder:
             )
         check_finite_weights(path, model.state_dict())
         check_vocabulary(path, tokenizer, input_embeddings(model))
-        tokenizer.padding_side = "right"
-        return cls(path, model, tokenizer)
+        return cls(path, model, padded_on_the_right(tokenizer))
 
     def truncated(self, student: StudentConfig) -> PreTrainedModel:
         """The encoder with the layers that the student keeps, without pooler.
@@ -101,17 +96,17 @@ class PretrainedEncoder:
         try:
             if student.encoder_layers is not None:
                 keep_layers(config, self._layers(), range(student.encoder_layers))
-            own = without_pooler(AutoModel.from_config(config, trust_remote_code=False))
+            encoder = without_pooler(AutoModel.from_config(config, trust_remote_code=False))
             weights = self.model.state_dict()
-            own.load_state_dict({name: weights[name] for name in own.state_dict()})
+            encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
         except Exception as error:  # each family fails in its own way
             wanted = "built anew" if student.encoder_layers is None else f"cut to {student.encoder_layers} layer(s)"
             raise ModelError(
                 f"{self.path}: a {type(self.model).__name__} cannot be {wanted} ({type(error).__name__}: {first_line(error)}): "
                 "leave `encoder_layers` out, or name another encoder"
             ) from error
-        check_encoder(self.path, own, self.tokenizer, max(student.max_lengths))
-        return own  # type: ignore[return-value]
+        check_encoder(self.path, encoder, self.tokenizer, max(student.max_lengths))
+        return encoder  # type: ignore[return-value]
 
     def _layers(self) -> int:
         layers = getattr(self.model.config, "num_hidden_layers", None)
@@ -152,12 +147,12 @@ def fitted(source: PretrainedEncoder, student: StudentConfig) -> tuple[StudentCo
     if student.head_start == "random" or student.head != "transformer":
         return student.replaced(head_start="random"), []
     first = min(student.encoder_layers or layers, layers - student.head_layers)
-    start = pretrained_layers(source.model)[first : first + student.head_layers] if first > 0 else []
-    if not start or not fits(student, start):
+    start_layers = pretrained_layers(source.model)[first : first + student.head_layers] if first > 0 else []
+    if not start_layers or not fits(student, start_layers):
         if student.head_start == "encoder":
             raise ModelError(
                 f"a head of {student.head_layers} layer(s), width {student.vector_width}, {student.attention_heads} heads "
                 f"cannot start from {source.path} ({layers} layers, width {width}): choose head_start random"
             )
         return student.replaced(head_start="random"), []
-    return student.replaced(head_start="encoder"), start
+    return student.replaced(head_start="encoder"), start_layers

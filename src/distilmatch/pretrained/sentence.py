@@ -14,12 +14,11 @@ from distilmatch.errors import ModelError, did_you_mean
 from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.tokenizers import check_vocabulary
 from distilmatch.runtime import pick_device
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-UNLIMITED = 1_000_000  # tokens: so many or more are no limit; tokenizers without one name absurdly large numbers
 
 # What a configuration says that no embedding depends on.
 _NOT_A_SETTING = frozenset(
@@ -50,8 +49,8 @@ def check_model_folder(folder: str | Path) -> None:
                 f"{str(folder)!r} is empty and holds no config.json: give the folder that the model was saved to"
             )
         modules = _modules(place)
-        for own in [place] if modules is None else modules:
-            _check_transformer(own)
+        for transformer in [place] if modules is None else modules:
+            _check_transformer(transformer)
     except OSError as error:
         raise ModelError(f"{str(folder)!r} cannot be read: {error.strerror or error}") from error
 
@@ -71,7 +70,7 @@ def _modules(folder: Path) -> list[Path] | None:
 def _check_transformer(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
-        inside = sorted(own.parent.name for own in folder.glob("*/config.json"))
+        inside = sorted(inner.parent.name for inner in folder.glob("*/config.json"))
         hint = f" (its folder {inside[0]!r} does)" if inside else ""
         raise ModelError(
             f"{folder} holds no config.json{hint}: give the folder that a training run or save_pretrained wrote"
@@ -220,48 +219,6 @@ def input_embeddings(model: Any) -> nn.Embedding | None:
     except (AttributeError, NotImplementedError):
         return None
     return table if isinstance(table, nn.Embedding) else None
-
-
-def check_vocabulary(name: str | Path, tokenizer: Any, embeddings: nn.Embedding | None) -> None:
-    """Refuses a tokenizer that gives tokens for which its model has no embedding.
-
-    Args:
-        name: what messages call the model.
-        tokenizer: Hugging Face's.
-        embeddings: as of `input_embeddings`; None is passed over.
-
-    Raises:
-        ModelError: it says how many there are of each.
-    """
-    if embeddings is None or not hasattr(tokenizer, "get_vocab"):
-        return
-    # Some tokenizers have special tokens that their model has no embeddings for and that stand around no text.
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
-    own = (number for token, number in tokenizer.get_vocab().items() if token not in special)
-    highest = max([*own, *tokenizer("a")["input_ids"], tokenizer.pad_token_id or 0], default=0)
-    if highest < embeddings.num_embeddings:
-        return
-    raise ModelError(
-        f"the tokenizer of {str(name)!r} is another model's: its tokens go up to {highest}, the model has embeddings for "
-        f"{embeddings.num_embeddings}. Save the model again with the tokenizer that it was trained with; where tokens were "
-        "added on purpose, after model.resize_token_embeddings(len(tokenizer))"
-    )
-
-
-def position_limit(model: nn.Module) -> int:
-    """How many tokens the model has positions for; `UNLIMITED` where it has no table of them.
-
-    Args:
-        model: a transformer, or a module with one in it; its `config` is asked where it has no such table.
-    """
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, nn.Embedding):
-            # RoBERTa's kin number positions from the padding index on.
-            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    limit = int(getattr(getattr(model, "config", None), "max_position_embeddings", None) or UNLIMITED)
-    return limit if limit > 0 else UNLIMITED
 
 
 def encoder_width(model: SentenceTransformer) -> int:

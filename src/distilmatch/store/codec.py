@@ -19,11 +19,13 @@ from typing import Literal, get_args
 
 import torch
 
+from distilmatch.arguments import number_format, one_of
 from distilmatch.errors import CacheError
 from distilmatch.types import TokenRepresentations
 
 StoredDtype = Literal["float32", "float16", "bfloat16", "int8"]
 STORED_DTYPES: tuple[StoredDtype, ...] = get_args(StoredDtype)
+_SETTINGS: dict[str, StoredDtype] = {str(number_format(dtype)): dtype for dtype in STORED_DTYPES}
 
 _TORCH_DTYPES: dict[StoredDtype, torch.dtype] = {
     "float32": torch.float32,
@@ -34,6 +36,17 @@ _TORCH_DTYPES: dict[StoredDtype, torch.dtype] = {
 _SCALE_DTYPE = torch.float32
 _LARGEST_INTEGER = 127
 _SCALE_BITS_DROPPED = 8  # of fp32's 24: the 16 that stay and the 7 of an integer fit into 24 again
+
+
+def stored_dtype(setting: str, value: str) -> StoredDtype:
+    """What files call the number format that a setting names: fp32, fp16, bf16 or int8, or already as files do.
+
+    Raises:
+        ConfigError: there is no such format; `setting` is what the message calls it.
+    """
+    known = number_format(value)
+    one_of(setting, known, tuple(_SETTINGS))
+    return _SETTINGS[known]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +64,11 @@ class StoredTokens:
     scales: torch.Tensor | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[StoredTokens]) -> StoredTokens:
-        """The texts of `parts`, which are of one dtype, one after another."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = [part.arrays() for part in parts]
+    def joined(cls, batches: Sequence[StoredTokens]) -> StoredTokens:
+        """The texts of `batches`, which are of one dtype, one after another."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = [batch.arrays() for batch in batches]
         return cls(**{name: torch.cat([column[name] for column in columns]) for name in columns[0]})
 
     def arrays(self) -> dict[str, torch.Tensor]:

@@ -99,7 +99,7 @@ class RepresentationFolder:
                 f"{path} is damaged: its manifest says {manifest.rows} rows, its shards hold {rows}; encode again"
             )
         table = pa.concat_tables(tables) if tables else IDS_SCHEMA.empty_table()
-        return cls(path, manifest, table, np.cumsum([len(part) for part in tables], dtype=np.int64))
+        return cls(path, manifest, table, np.cumsum([len(shard_table) for shard_table in tables], dtype=np.int64))
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -217,9 +217,9 @@ class RepresentationFolder:
             first = 0 if shard == 0 else self._ends[shard - 1]
             local = torch.from_numpy(ordered[start:stop] - first)
             target = torch.from_numpy(order[start:stop])
-            part = decode_tokens(mapped.take(local))
-            tokens.index_copy_(0, target, part.tokens)
-            mask.index_copy_(0, target, part.mask)
+            decoded = decode_tokens(mapped.take(local))
+            tokens.index_copy_(0, target, decoded.tokens)
+            mask.index_copy_(0, target, decoded.mask)
         if len(wanted) and not mask.any(1).all():
             row = int(wanted[int((~mask.any(1)).nonzero()[0, 0])])
             raise CacheError(
@@ -245,9 +245,9 @@ class RepresentationFolder:
         except (OSError, SafetensorError) as error:
             raise CacheError(f"cannot read {path}: {error}; encode the texts again (overwrite)") from error
         for name, expected in layout.items():
-            found = (arrays[name].dtype, tuple(arrays[name].shape)) if name in arrays else None
-            if found != expected:
-                shown = f"no {name}" if found is None else f"{name} of {found[0]} and shape {found[1]}"
+            actual = (arrays[name].dtype, tuple(arrays[name].shape)) if name in arrays else None
+            if actual != expected:
+                shown = f"no {name}" if actual is None else f"{name} of {actual[0]} and shape {actual[1]}"
                 raise CacheError(
                     f"{path} is damaged: it holds {shown}, not {name} of {expected[0]} and shape {expected[1]}; "
                     "encode the texts again (overwrite)"
@@ -280,15 +280,15 @@ def verify_folder(path: str | Path) -> list[str]:
         folder = RepresentationFolder.open(path)
     except CacheError as error:
         return [str(error)]
-    found = []
+    problems = []
     checks: list[Any] = [lambda: folder.item_table, lambda: folder._aliases]
     checks += [lambda shard=shard: folder._checked_shard(shard) for shard in range(len(folder._ends))]
     for check in checks:
         try:
             check()
         except CacheError as error:
-            found.append(str(error))
-    return found
+            problems.append(str(error))
+    return problems
 
 
 def _expected(manifest: RepresentationManifest, name: str) -> str | None:

@@ -53,12 +53,12 @@ def check_file(path: Path, expected: str | None) -> None:
     if expected is None:
         return
     try:
-        found = known_checksum(path)
+        actual = known_checksum(path)
     except OSError as error:
         raise CacheError(
             f"cannot read {path}: {error.strerror or error}; encode the texts again (overwrite)"
         ) from error
-    if found != expected:
+    if actual != expected:
         raise CacheError(
             f"{path} is damaged: its content does not have the checksum {expected} of what was written there; copy the "
             "folder again from where it is whole, or encode the texts again (overwrite)"
@@ -74,13 +74,13 @@ def known_checksum(path: Path) -> str:
     state = path.stat()
     place = str(path.resolve())
     key = (place, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-    found = _checked.get(key)
-    if found is None:
+    digest = _checked.get(key)
+    if digest is None:
         started = time.time_ns()
-        found = checksum(path)
+        digest = checksum(path)
         if started - max(state.st_mtime_ns, state.st_ctime_ns) > _SETTLED_NS:
-            _checked[key] = found
-    return found
+            _checked[key] = digest
+    return digest
 
 
 def forget(folder: Path) -> None:

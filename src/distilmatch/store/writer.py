@@ -107,43 +107,43 @@ class RepresentationWriter:
         self._buffered: list[tuple[bytes, str | None]] = []
         if overwrite:
             _delete_own(self.folder)
-        found = _found_manifest(self.folder)
-        if found is not None and not self._has_manifest() and not finished_shards(self.folder):
+        earlier = _found_manifest(self.folder)
+        if earlier is not None and not self._has_manifest() and not finished_shards(self.folder):
             # Killed before its first whole shard: there is nothing to go on with, and nothing to lose.
-            found = None
-        if found is not None and not resume:
+            earlier = None
+        if earlier is not None and not resume:
             state = "holds representations" if self._has_manifest() else "holds an unfinished encode"
             raise CacheError(f"{self.folder} {state} already; go on with it (resume), or overwrite it")
-        if found is None:
+        if earlier is None:
             _delete_own(self.folder)
             write_manifest(self.folder / PROGRESS_NAME, self.manifest)
             return
-        differences = found.differences(self.manifest)
+        differences = earlier.differences(self.manifest)
         if differences:
             raise CacheError(
                 f"{self.folder} was written with other settings (there, now): {'; '.join(differences)}; "
                 "use another folder, or overwrite it"
             )
         self.finished = self._has_manifest()
-        self._take_up(found)
+        self._take_up(earlier)
 
     def _has_manifest(self) -> bool:
         return (self.folder / MANIFEST_NAME).exists()
 
-    def _take_up(self, found: RepresentationManifest) -> None:
+    def _take_up(self, earlier: RepresentationManifest) -> None:
         """Learns which rows are in whole shards, checks them, and drops what a kill left half-written."""
         if self.finished:
-            checked_manifest_files(self.folder, found)
-            if found.checksums is None:
+            checked_manifest_files(self.folder, earlier)
+            if earlier.checksums is None:
                 tell_unchecked(self.folder)
         self._shards = finished_shards(self.folder)
         for index in range(self._shards):
-            table = self._checked_shard(found, index)
+            table = self._checked_shard(earlier, index)
             for key, id in zip(table["key"].to_pylist(), table["id"].to_pylist(), strict=True):
                 self._remember(key, id, self.rows_written)
                 self.rows_written += 1
         if self.finished:
-            aliases = read_aliases(self.folder, self.rows_written, (found.checksums or {}).get(ALIASES_NAME))
+            aliases = read_aliases(self.folder, self.rows_written, (earlier.checksums or {}).get(ALIASES_NAME))
             for alias in [] if aliases is None else aliases.to_pylist():
                 self._row_of_id.setdefault(alias["id"], alias["row"])
             return
@@ -154,9 +154,9 @@ class RepresentationWriter:
                 if path not in whole:
                     path.unlink()
 
-    def _checked_shard(self, found: RepresentationManifest, index: int) -> pa.Table:
+    def _checked_shard(self, earlier: RepresentationManifest, index: int) -> pa.Table:
         shard, ids = shard_path(self.folder, index), ids_path(self.folder, index)
-        told = None if found.checksums is None else found.checksums[ids.name]
+        told = None if earlier.checksums is None else earlier.checksums[ids.name]
         table = read_ids(self.folder, index, self.rows_written, None, told)
         if not self.finished:
             self._checksums[shard.name] = check_unfinished(self.folder, index, table) or known_checksum(shard)
@@ -380,8 +380,8 @@ def _plain_row(row: int) -> int:
 def _check_foreign(folder: Path) -> None:
     if not folder.is_dir():
         return
-    own = {path for pattern in OWN_PATTERNS for path in folder.glob(pattern)}
-    foreign = sorted(path.name for path in folder.iterdir() if path not in own and not path.name.startswith("."))
+    owned = {path for pattern in OWN_PATTERNS for path in folder.glob(pattern)}
+    foreign = sorted(path.name for path in folder.iterdir() if path not in owned and not path.name.startswith("."))
     if foreign:
         raise CacheError(f"{folder} holds other files ({', '.join(foreign[:3])}); use an empty or a new folder")
 

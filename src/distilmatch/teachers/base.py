@@ -58,7 +58,8 @@ def given_teachers(teachers: Any, method: str, what: str) -> tuple[Any, ...]:
     for position, teacher in enumerate(several):
         if not hasattr(teacher, method):
             raise ConfigError(
-                f"{what} is made of teachers, item {position} is a {type(teacher).__name__} ({teacher!r}); load it first"
+                f"{what} takes loaded teachers, but item {position} is a {type(teacher).__name__} ({teacher!r}): "
+                "load it first"
             )
     if not several:
         raise ConfigError(f"{what} needs one teacher or more")

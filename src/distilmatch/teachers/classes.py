@@ -106,22 +106,24 @@ def name_order(names: Sequence[str] | None, classes: Sequence[str], what: str) -
     Raises:
         ConfigError: other names; both lists are shown.
     """
-    own = [f"LABEL_{label}" for label in range(len(classes))] if names is None else [str(name) for name in names]
-    order = _matched(own, classes)
+    teacher_names = (
+        [f"LABEL_{label}" for label in range(len(classes))] if names is None else [str(name) for name in names]
+    )
+    order = _matched(teacher_names, classes)
     if order is not None:
         return None if (order == np.arange(len(order))).all() else order
-    if not tells_nothing(own):
+    if not tells_nothing(teacher_names):
         raise ConfigError(
-            f"the classes of {what} are {own}, those of the task {list(classes)}: they are matched by name, and these do not "
-            f"fit; give the task the teacher's names (`task.classes`, in any order), or rename the teacher's in its config.json "
-            f"(id2label)"
+            f"the classes of {what} are {teacher_names}, those of the task {list(classes)}: they are matched by name, "
+            "and these do not fit; give the task the teacher's names (`task.classes`, in any order), or rename the "
+            "teacher's in its config.json (id2label)"
         )
     if (what, *classes) not in _said:
         _said.add((what, *classes))
         logger.warning(
             "the classes of %s have no names (%s): they are taken by position, as %s; if that is not their order, write their "
             "names into its config.json (id2label)",
-            what, ", ".join(own), ", ".join(classes),
+            what, ", ".join(teacher_names), ", ".join(classes),
         )  # fmt: skip
     return None
 
@@ -133,9 +135,9 @@ def tells_nothing(names: Sequence[str]) -> bool:
 
 def _matched(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
     for plain in (str, _plain):
-        own, wanted = [plain(name) for name in names], [plain(name) for name in classes]
-        if len(set(own)) == len(own) and set(own) == set(wanted) and len(wanted) == len(own):
-            return np.array([own.index(name) for name in wanted], dtype=np.int64)
+        columns, wanted = [plain(name) for name in names], [plain(name) for name in classes]
+        if len(set(columns)) == len(columns) and set(columns) == set(wanted) and len(wanted) == len(columns):
+            return np.array([columns.index(name) for name in wanted], dtype=np.int64)
     return None
 
 
@@ -145,6 +147,6 @@ def _plain(name: str) -> str:
 
 
 def _other_number(count: int, names: Sequence[str] | None, task: TaskConfig, what: str) -> str:
-    own = f"{count} label(s)" + (f" ({', '.join(map(str, names))})" if names else "")
+    offered = f"{count} label(s)" + (f" ({', '.join(map(str, names))})" if names else "")
     wanted = f"{task.num_labels}" + (f" ({', '.join(task.classes)})" if task.classes else "")
-    return f"{what} gives {own}, the task {task.kind} needs {wanted}: change `task`, or the teacher"
+    return f"{what} gives {offered}, the task {task.kind} needs {wanted}: change `task`, or the teacher"

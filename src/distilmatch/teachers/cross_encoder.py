@@ -20,12 +20,9 @@ from distilmatch.concurrency import frozen_tokenizer
 from distilmatch.data.tokenising import length_order
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
-from distilmatch.pretrained.sentence import (
-    UNLIMITED,
-    check_vocabulary,
-    loaded_fp32,
-    position_limit,
-)
+from distilmatch.pretrained.positions import UNLIMITED, position_limit
+from distilmatch.pretrained.sentence import loaded_fp32
+from distilmatch.pretrained.tokenizers import check_vocabulary, padding_token
 from distilmatch.runtime import Precision, autocast, pick_device, use_bf16
 from distilmatch.teachers.base import Pairs, pair_list
 from distilmatch.teachers.views import ModelViews, score_in_fp32, score_layers
@@ -148,17 +145,18 @@ class CrossEncoderTeacher:
         return out
 
     def _label_window(self, view: CrossEncoder, pairs: Pairs, window: np.ndarray, out: np.ndarray, bar: Any) -> None:
-        part = [tuple(pairs[i]) for i in window]
+        window_pairs = [tuple(pairs[i]) for i in window]
         tokenizer = _pair_tokenizer(self.model)
-        encoded = None if tokenizer is None else self._token_ids(tokenizer, part)
+        encoded = None if tokenizer is None else self._token_ids(tokenizer, window_pairs)
+        # Characters ordered the windows; tokens order the batches, so that each pads as little as it can.
         if encoded is not None:
             by_tokens, _ = length_order([len(ids) for ids in encoded["input_ids"]])
         else:
-            by_tokens = np.arange(len(part))
-        for start in range(0, len(part), self.batch_size):
+            by_tokens = np.arange(len(window_pairs))
+        for start in range(0, len(window_pairs), self.batch_size):
             rows = by_tokens[start : start + self.batch_size]
             features = (
-                self._preprocess(view, [part[i] for i in rows])
+                self._preprocess(view, [window_pairs[i] for i in rows])
                 if encoded is None
                 else _padded(encoded, rows, tokenizer, self.model.config)
             )
@@ -198,7 +196,7 @@ def _padded(
     longest = max(lengths)
     left = tokenizer.padding_side == "left"
     spans = [slice(longest - length, longest) if left else slice(0, length) for length in lengths]
-    fills = {"input_ids": _pad_token(tokenizer, config), "token_type_ids": tokenizer.pad_token_type_id}
+    fills = {"input_ids": padding_token(tokenizer, config), "token_type_ids": tokenizer.pad_token_type_id}
     padded = {name: np.full((len(rows), longest), fills[name], dtype=np.int64) for name in encoded}
     mask = np.zeros((len(rows), longest), dtype=np.int64)
     for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
@@ -280,16 +278,11 @@ def _pair_tokenizer(model: CrossEncoder) -> Any | None:
     return model.tokenizer if plain else None
 
 
-def _pad_token(tokenizer: Any, config: Any) -> int | None:
-    own = tokenizer.pad_token_id
-    return getattr(config, "pad_token_id", None) if own is None else int(own)
-
-
 def _check_padding(model: CrossEncoder, name: str) -> None:
     tokenizer = getattr(model[0], "tokenizer", None)
     if tokenizer is None or not hasattr(tokenizer, "pad_token_id"):
         return
-    if _pad_token(tokenizer, model.config if _pair_tokenizer(model) is not None else None) is None:
+    if padding_token(tokenizer, model.config if _pair_tokenizer(model) is not None else None) is None:
         raise ModelError(
             f"the tokenizer of {name} has no padding token, so pairs of different lengths cannot be labelled together: set "
             "`tokenizer.pad_token` and `config.pad_token_id` (the end-of-text token will do) and save the model again"

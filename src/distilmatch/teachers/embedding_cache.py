@@ -82,8 +82,9 @@ def cached_embeddings(
         for start in range(done, len(corpus), chunk_texts):
             chosen = order[start : start + chunk_texts]
             rows = np.asarray(corpus.rows[chosen])
-            found = teacher.embed([corpus[int(i)] for i in chosen], rows, show_progress_bar=False)
-            array[chosen] = _stored(found, dtype)
+            embeddings = teacher.embed([corpus[int(i)] for i in chosen], rows, show_progress_bar=False)
+            array[chosen] = _stored(embeddings, dtype)
+            # The array is on disk before the count that vouches for it.
             with writing(place):
                 array.flush()
                 write_json(place / _PROGRESS, {"done": start + len(chosen)})

@@ -19,7 +19,8 @@ from distilmatch.errors import ConfigError, ModelError
 from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint
 from distilmatch.pretrained.names import resolve_model
-from distilmatch.pretrained.sentence import UNLIMITED, check_model_folder, first_line, position_limit
+from distilmatch.pretrained.positions import declared_positions, position_limit
+from distilmatch.pretrained.sentence import check_model_folder, first_line
 from distilmatch.teachers.base import Pairs, Teacher, given_teachers, pair_list
 from distilmatch.teachers.classes import InTaskOrder, fit_classes, name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names
@@ -41,15 +42,15 @@ class TeacherEnsemble:
     """
 
     def __init__(self, teachers: Teacher | Sequence[Teacher]) -> None:
-        given: tuple[Teacher, ...] = given_teachers(teachers, "logits", "an ensemble")
-        if len({teacher.num_labels for teacher in given}) > 1:
-            lists = [f"{teacher.num_labels} {list(teacher.class_names or ())}" for teacher in given]
+        members: tuple[Teacher, ...] = given_teachers(teachers, "logits", "an ensemble")
+        if len({teacher.num_labels for teacher in members}) > 1:
+            lists = [f"{teacher.num_labels} {list(teacher.class_names or ())}" for teacher in members]
             raise ModelError(
                 f"teachers of one ensemble must have the same number of labels, these have {'; '.join(lists)}"
             )
-        names = next((teacher.class_names for teacher in given if teacher.class_names is not None), None)
+        names = next((teacher.class_names for teacher in members if teacher.class_names is not None), None)
         self.class_names: tuple[str, ...] | None = names
-        self.teachers = given if names is None else tuple(_ordered(teacher, names) for teacher in given)
+        self.teachers = members if names is None else tuple(_ordered(teacher, names) for teacher in members)
         self._reordered = any(isinstance(teacher, InTaskOrder) for teacher in self.teachers)
 
     @property
@@ -62,8 +63,8 @@ class TeacherEnsemble:
         """A hash of all that a logit depends on besides the texts; the order of the teachers does not matter, but for that
         of the labels where theirs differ.
         """
-        own = sorted(teacher.fingerprint for teacher in self.teachers)
-        return fingerprint("mean of logits", own, *([list(self.class_names or ())] if self._reordered else []))
+        fingerprints = sorted(teacher.fingerprint for teacher in self.teachers)
+        return fingerprint("mean of logits", fingerprints, *([list(self.class_names or ())] if self._reordered else []))
 
     def logits(self, pairs: Pairs, show_progress_bar: bool | None = None) -> np.ndarray:
         """(n, c) float32, the mean of the teachers' raw logits; see `CrossEncoderTeacher.logits`."""
@@ -123,17 +124,18 @@ def check_teacher(config: TeacherConfig, task: TaskConfig) -> None:
         if _has_own_head(path):
             continue  # what its last module gives is known only when it is loaded
         try:
-            own: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            model_config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
         except Exception as error:  # whatever a stranger's folder makes of it
             raise ModelError(f"the configuration of the teacher {name} cannot be read: {first_line(error)}") from error
-        heads = own.architectures or ()
+        heads = model_config.architectures or ()
         if heads and not any(head.endswith("ForSequenceClassification") for head in heads):
             raise ModelError(
                 f"{name!r} is a {heads[0]} without a trained classification head, so its logits would be random; fine-tune it "
                 "first: distilmatch finetune-teacher (fine_tune_teacher in Python)"
             )
-        fit_classes(own.num_labels, configured_names(own, own.num_labels), task, f"the teacher {name}")
-        limit = _positions(own)
+        count = model_config.num_labels
+        fit_classes(count, configured_names(model_config, count), task, f"the teacher {name}")
+        limit = _positions(model_config)
         if config.max_length is not None and config.max_length > limit:
             raise ConfigError(f"`max_length` must be between 4 and {limit} for {name}, not {config.max_length}")
 
@@ -154,4 +156,4 @@ def _positions(config: Any) -> int:
         with torch.device("meta"):
             return position_limit(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
     except Exception:  # a model that cannot be made without its weights; its loading will tell
-        return int(getattr(config, "max_position_embeddings", None) or UNLIMITED)
+        return declared_positions(config)

@@ -72,7 +72,8 @@ class SoftLabelCache:
         if self._has_old and str(self.path) not in _said:
             _said.add(str(self.path))
             logger.warning(
-                "%s holds labels of an earlier version, without checksums: they are used, but damage to them is not seen",
+                "%s holds labels of an earlier version, without checksums: they are used, but damage to them cannot be "
+                "detected",
                 self.path,
             )
 
@@ -126,9 +127,9 @@ class SoftLabelCache:
                 for start in range(0, len(missing), chunk_pairs):
                     rows = missing[start : start + chunk_pairs]
                     asked = [pairs[row] for row in rows]
-                    given = check_logits(teacher.logits(asked, show_progress_bar=False), asked, teacher.num_labels)
-                    self._store(connection, [(keys[row], given[i]) for i, row in enumerate(rows)])
-                    logits[rows] = given
+                    new_logits = check_logits(teacher.logits(asked, show_progress_bar=False), asked, teacher.num_labels)
+                    self._store(connection, [(keys[row], new_logits[i]) for i, row in enumerate(rows)])
+                    logits[rows] = new_logits
                     bar.update(len(rows))
         return logits[[first[key] for key in keys]] if keys else logits
 
@@ -139,15 +140,15 @@ class SoftLabelCache:
         fingerprint = teacher.fingerprint
         keys = list(dict.fromkeys(text_key(fingerprint, pair) for pair in pair_list(pairs)))
         with closing(self._connect()) as connection:
-            return len({key for found in self._rows(connection, keys) for key, blob in found if blob is not None})
+            return len({key for rows in self._rows(connection, keys) for key, blob in rows if blob is not None})
 
     def _find(
         self, connection: sqlite3.Connection, keys: list[bytes], labels: int, row_of: dict[bytes, int], out: np.ndarray
     ) -> set[bytes]:
         known: set[bytes] = set()
         broken: list[bytes] = []
-        for found in self._rows(connection, keys):
-            for key, blob in found:
+        for rows in self._rows(connection, keys):
+            for key, blob in rows:
                 if blob is None:
                     broken.append(key)
                     continue
@@ -161,7 +162,7 @@ class SoftLabelCache:
                 out[row_of[key]] = values
                 known.add(key)
         if broken:
-            logger.warning("%s: %d label(s) are damaged; they are asked again", self.path, len(broken))
+            logger.warning("%s: %d label(s) are damaged; the teacher is asked for them again", self.path, len(broken))
             self._forget(connection, broken)
         return known - set(broken)
 
@@ -171,12 +172,12 @@ class SoftLabelCache:
         if self._has_old:
             queries.append(f"SELECT key, logits, NULL FROM {_OLD_TABLE} WHERE key IN")
         for start in range(0, len(keys), _LOOK_UP):
-            part = keys[start : start + _LOOK_UP]
-            marks = ",".join("?" * len(part))
+            chunk = keys[start : start + _LOOK_UP]
+            marks = ",".join("?" * len(chunk))
             for query in queries:
-                rows = self._all(connection, f"{query} ({marks})", part)
+                rows = self._all(connection, f"{query} ({marks})", chunk)
                 if any(type(key) is not bytes for key, *_ in rows):
-                    raise CacheError(f"{self.path} holds keys that are none: {_DAMAGED}")
+                    raise CacheError(f"{self.path} holds invalid keys: {_DAMAGED}")
                 yield [(key, _intact(*row, old=query is not queries[0])) for row in rows for key in row[:1]]
 
     def _store(self, connection: sqlite3.Connection, labelled: list[tuple[bytes, np.ndarray]]) -> None:
@@ -256,16 +257,16 @@ def verify_label_cache(folder: str | Path) -> list[str]:
         raise CacheError(f"{folder} holds no label cache ({_FILE}); check the path")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            found = [f"{path}: {problem}" for problem in _structure(connection)]
+            problems = [f"{path}: {problem}" for problem in _structure(connection)]
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not tables & {_TABLE, _OLD_TABLE}:
-                found.append(f"{path}: it holds no labels; delete it and label again")
+                problems.append(f"{path}: it holds no labels; delete it and label again")
             rows = connection.execute(f"SELECT key, logits, checksum FROM {_TABLE}") if _TABLE in tables else ()
             broken = sum(_intact(*row, old=False) is None for row in rows)
     except _FAULTS as error:
         return [f"{path}: {error}; delete it and label again"]
-    return found + (
-        [f"{path}: {broken} label(s) whose checksum does not fit; they will be asked again"] if broken else []
+    return problems + (
+        [f"{path}: {broken} label(s) whose checksum does not match; they will be asked again"] if broken else []
     )
 
 

@@ -17,9 +17,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from distilmatch.config.embeddings import Combination, EmbeddingTeacherConfig, Pooling
+from distilmatch.data.columns import missing_column
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
-from distilmatch.pretrained.sentence import encoder_fingerprint, encoder_width, load_sentence_encoder, position_limit
+from distilmatch.pretrained.positions import position_limit
+from distilmatch.pretrained.sentence import encoder_fingerprint, encoder_width, load_sentence_encoder
 from distilmatch.runtime import Precision, autocast, use_bf16
 from distilmatch.teachers.base import given_teachers
 from distilmatch.teachers.views import ModelViews, encode_first_under
@@ -132,9 +134,7 @@ class SentenceTeacher:
         try:
             self._views.make()
         except AttributeError as error:
-            raise ConfigError(
-                f"{self.name} cannot be told a `max_length`: its texts are not cut; leave it out"
-            ) from error
+            raise ConfigError(f"{self.name} does not truncate texts: leave `max_length` out") from error
 
     def check_rows(self, rows: int) -> None:
         """A model has embeddings for any text."""
@@ -163,8 +163,8 @@ class SentenceTeacher:
             return np.empty((0, self.width), dtype=np.float32)
         view = self._views.make()
         encode_first_under(view, partial(autocast, self.precision, self.model.device))
-        found = view.encode(texts, batch_size=self.batch_size, show_progress_bar=shown, convert_to_tensor=True)
-        embeddings = found.float().cpu().numpy()
+        encoded = view.encode(texts, batch_size=self.batch_size, show_progress_bar=shown, convert_to_tensor=True)
+        embeddings = encoded.float().cpu().numpy()
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
             raise ModelError(
@@ -213,10 +213,7 @@ class PrecomputedTeacher:
         try:
             names = pq.read_schema(self.path).names
             if column not in names:
-                raise DataError(
-                    f"{self.path} has no column {column!r}, but {', '.join(names)}: name the right one in "
-                    "`teacher.embedding_column`"
-                )
+                raise DataError(f"{self.path}: {missing_column(column, names)}; name it in `teacher.embedding_column`")
             lists = pq.read_table(self.path, columns=[column]).column(0).combine_chunks()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path} is not a readable Parquet file: {error}") from error
@@ -229,8 +226,8 @@ class PrecomputedTeacher:
             raise DataError(f"{self.path}, row 1: no embedding")
         if len(different):
             row = int(different[0])
-            found = "no embedding" if lengths[row] < 0 else f"an embedding {lengths[row]} wide"
-            raise DataError(f"{self.path}, row {row + 1}: {found}, those before it are {lengths[0]} wide")
+            problem = "no embedding" if lengths[row] < 0 else f"an embedding {lengths[row]} wide"
+            raise DataError(f"{self.path}, row {row + 1}: {problem}, those before it are {lengths[0]} wide")
         flat = lists.flatten()
         if flat.null_count:
             row = int(np.argmax(flat.is_null().to_numpy(zero_copy_only=False))) // int(lengths[0])
@@ -280,16 +277,17 @@ class PrecomputedTeacher:
             raise DataError(f"{self.path} holds embeddings of a corpus; other texts need a model: name one as teacher")
         if len(rows) and not 0 <= int(np.min(rows)) <= int(np.max(rows)) < len(self._embeddings):
             raise DataError(
-                f"{self.path} holds {len(self._embeddings):,} embeddings, row {int(np.max(rows)) + 1:,} is asked"
+                f"{self.path} holds {len(self._embeddings):,} embeddings, but row {int(np.max(rows)) + 1:,} was "
+                "requested"
             )
-        found = np.asarray(self._embeddings[rows], dtype=np.float32)
-        finite = np.isfinite(found).all(axis=1)
+        embeddings = np.asarray(self._embeddings[rows], dtype=np.float32)
+        finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
             first = int(np.min(np.asarray(rows)[~finite]))
             raise DataError(
-                f"{self.path}, row {first + 1}: the embedding is not finite (NaN or infinite); make it anew"
+                f"{self.path}, row {first + 1}: the embedding is not finite (NaN or infinite); make the file again"
             )
-        return found
+        return embeddings
 
 
 class TeacherCombination:
@@ -331,8 +329,8 @@ class TeacherCombination:
     @property
     def fingerprint(self) -> str:
         """A hash of the teachers' own; of a mean their order does not matter."""
-        own = [teacher.fingerprint for teacher in self.teachers]
-        return fingerprint(self.how, sorted(own) if self.how == "average" else own)
+        fingerprints = [teacher.fingerprint for teacher in self.teachers]
+        return fingerprint(self.how, sorted(fingerprints) if self.how == "average" else fingerprints)
 
     def check_rows(self, rows: int) -> None:
         """As each teacher."""
@@ -344,11 +342,11 @@ class TeacherCombination:
     ) -> np.ndarray:
         """(n, d) float32; see `EmbeddingTeacher.embed`."""
         texts = text_list(texts)
-        parts = []
+        unit_length = []
         for teacher in self.teachers:
-            part = teacher.embed(texts, rows, show_progress_bar)
-            parts.append(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12))
-        joined = np.mean(parts, axis=0) if self.how == "average" else np.concatenate(parts, axis=1)
+            embeddings = teacher.embed(texts, rows, show_progress_bar)
+            unit_length.append(embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12))
+        joined = np.mean(unit_length, axis=0) if self.how == "average" else np.concatenate(unit_length, axis=1)
         return np.ascontiguousarray(joined, dtype=np.float32)
 
 

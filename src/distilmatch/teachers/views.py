@@ -55,21 +55,22 @@ class ModelViews(Generic[Model]):
         key = (id(processor), *state)
         with self._making:
             if key not in self._processors:
-                own = copy.deepcopy(processor)
-                ours: Any = _tokenizer(own)
+                processor_copy = copy.deepcopy(processor)
+                ours: Any = _tokenizer(processor_copy)
                 if self._max_length is not None:
                     ours.model_max_length = self._max_length
                 if ours.pad_token is None:  # padding is masked, so that any token will do
                     ours.pad_token = ours.eos_token or ours.unk_token or ours.convert_ids_to_tokens(0)
                 # A fast tokenizer keeps truncation and padding of its last call; this call leaves it as all that follow do.
                 ours(["a"], padding=True, truncation="longest_first", return_tensors="pt")
-                self._processors = {key: (own, processor)}  # the given one is kept, so that its `id` stays its own
+                # The original is kept too, so that its `id` is not used again.
+                self._processors = {key: (processor_copy, processor)}
             return self._processors[key][0]
 
 
 def _tokenizer(processor: Any) -> Any | None:
-    own = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
-    return own if isinstance(own, PreTrainedTokenizerBase) else None
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
 
 
 def score_layers(model: CrossEncoder) -> list[nn.Linear]:
@@ -107,12 +108,12 @@ def _fp32_linear(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
 def encode_first_under(view: nn.Module, precision: Any) -> None:
     """Has only the first module of a view run inside `precision`, a context; those after it get its outputs in fp32."""
     first: Any = view[0]  # type: ignore[index]
-    own = first.forward
+    encode = first.forward
 
     def forward(features: dict[str, Any], **more: Any) -> dict[str, Any]:
         with precision():
-            found = own(features, **more)
-        return {name: _fp32(value) for name, value in found.items()}
+            outputs = encode(features, **more)
+        return {name: _fp32(value) for name, value in outputs.items()}
 
     first.forward = forward
 

@@ -25,11 +25,11 @@ def step_shares(items: Sequence[Sequence[int]], accelerator: Accelerator) -> tup
         (b, m) float32 shares, which sum to one for each mean over the batches of all processes, but for that factor; and
         (m,) the step's items in all processes. A mean that has no items has shares of 0.
     """
-    own = torch.tensor([list(one) for one in items], dtype=torch.float64)
-    totals = own.sum(0)
+    counts = torch.tensor([list(batch) for batch in items], dtype=torch.float64)
+    totals = counts.sum(0)
     processes = int(accelerator.num_processes)
     if processes > 1:
         everywhere = accelerator.reduce(totals.to(accelerator.device, torch.float32), reduction="sum")
         totals = everywhere.cpu().double()
-    shares = own * processes / totals.clamp_min(1.0)
+    shares = counts * processes / totals.clamp_min(1.0)
     return shares.float(), totals.float()

@@ -64,8 +64,8 @@ def last_whole_checkpoint(folder: Path, needs: Sequence[str] = (), *, removes: b
         needs: files that callbacks put beside the trainer's own.
         removes: whether parts are deleted, which the main process does.
     """
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(found, key=lambda own: int(own.name.partition("-")[2]), reverse=True):
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
         if _is_whole(path, needs):
             return str(path)
         if removes:

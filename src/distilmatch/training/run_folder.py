@@ -34,7 +34,7 @@ def check_folder(place: str | Path, name: str) -> None:
         raise ConfigError(f"{name} is {text!r}: name a folder")
     path = Path(text).expanduser()
     try:
-        there = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+        there = next(parent for parent in (path, *path.absolute().parents) if os.path.lexists(parent))
     except OSError as error:
         raise ConfigError(f"{name} is {path}, where nothing can be written: {error.strerror}") from error
     if not there.is_dir():
@@ -48,7 +48,7 @@ def _written_over(source: Any, results: Sequence[Path]) -> Path | None:
     if not isinstance(source, str | Path) or not os.path.lexists(Path(source).expanduser()):
         return None
     place = Path(os.path.realpath(Path(source).expanduser()))
-    return next((own for own in results if place.is_relative_to(os.path.realpath(own))), None)
+    return next((result for result in results if place.is_relative_to(os.path.realpath(result))), None)
 
 
 class RecordedRun:

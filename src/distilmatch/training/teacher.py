@@ -32,7 +32,7 @@ from distilmatch.files import write_json, writing
 from distilmatch.metrics import main_metric, task_metrics
 from distilmatch.models.attention import trained_attention
 from distilmatch.pretrained.names import resolve_model
-from distilmatch.pretrained.sentence import position_limit
+from distilmatch.pretrained.positions import position_limit
 from distilmatch.runtime import Precision, environment, keep_freed_memory, seed_everything, use_bf16
 from distilmatch.teachers.classes import name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names, load_cross_encoder
@@ -130,8 +130,8 @@ class LengthGroupedBatches(DefaultBatchSampler):
         order = random.permutation(len(self.lengths))
         width = self.group * self.batch_size
         for start in range(0, len(order), width):
-            part = order[start : start + width]
-            order[start : start + width] = part[np.argsort(-self.lengths[part], kind="stable")]
+            window = order[start : start + width]
+            order[start : start + width] = window[np.argsort(-self.lengths[window], kind="stable")]
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         if self.drop_last and batches and len(batches[-1]) < self.batch_size:
             batches.pop()
@@ -249,9 +249,9 @@ def _put_head_in_order(model: CrossEncoder, name: str, task: TaskConfig) -> None
     """Where the base model has the task's classes in another order, its head learns on with each row at its own class."""
     if task.kind != "classification":
         return
-    own = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
-    names = configured_names(own, task.num_labels)
-    if names is None or own.num_labels != task.num_labels:
+    config = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    names = configured_names(config, task.num_labels)
+    if names is None or config.num_labels != task.num_labels:
         return
     try:
         order = name_order(names, task.classes, name)

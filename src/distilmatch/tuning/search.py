@@ -133,6 +133,7 @@ def tune(
         directions=["maximize", "maximize", "minimize"],
         sampler=sampler,
     )
+    # The recipe's own student first: what the search finds is compared with it.
     if not study.trials:
         for start in possible_starts(recipe):
             study.enqueue_trial({**_parameters(recipe), "start": start})
@@ -222,13 +223,14 @@ def _objective(
     parameters["width"] = trial.suggest_categorical("width", _WIDTHS)
     rate = trial.suggest_float("rate", 0.4, 2.5, log=True)
     start = trial.suggest_categorical("start", possible_starts(recipe))
-    own = recipe.replaced(student=shape(recipe, parameters))
-    own = own.replaced(start=start if start in possible_starts(own) else "encoder")
+    trial_recipe = recipe.replaced(student=shape(recipe, parameters))
+    # Not every shape can begin as the recipe's own student does.
+    trial_recipe = trial_recipe.replaced(start=start if start in possible_starts(trial_recipe) else "encoder")
     folder = output / "trials" / f"{trial.number:03d}"
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
     try:
-        model = _train(own, table, dev_set, minutes, rate, folder)
+        model = _train(trial_recipe, table, dev_set, minutes, rate, folder)
     except ModelError as error:
         logger.warning("trial %d: %s", trial.number, error)
         raise optuna.TrialPruned from error
@@ -237,8 +239,8 @@ def _objective(
     size = max(model.student.kept_tokens) * model.student.vector_width * _FP16_BYTES
     spent = (time.perf_counter() - started) / 60
     trial.set_user_attr("minutes", spent)
-    trial.set_user_attr("student", own.student.to_dict())
-    trial.set_user_attr("start", own.start)
+    trial.set_user_attr("student", trial_recipe.student.to_dict())
+    trial.set_user_attr("start", trial_recipe.start)
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder.with_suffix(".json"), {"quality": quality, "parameters": trial.params})
     logger.info(
@@ -291,13 +293,13 @@ def _frontier(
     import optuna
 
     on_frontier = {trial.number for trial in study.best_trials}
-    found = []
+    trials = []
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         quality, speed, size = trial.values
         fits = (min_pairs_per_s is None or speed >= min_pairs_per_s) and (
             max_bytes_per_item is None or size <= max_bytes_per_item
         )
-        found.append(
+        trials.append(
             Trial(
                 number=trial.number,
                 quality=quality,
@@ -311,20 +313,21 @@ def _frontier(
                 rate=trial.params["rate"],
             )
         )
-    found.sort(key=lambda trial: -trial.quality)
-    best = next((trial for trial in found if trial.fits), None)
+    trials.sort(key=lambda trial: -trial.quality)
+    best = next((trial for trial in trials if trial.fits), None)
     path = None
     if best is not None:
         path = output / "best.yaml"
         stages = [scaled(stage, best.rate).to_dict() for stage in stages_from(recipe, best.start)]
         changes: dict[str, Any] = {"stages": stages}
         if not recipe.stages:
-            own = ("name", "frozen_encoders")
-            changes = {stage["name"]: {k: v for k, v in stage.items() if k not in own} for stage in stages}
+            # A recipe without `stages` has the default ones' settings under their names, and these two are no settings.
+            fixed = ("name", "frozen_encoders")
+            changes = {stage["name"]: {k: v for k, v in stage.items() if k not in fixed} for stage in stages}
         recipe.replaced(start=best.start, student=best.student, output=str(output / "best"), **changes).to_yaml(path)
     targets = {"min_pairs_per_s": min_pairs_per_s, "max_bytes_per_item": max_bytes_per_item}
     write_json(
         output / "frontier.json",
-        {"metric": metric, "targets": targets, "best": best and best.number, "trials": [asdict(t) for t in found]},
+        {"metric": metric, "targets": targets, "best": best and best.number, "trials": [asdict(t) for t in trials]},
     )
-    return Frontier(metric=metric, trials=tuple(found), best=best, recipe=path)
+    return Frontier(metric=metric, trials=tuple(trials), best=best, recipe=path)

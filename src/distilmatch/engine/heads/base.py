@@ -3,8 +3,8 @@
 A text's part is a set of named tensors whose first dimension is the text; a tuple pays for what its sides say to each
 other. The derivation, with its counts of operations and bytes, is in `docs/explanation/folding.md`.
 
-Shape legend: n texts of a side; p tuples; s sides; k kept tokens of a side; a attention heads of width e; q queries
-a text; d width; m hidden; c labels.
+Shape legend: n, m texts of the two sides; p tuples; s sides; k kept tokens of a side; a attention heads of width e;
+q queries a text; d width; f hidden width; c labels.
 """
 
 from __future__ import annotations
@@ -76,5 +76,5 @@ def linear_fp32(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 
 
 def take(texts: FoldedTexts, rows: torch.Tensor) -> FoldedTexts:
-    """The folded texts at `rows`, (m,) int64."""
+    """The folded texts at `rows`, (p,) int64."""
     return {name: tensor.index_select(0, rows) for name, tensor in texts.items()}

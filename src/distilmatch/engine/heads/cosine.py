@@ -1,6 +1,6 @@
 """`CosineHead`, folded.
 
-Shape legend: n texts of a side; p tuples; k kept tokens of a side; d width; m hidden; c labels.
+Shape legend: n, m texts of the two sides; p tuples; k kept tokens of a side; d width; c labels.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FoldedCosine:
     def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
         """As `FoldedHead.score`."""
         vectors = [side["vector"].index_select(0, rows[:, j]) for j, side in enumerate(sides)]
-        cosine = torch.stack([(one * other).sum(-1) for one, other in combinations(vectors, 2)]).mean(0)
+        cosine = torch.stack([(first * second).sum(-1) for first, second in combinations(vectors, 2)]).mean(0)
         return (cosine[:, None] * self.slope + self.intercept).float()
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """`FeedForwardHead`, folded.
 
-Shape legend: n texts of a side; p tuples; k kept tokens of a side; d width; m hidden; c labels.
+Shape legend: n, m texts of the two sides; p tuples; k kept tokens of a side; d width; f hidden width; c labels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FoldedFeedForward:
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
-        """`summand` (n, m)."""
+        """`summand` (n, f)."""
         return {"summand": self.head.side_inputs[side](texts.tokens.flatten(1))}
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """`LiteHead`, folded.
 
-Shape legend: n texts of a side; p tuples; k kept tokens of a side; d width; m hidden; c labels.
+Shape legend: n texts of a side; p tuples; k kept tokens of a side; a attention heads of width e; d width;
+f hidden width; c labels.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class FoldedLite:
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
-        """`tokens` (n, a, k, e) and `summand` (n, m)."""
+        """`tokens` (n, a, k, e) and `summand` (n, f)."""
         return {"tokens": self.head.split(texts), "summand": self.head.side_inputs[side](texts.tokens[:, 0])}
 
     @torch.no_grad()

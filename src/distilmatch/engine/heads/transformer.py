@@ -1,7 +1,7 @@
 """`TransformerHead`, folded.
 
-Shape legend: n texts of a side; p tuples; s sides; k kept tokens of a side; a attention heads of width e; q queries a text; d
-width; m hidden; c labels.
+Shape legend: n texts of a side; p tuples; s sides; k kept tokens of a side; a attention heads of width e;
+q queries a text; d width; c labels.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ class FoldedTransformer:
         self.read = classifier.weight[:, : self.layers[0].query.in_features]
         first = self.read.shape[1]
         self.compared: list[_FoldedSimilarities | _FoldedMaxSimilarities] = []
-        for part in head.compared:
-            weight = classifier.weight[:, first : first + part.features]
-            first += part.features
-            kind = _FoldedSimilarities if isinstance(part, Similarities) else _FoldedMaxSimilarities
-            self.compared.append(kind(part, weight))  # type: ignore[arg-type]
+        # The classifier reads the first token's numbers, then those of each comparison, side by side.
+        for comparison in head.compared:
+            weight = classifier.weight[:, first : first + comparison.features]
+            first += comparison.features
+            kind = _FoldedSimilarities if isinstance(comparison, Similarities) else _FoldedMaxSimilarities
+            self.compared.append(kind(comparison, weight))  # type: ignore[arg-type]
 
     @staticmethod
     def cost(student: StudentConfig, labels: int) -> HeadCost:
@@ -77,7 +78,7 @@ class FoldedTransformer:
         """
         layer = self.layers[0]
         seen = layer.attention_input(texts.tokens)
-        key, value = (layer.split(part) for part in layer.key_value(seen).chunk(2, dim=-1))
+        key, value = (layer.split(half) for half in layer.key_value(seen).chunk(2, dim=-1))
         folded = {"key": key, "value": value, "mask": texts.mask}
         if side == 0 or len(self.layers) > 1:
             asking = slice(0, 1) if len(self.layers) == 1 else slice(None)
@@ -93,8 +94,8 @@ class FoldedTransformer:
                 "own_mixed": shares @ value.float(),
                 "residual": texts.tokens[:, asking] + layer.output.bias,
             }
-        for part in self.compared:
-            folded |= part.fold(texts, side)
+        for comparison in self.compared:
+            folded |= comparison.fold(texts, side)
         return folded
 
     @torch.no_grad()
@@ -113,8 +114,8 @@ class FoldedTransformer:
                     tokens, seen = tokens[:, :1], seen[:, :1]
                 tokens = layer(tokens, layer.query(seen), key_value, mask)
         logits = linear_fp32(self.final_norm(tokens[:, 0]), self.read, self.bias)
-        for part in self.compared:
-            logits = logits + part.score(gathered)
+        for comparison in self.compared:
+            logits = logits + comparison.score(gathered)
         return logits
 
     def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
@@ -123,56 +124,55 @@ class FoldedTransformer:
 
     def weighted_similar(self, texts: FoldedTexts) -> torch.Tensor | None:
         """(n, c, d) what the second side's similar vectors are multiplied by, of texts of the first of two sides."""
-        parts = [part for part in self.compared if isinstance(part, _FoldedSimilarities)]
-        return texts["similar"][:, None, :] * parts[0].weights[None, :, 0] if parts else None
+        similarities = [folded for folded in self.compared if isinstance(folded, _FoldedSimilarities)]
+        return texts["similar"][:, None, :] * similarities[0].weights[None, :, 0] if similarities else None
 
     def _first_layer(self, layer: HeadLayer, sides: Sequence[FoldedTexts], asking: int) -> torch.Tensor:
         # (p, q, d): the first layer's output for the queries of one side.
-        own = sides[asking]
+        this_side = sides[asking]
         others = [side for j, side in enumerate(sides) if j != asking]
         key, value = (torch.cat([side[name] for side in others], 2) for name in ("key", "value"))
         mask = torch.cat([side["mask"] for side in others], 1)
-        scores = (own["query"] @ key.transpose(-1, -2)).float().masked_fill(~mask[:, None, None, :], -torch.inf)
-        top = torch.maximum(own["own_top"], scores.amax(-1))
+        scores = (this_side["query"] @ key.transpose(-1, -2)).float().masked_fill(~mask[:, None, None, :], -torch.inf)
+        top = torch.maximum(this_side["own_top"], scores.amax(-1))
         shares = (scores - top[..., None]).exp()
-        kept = (own["own_top"] - top).exp()
-        total = kept * own["own_sum"] + shares.sum(-1)
-        mixed = kept[..., None] * own["own_mixed"] + (shares.to(value.dtype) @ value).float()
+        kept = (this_side["own_top"] - top).exp()
+        total = kept * this_side["own_sum"] + shares.sum(-1)
+        mixed = kept[..., None] * this_side["own_mixed"] + (shares.to(value.dtype) @ value).float()
         attended = (mixed / total[..., None]).transpose(1, 2).flatten(2).to(value.dtype)
-        tokens = own["residual"] + linear(attended, layer.output.weight)
+        tokens = this_side["residual"] + linear(attended, layer.output.weight)
         return layer.after_attention(tokens)
 
 
 class _FoldedSimilarities:
     # logits of `Similarities`: products of normalised vectors, slice by slice, under the classifier's weights of them.
-    def __init__(self, part: Similarities, weight: torch.Tensor) -> None:
-        self.part = part
-        width = part.projection.out_features
-        self.weights = weight.unflatten(1, (-1, part.slices)).repeat_interleave(
-            width // part.slices, 2
-        )  # (c, pairs, d)
+    def __init__(self, similarities: Similarities, weight: torch.Tensor) -> None:
+        self.similarities = similarities
+        slices, width = similarities.slices, similarities.projection.out_features
+        # (c, pairs of sides, d)
+        self.weights = weight.unflatten(1, (-1, slices)).repeat_interleave(width // slices, 2)
 
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
-        return {"similar": self.part.vectors(texts)}
+        return {"similar": self.similarities.vectors(texts)}
 
     def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
-        products = [one["similar"].float() * other["similar"].float() for one, other in combinations(sides, 2)]
+        products = [left["similar"].float() * right["similar"].float() for left, right in combinations(sides, 2)]
         return sum(linear_fp32(product, self.weights[:, i]) for i, product in enumerate(products))  # type: ignore[return-value]
 
 
 class _FoldedMaxSimilarities:
     # logits of `MaxSimilarities`: how much a token's largest similarity counts for each label is a text's own.
-    def __init__(self, part: MaxSimilarities, weight: torch.Tensor) -> None:
-        self.part = part
-        self.weights = weight.unflatten(1, (-1, part.weightings))  # (c, ordered pairs, weightings)
-        sides = range(len(part.kept_tokens))
+    def __init__(self, similarities: MaxSimilarities, weight: torch.Tensor) -> None:
+        self.similarities = similarities
+        self.weights = weight.unflatten(1, (-1, similarities.weightings))  # (c, ordered pairs, weightings)
+        sides = range(len(similarities.kept_tokens))
         self.order = [pair for i, j in combinations(sides, 2) for pair in ((i, j), (j, i))]
 
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
-        vectors, importance = self.part.vectors(texts)
+        vectors, importance = self.similarities.vectors(texts)
         folded = {"tokens": vectors}
-        for place, (one, other) in enumerate(self.order):
-            if one == side:
+        for place, (asking, other) in enumerate(self.order):
+            if asking == side:
                 folded[f"weights_{other}"] = importance @ self.weights[:, place].T.float()
         return folded
 
@@ -182,7 +182,7 @@ class _FoldedMaxSimilarities:
             tokens, others = sides[i]["tokens"], sides[j]["tokens"]
             with torch.autocast(tokens.device.type, enabled=False):
                 cosines = tokens.float() @ others.float().transpose(1, 2)
-            for one, other, found in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
-                largest = found.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)
-                logits = logits + (sides[one][f"weights_{other}"] * largest[:, :, None]).sum(1)
+            for asking, other, compared in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
+                largest = compared.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)
+                logits = logits + (sides[asking][f"weights_{other}"] * largest[:, :, None]).sum(1)
         return logits

@@ -1,6 +1,6 @@
 """What a kernel is: the plain PyTorch one (`torch_kernel`) runs everywhere, others where the machine allows it.
 
-Shape legend: n texts of a side; p tuples; s sides; c labels; k best.
+Shape legend: n texts of a side; p tuples; s sides; c labels; k best; q pairs above a threshold.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Kernel(Protocol):
     def above(
         self, left: Any, right: Any, ranking: Ranking, threshold: float, offsets: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(found, 2) int64 row numbers and (found,) fp32 scores of all pairs with a score above `threshold`.
+        """(q, 2) int64 row numbers and (q,) fp32 scores of all pairs with a score above `threshold`.
 
         Scores and threshold are what is ranked (`Ranking`): of a probability its log-odds.
 

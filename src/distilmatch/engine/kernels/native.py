@@ -48,7 +48,7 @@ def best_multiplier() -> Multiplier:
     native = native_module()
     if not runs_native() or not native.has_amx():
         return "vector"
-    found = []
+    all_logits = []
     student = StudentConfig(width=64, head_heads=2, kept_tokens=(4, 4), head_similarities=0, head_maxsim=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -59,8 +59,8 @@ def best_multiplier() -> Multiplier:
         sides = [_packed(head, folded, folded.fold(texts, side), side) for side in (0, 1)]
         logits = np.empty((100, 1), dtype=np.float32)
         head.score(*sides, np.repeat(np.arange(100, dtype=np.int64)[:, None], 2, axis=1), logits, 1)
-        found.append(logits)
-    if np.allclose(found[0], found[1], atol=0.02):
+        all_logits.append(logits)
+    if np.allclose(all_logits[0], all_logits[1], atol=0.02):
         return "amx"
     logger.warning("this CPU's matrix unit (AMX) gives other scores than its vectors: the vectors are used")
     return "vector"
@@ -123,8 +123,8 @@ def why_not_native(model: DiPair) -> str | None:
 
 def head_weights(model: DiPair) -> dict[str, torch.Tensor]:
     """The tensors that a scorer computes with, by name."""
-    parts = (("head", model.head), ("classifier", model.classifier))
-    named = {f"{part}.{name}": tensor for part, module in parts for name, tensor in module.state_dict().items()}
+    modules = (("head", model.head), ("classifier", model.classifier))
+    named = {f"{prefix}.{name}": tensor for prefix, module in modules for name, tensor in module.state_dict().items()}
     return {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
 
 
@@ -259,5 +259,5 @@ def _packed(head: Any, kind: FoldedTransformer, texts: FoldedTexts, side: int) -
         return head.pack_right(
             mask, _array(texts["key"]), _array(texts["value"]), _array(texts.get("similar")), *compared
         )
-    own = [_array(texts[name]) for name in ("query", "own_top", "own_sum", "own_mixed", "residual")]
-    return head.pack_left(mask, *own, _array(kind.weighted_similar(texts)), *compared)
+    attention = [_array(texts[name]) for name in ("query", "own_top", "own_sum", "own_mixed", "residual")]
+    return head.pack_left(mask, *attention, _array(kind.weighted_similar(texts)), *compared)

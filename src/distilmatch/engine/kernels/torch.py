@@ -1,6 +1,6 @@
 """The kernel of plain PyTorch: every head, every device, and the oracle of the others.
 
-Shape legend: n texts of a side; p tuples; s sides; c labels.
+Shape legend: n, m texts of the two sides; p tuples; s sides; c labels.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class TorchKernel:
         step = self._pairs_at_once(sides)
         for start in range(0, len(rows), step):
             with autocast(self.precision, self.device):
-                part = self.head.score([side.texts for side in sides], index[start : start + step])
-            logits[start : start + len(part)] = part.cpu().numpy()
+                block = self.head.score([side.texts for side in sides], index[start : start + step])
+            logits[start : start + len(block)] = block.cpu().numpy()
         return logits
 
     def best_rows(self, rows: int, k: int) -> BestRows | NativeBestRows:
@@ -110,15 +110,15 @@ class TorchKernel:
         self, left: TorchTexts, right: TorchTexts, ranking: Ranking, threshold: float, offsets: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Kernel.above`."""
-        rows, found = [np.empty((0, 2), dtype=np.int64)], [np.empty(0, dtype=np.float32)]
+        rows, kept_scores = [np.empty((0, 2), dtype=np.int64)], [np.empty(0, dtype=np.float32)]
         for row, column, logits in self._blocks(left, right):
             check_block(logits, offsets[0] + row, offsets[1] + column)
             scores = ranking(logits)
             kept = scores > threshold
             places = kept.nonzero() + torch.tensor([offsets[0] + row, offsets[1] + column], device=self.device)
             rows.append(places.cpu().numpy())
-            found.append(scores[kept].cpu().numpy())
-        return np.concatenate(rows), np.concatenate(found)
+            kept_scores.append(scores[kept].cpu().numpy())
+        return np.concatenate(rows), np.concatenate(kept_scores)
 
     def _pairs_at_once(self, sides: Sequence[TorchTexts], gathered: bool = True) -> int:
         # A CPU wants blocks that its allocator keeps, a GPU as many pairs as its free memory has room for.
@@ -134,9 +134,9 @@ class TorchKernel:
         columns = min(len(right), max(512, math.isqrt(pairs)))
         rows = max(1, pairs // max(1, columns))
         for row in range(0, len(left), rows):
-            some = take(left.texts, torch.arange(row, min(row + rows, len(left)), device=self.device))
+            lefts = take(left.texts, torch.arange(row, min(row + rows, len(left)), device=self.device))
             for column in range(0, len(right), columns):
-                others = take(right.texts, torch.arange(column, min(column + columns, len(right)), device=self.device))
+                rights = take(right.texts, torch.arange(column, min(column + columns, len(right)), device=self.device))
                 with autocast(self.precision, self.device):
-                    logits = self.head.block(some, others)
+                    logits = self.head.block(lefts, rights)
                 yield row, column, logits

@@ -138,17 +138,17 @@ class TritonKernel(TorchKernel):
         """As `Kernel.prepare`."""
         packed: FoldedTexts = {}
         for start in range(0, len(texts), _TEXTS_FOLDED):
-            some = texts[start : start + _TEXTS_FOLDED].to(self.device, self.dtype)
-            folded = self.head.fold(some, side)
+            block = texts[start : start + _TEXTS_FOLDED].to(self.device, self.dtype)
+            folded = self.head.fold(block, side)
             try:
                 check_folded(folded)
             except NotFinite as error:
                 raise NotFinite(start + error.rows[0]) from None
-            part = self.programs.pack(folded, side)
+            operands = self.programs.pack(folded, side)
             if not packed:
-                packed = {name: tensor.new_empty((len(texts), *tensor.shape[1:])) for name, tensor in part.items()}
-            for name, tensor in part.items():
-                packed[name][start : start + len(some)] = tensor
+                packed = {name: tensor.new_empty((len(texts), *tensor.shape[1:])) for name, tensor in operands.items()}
+            for name, tensor in operands.items():
+                packed[name][start : start + len(block)] = tensor
         return TorchTexts(packed)
 
     def pairs(self, sides: Sequence[TorchTexts], rows: np.ndarray) -> np.ndarray:
@@ -175,14 +175,14 @@ class TritonKernel(TorchKernel):
         rows = min(len(left), max(1, most // max(1, columns)), _TEXTS_A_BLOCK)
         for column in range(0, len(right), columns):
             last_column = min(column + columns, len(right))
-            others = self.programs.part(right.texts, slice(column, last_column), 1)
+            rights = self.programs.part(right.texts, slice(column, last_column), 1)
             for row in range(0, len(left), rows):
                 last_row = min(row + rows, len(left))
-                some = self.programs.part(left.texts, slice(row, last_row), 0)
+                lefts = self.programs.part(left.texts, slice(row, last_row), 0)
                 shape = (last_row - row, last_column - column, self.labels)
                 out = torch.empty(shape, dtype=torch.float32, device=self.device)
                 with self._at_home():
-                    self.programs.block(some, others, out)
+                    self.programs.block(lefts, rights, out)
                 yield row, column, out
 
     def _at_home(self) -> AbstractContextManager[object]:

@@ -102,6 +102,7 @@ class TransformerPrograms:
         self.group, self.heads = group, _multiple(heads, group)  # h'
         expand, contract = cast(nn.Linear, layer.feed_forward[0]), cast(nn.Linear, layer.feed_forward[2])
         self.hidden = _multiple(expand.out_features, max(tile.hidden for tile in tiles))  # f'
+        # The outer norm's weights go into the classifier's, so that a program normalises and reads in one pass.
         read = folded.read.double() * outer.weight.double()
         read_bias = folded.bias.double() + folded.read.double() @ outer.bias.double()
         output = layer.output.weight.T.unflatten(0, (heads, -1))  # (h, e, d)
@@ -175,7 +176,7 @@ class TransformerPrograms:
         from distilmatch.engine.kernels.triton_programs import transformer_program
 
         n, m = len(left["counts"]), len(right["counts"])
-        if "tokens" in left:
+        if "tokens" in left:  # these logits stand in `out` first, the program below adds its own
             self._largest(left, right, rows, out, pairs, every_pair)
         nothing = self.weights["read"]
         operands = {name: left[name] for name in ("query", "own_top", "own_sum", "own_mixed", "residual")}
@@ -183,7 +184,7 @@ class TransformerPrograms:
         operands |= {"left_similar": left.get("similar", nothing), "right_similar": right.get("similar", nothing)}
         lefts = min(8, power_of_two(n)) if every_pair else 1
 
-        def start(tile: Tile) -> None:
+        def launch(tile: Tile) -> None:
             across = -(-m // (tile.pairs // lefts))
             tiles = -(-n // lefts) * across if every_pair else -(-pairs // tile.pairs)
             transformer_program[(tiles,)](
@@ -209,16 +210,16 @@ class TransformerPrograms:
                 **_OPTIONS,
             )
 
-        self._first_that_fits(start)
+        self._first_that_fits(launch)
 
-    def _first_that_fits(self, start: Callable[[Tile], None]) -> None:
+    def _first_that_fits(self, launch: Callable[[Tile], None]) -> None:
         # A tile that asks for more memory than a multiprocessor has is not tried again.
         from triton.runtime.errors import OutOfResources
 
         while True:
             tile = self.tiles[0]
             try:
-                return start(tile)
+                return launch(tile)
             except OutOfResources:
                 with self._choosing:  # another thread may have found it too
                     if self.tiles[-1] is tile:
@@ -328,16 +329,16 @@ class SumsPrograms:
         """As `Programs.block`."""
         from distilmatch.engine.kernels.triton_programs import sums_block_program
 
-        one, other = left["summand"], right["summand"]
+        left_summand, right_summand = left["summand"], right["summand"]
         rows, columns = self.tile
-        sums_block_program[(one.shape[1] // rows * (other.shape[1] // columns),)](
+        sums_block_program[(left_summand.shape[1] // rows * (right_summand.shape[1] // columns),)](
             out=out,
             lefts=out.shape[0],
             rights=out.shape[1],
-            left=one,
-            right=other,
-            left_stride=one.shape[1],
-            right_stride=other.shape[1],
+            left=left_summand,
+            right=right_summand,
+            left_stride=left_summand.shape[1],
+            right_stride=right_summand.shape[1],
             **self.weights,
             **self.constants,
             ROWS=rows,

@@ -96,20 +96,20 @@ def _attended(
     # (p, GROUP, HEAD): what the first left token mixes of both texts, token by token under the online softmax.
     heads = head + tl.arange(0, GROUP)
     inner = (heads[:, None] * HEAD + tl.arange(0, HEAD)[None, :])[None, :, :]
-    own = a[:, None, None] * (HEADS * HEAD) + inner
-    asked = tl.load(query + own).to(tl.float32)
-    mixed = tl.load(own_mixed + own)
+    left_at = a[:, None, None] * (HEADS * HEAD) + inner
+    asked = tl.load(query + left_at).to(tl.float32)
+    mixed = tl.load(own_mixed + left_at)
     top = tl.load(own_top + a[:, None] * HEADS + heads[None, :])
     total = tl.load(own_sum + a[:, None] * HEADS + heads[None, :])
     for token in range(0, tl.max(counts, 0)):
         # Where a thread's pairs share their right text, the compiler sees it here and loads and converts once.
-        other = ((b * kept + token) * (HEADS * HEAD))[:, None, None] + inner
-        score = tl.sum(asked * tl.load(key + other).to(tl.float32), 2)
+        right_at = ((b * kept + token) * (HEADS * HEAD))[:, None, None] + inner
+        score = tl.sum(asked * tl.load(key + right_at).to(tl.float32), 2)
         score = tl.where((token < counts)[:, None], score, float("-inf"))
         highest = tl.maximum(top, score)
         faded, share = tl.exp2(top - highest), tl.exp2(score - highest)
         total = total * faded + share
-        mixed = mixed * faded[:, :, None] + share[:, :, None] * tl.load(value + other).to(tl.float32)
+        mixed = mixed * faded[:, :, None] + share[:, :, None] * tl.load(value + right_at).to(tl.float32)
         top = highest
     return mixed / total[:, :, None]
 
@@ -202,19 +202,19 @@ def transformer_program(
     mean, scale = _moments(x, y, first, second, width, inner_epsilon, SECOND)
     normed = (x - mean[:, None]) * scale[:, None] * tl.load(inner_scale + first) + tl.load(inner_bias + first)
     x = (x if PRE_NORM else normed) + tl.load(contract_bias + first)[None, :]
-    given = normed.to(expand.dtype.element_ty)
-    given_second = given
+    hidden_input = normed.to(expand.dtype.element_ty)
+    hidden_input_second = hidden_input
     if SECOND > 0:
         normed = (y - mean[:, None]) * scale[:, None] * tl.load(inner_scale + second) + tl.load(inner_bias + second)
         y = (y if PRE_NORM else normed) + tl.load(contract_bias + second)[None, :]
-        given_second = normed.to(expand.dtype.element_ty)
+        hidden_input_second = normed.to(expand.dtype.element_ty)
 
     for start in tl.range(0, HIDDEN, CHUNK, num_stages=STAGES):
         at = start + tl.arange(0, CHUNK)
         hidden = tl.zeros((PAIRS, CHUNK), tl.float32)
-        hidden = _product(given, tl.load(expand + first[:, None] * HIDDEN + at[None, :]), hidden)
+        hidden = _product(hidden_input, tl.load(expand + first[:, None] * HIDDEN + at[None, :]), hidden)
         if SECOND > 0:
-            hidden = _product(given_second, tl.load(expand + second[:, None] * HIDDEN + at[None, :]), hidden)
+            hidden = _product(hidden_input_second, tl.load(expand + second[:, None] * HIDDEN + at[None, :]), hidden)
         hidden = _activated(hidden + tl.load(expand_bias + at)[None, :], USE_GELU)
         x = _product(hidden, tl.load(contract + at[:, None] * WIDTH + first[None, :]), x)
         if SECOND > 0:
@@ -231,8 +231,8 @@ def transformer_program(
             STEP: tl.constexpr = min(32, SECOND if SECOND > 0 else FIRST)
             for start in range(0, WIDTH, STEP):
                 at = start + tl.arange(0, STEP)[None, :]
-                one = tl.load(left_similar + (a * LABELS + label)[:, None] * WIDTH + at).to(tl.float32)
-                logit += tl.sum(one * tl.load(right_similar + b[:, None] * WIDTH + at).to(tl.float32), 1)
+                similar = tl.load(left_similar + (a * LABELS + label)[:, None] * WIDTH + at).to(tl.float32)
+                logit += tl.sum(similar * tl.load(right_similar + b[:, None] * WIDTH + at).to(tl.float32), 1)
         if LARGEST:
             logit += tl.load(out + place * LABELS + label, mask=real, other=0.0)
         tl.store(out + place * LABELS + label, logit, mask=real)
@@ -281,9 +281,12 @@ def largest_program(
     cosines = tl.zeros((LEFTS * LEFT_TOKENS, RIGHTS * RIGHT_TOKENS), tl.float32)
     for start in range(0, WIDTH, STEP):
         at = start + tl.arange(0, STEP)
-        some = tl.load(left_tokens + left_at[:, None] * WIDTH + at[None, :], mask=left_real[:, None], other=0.0)
-        others = tl.load(right_tokens + right_at[None, :] * WIDTH + at[:, None], mask=right_real[None, :], other=0.0)
-        cosines = _product(some, others, cosines)
+        left_block = tl.load(left_tokens + left_at[:, None] * WIDTH + at[None, :], mask=left_real[:, None], other=0.0)
+        right_block = tl.load(
+            right_tokens + right_at[None, :] * WIDTH + at[:, None], mask=right_real[None, :], other=0.0
+        )
+        cosines = _product(left_block, right_block, cosines)
+    # Both directions of one block of cosines: a token's largest among the other text's, padding never.
     shape: tl.constexpr = (LEFTS, LEFT_TOKENS, RIGHTS, RIGHT_TOKENS)
     down = tl.max(tl.reshape(tl.where(right_real[None, :], cosines, float("-inf")), shape), 3)
     up = tl.max(tl.reshape(tl.where(left_real[:, None], cosines, float("-inf")), shape), 1)
@@ -364,13 +367,13 @@ def sums_pairs_program(
     """The folded feed-forward head with one hidden layer, of pairs by row numbers."""
     place = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
     safe = tl.minimum(place, pairs - 1)
-    one = left + tl.load(rows + 2 * safe)[:, None] * HIDDEN
-    other = right + tl.load(rows + 2 * safe + 1)[:, None] * HIDDEN
+    left_row = left + tl.load(rows + 2 * safe)[:, None] * HIDDEN
+    right_row = right + tl.load(rows + 2 * safe + 1)[:, None] * HIDDEN
     label = tl.arange(0, LABELS)
     sums = tl.zeros((PAIRS, LABELS), tl.float32)
     for start in range(0, HIDDEN, STEP):
         x = start + tl.arange(0, STEP)
-        active = _activated(tl.load(one + x[None, :]) + tl.load(other + x[None, :]), USE_GELU)
+        active = _activated(tl.load(left_row + x[None, :]) + tl.load(right_row + x[None, :]), USE_GELU)
         weights = tl.load(read + x[None, :] * LABELS + label[:, None])
         sums += tl.sum(active[:, None, :] * weights[None, :, :], 2)
     at = place[:, None] * labels + label[None, :]

@@ -26,28 +26,28 @@ def report_tables(report: PairResults) -> list[ReportTable]:
 
 def headline(report: PairResults) -> str:
     """The report in one or two sentences."""
-    parts = []
+    clauses = []
     share, main = report.share_of_teacher, report.main_metric
     if share is not None and main is not None:
-        parts.append(f"The student reaches {_percent(share)} of its teacher's {main_label(main)}")
+        clauses.append(f"The student reaches {_percent(share)} of its teacher's {main_label(main)}")
     elif main is not None:
-        parts.append(f"The student reaches {main_label(main)} {_figure(report.student.metrics.get(main))}")
+        clauses.append(f"The student reaches {main_label(main)} {_figure(report.student.metrics.get(main))}")
     elif report.main_agreement is not None:
         value = report.student.agreement.get(report.main_agreement)
-        parts.append(f"The student's {agreement_label(report.main_agreement)} is {_figure(value)}")
+        clauses.append(f"The student's {agreement_label(report.main_agreement)} is {_figure(value)}")
     speed = report.speed
     if speed is not None and speed.head_speedup is not None and speed.end_to_end_speedup is not None:
-        parts.append(
+        clauses.append(
             f"it scores {rate_label(speed.head_pairs_per_s)} pairs/s from cached representations, "
             f"{times_label(speed.head_speedup)} its teacher's speed, and {rate_label(speed.end_to_end_pairs_per_s)} "
             f"from text, {times_label(speed.end_to_end_speedup)}"
         )
     elif speed is not None:
-        parts.append(
+        clauses.append(
             f"it scores {rate_label(speed.head_pairs_per_s)} pairs/s from cached representations and "
             f"{rate_label(speed.end_to_end_pairs_per_s)} from text"
         )
-    return "; ".join(parts) + "."
+    return "; ".join(clauses) + "."
 
 
 def render_markdown(report: PairResults) -> str:

@@ -66,12 +66,14 @@ def evaluate_pairs(
     others = {name: _logits_of(f"baseline {name!r}", values, table, task) for name, values in (baselines or {}).items()}
     taken = {"student", "teacher"} & set(others)
     if taken:
-        raise ConfigError(f"a baseline cannot be called {taken.pop()!r}; give it another name")
+        raise ConfigError(f"a baseline cannot be called {taken.pop()!r}: choose another name")
+    # Refuses unusable labels before the student and teacher run for minutes.
     _check_gold(model, table, teacher, known)
-    own, end_to_end = student_logits(model, table, measure=measure_speed, precision=precision)
+    predicted, end_to_end = student_logits(model, table, measure=measure_speed, precision=precision)
+    # The teacher is slow: it labels only where no labels of it were given.
     if known is None and teacher is not None:
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
-    logits = ({} if known is None else {"teacher": known}) | {"student": own} | others
+    logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others
     measure = _Measure(task, table, known, resamples, seed)
     systems = tuple(measure.system(name, values) for name, values in logits.items())
     speed = _measure_speed(model, table, teacher, end_to_end, seed, precision) if end_to_end is not None else None
@@ -126,10 +128,10 @@ def _check_gold(model: DiPair, table: TupleTable, teacher: PairTeacher | None, k
 
 
 def _given_labels(model: DiPair, table: TupleTable, teacher_logits: np.ndarray | None) -> np.ndarray | None:
-    given = table.teacher if teacher_logits is None else teacher_logits
-    if given is None:
+    values = table.teacher if teacher_logits is None else teacher_logits
+    if values is None:
         return None
-    logits = _logits_of("the teacher", given, table, model.task)
+    logits = _logits_of("the teacher", values, table, model.task)
     return logits if np.isfinite(logits).any() else None
 
 
@@ -200,10 +202,10 @@ class _Measure:
         if not len(self.agreeing):
             return {}, {}
         assert self.teacher is not None
-        own, teachers = logits[self.agreeing], self.teacher[self.agreeing]
-        return _finite(agreement_metrics(self.task, own, teachers)), resampled_intervals(
-            lambda rows: agreement_metrics(self.task, own[rows], teachers[rows]),
-            len(own),
+        scored, taught = logits[self.agreeing], self.teacher[self.agreeing]
+        return _finite(agreement_metrics(self.task, scored, taught)), resampled_intervals(
+            lambda rows: agreement_metrics(self.task, scored[rows], taught[rows]),
+            len(scored),
             resamples=self.resamples,
             seed=self.seed,
         )

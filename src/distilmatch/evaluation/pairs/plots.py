@@ -50,14 +50,14 @@ def render_plot(report: PairResults, *, dpi: int = 160) -> bytes:
 
 def _qualities(report: PairResults) -> tuple[str, list[_Quality]]:
     """What quality is called, and the systems that have one: the main metric, or agreement without gold labels."""
-    found = []
+    qualities = []
     if report.main_metric is not None:
         for system in report.systems:
             value, interval = system.metrics.get(report.main_metric), system.metric_intervals.get(report.main_metric)
             if value is not None:
-                found.append(_Quality(name=_short(system.name), role=system.role, value=value, interval=interval))
+                qualities.append(_Quality(name=_short(system.name), role=system.role, value=value, interval=interval))
         label = main_label(report.main_metric)
-        return label[0].upper() + label[1:], found
+        return label[0].upper() + label[1:], qualities
     assert report.main_agreement is not None
     for system in report.systems:
         value = system.agreement.get(report.main_agreement)
@@ -65,9 +65,9 @@ def _qualities(report: PairResults) -> tuple[str, list[_Quality]]:
         if system.role == "teacher":
             value = 1.0
         if value is not None:
-            found.append(_Quality(name=_short(system.name), role=system.role, value=value, interval=interval))
+            qualities.append(_Quality(name=_short(system.name), role=system.role, value=value, interval=interval))
     label = agreement_label(report.main_agreement)
-    return label[0].upper() + label[1:], found
+    return label[0].upper() + label[1:], qualities
 
 
 def _short(name: str) -> str:
@@ -116,6 +116,7 @@ def _draw_speed(
         ):
             times = "" if ratio is None else f" ({times_label(ratio)})"
             points.append((rate, value["student"], marker, "student", f"{name}\n{rate_label(rate)} pairs/s{times}"))
+    # A line joins the student's two points: one quality, two speeds.
     students = [(rate, quality) for rate, quality, _, role, _ in points if role == "student"]
     axes.plot(*zip(*students, strict=True), color=_COLOURS["student"], linewidth=1.2, alpha=0.4, zorder=2)
     rates = [rate for rate, *_ in points]

@@ -104,8 +104,11 @@ class PairResults(FrozenConfig):
         """The student's main metric as a share of the teacher's; None without a teacher, gold, or where it is <= 0."""
         if self.main_metric is None or self.teacher is None:
             return None
-        own, teachers = self.student.metrics.get(self.main_metric), self.teacher.metrics.get(self.main_metric)
-        return None if own is None or teachers is None or teachers <= 0 else own / teachers
+        student_value = self.student.metrics.get(self.main_metric)
+        teacher_value = self.teacher.metrics.get(self.main_metric)
+        if student_value is None or teacher_value is None or teacher_value <= 0:
+            return None
+        return student_value / teacher_value
 
     def flat_metrics(self) -> dict[str, float]:
         """Every figure by one name: `student_accuracy`, `teacher_pairs_per_s`, `share_of_teacher`, ..."""

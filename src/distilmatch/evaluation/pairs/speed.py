@@ -55,9 +55,9 @@ def student_logits(
     if not measure:
         return model.logits(tuples, precision=precision), None
     model.logits(tuples[:64], precision=precision, show_progress_bar=False)
-    start = time.perf_counter()
+    started = time.perf_counter()
     logits = model.logits(tuples, precision=precision)
-    first = time.perf_counter() - start
+    first = time.perf_counter() - started
     seconds = median_seconds(lambda: model.logits(tuples, precision=precision, show_progress_bar=False), first=first)
     return logits, len(tuples) / seconds
 
@@ -94,13 +94,13 @@ def teacher_pairs_per_s(teacher: PairTeacher, table: TupleTable) -> tuple[float,
     ]
     warm_up = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(_TEACHER_WARM_UP, len(pairs))).astype(int)]
     teacher.logits(warm_up, show_progress_bar=False)
-    start = time.perf_counter()
+    started = time.perf_counter()
     teacher.logits(warm_up, show_progress_bar=False)
-    rate = len(warm_up) / (time.perf_counter() - start)
+    rate = len(warm_up) / (time.perf_counter() - started)
     count = int(np.clip(rate * _TEACHER_SECONDS, min(16, len(pairs)), len(pairs)))
     chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).astype(int)]
-    start = time.perf_counter()
+    started = time.perf_counter()
     teacher.logits(chosen, show_progress_bar=False)
-    first = time.perf_counter() - start
+    first = time.perf_counter() - started
     seconds = median_seconds(lambda: teacher.logits(chosen, show_progress_bar=False), first=first)
     return len(chosen) / seconds, len(chosen)

@@ -72,10 +72,10 @@ def evaluate_sts(
     target = pick_device(device)
     texts = list(dict.fromkeys(text for task in tasks for text in task.table.texts))
     results = []
-    for given in models:
-        named = isinstance(given, str | Path)
-        model = load_sentence_encoder(given, device=target) if isinstance(given, str | Path) else given
-        name = str(given) if named else "a loaded SentenceTransformer"
+    for source in models:
+        named = isinstance(source, str | Path)
+        model = load_sentence_encoder(source, device=target) if isinstance(source, str | Path) else source
+        name = str(source) if named else "a loaded SentenceTransformer"
         logger.info("STS: %s", name)
         results.append(_measure(name, model, tasks, texts, precision, measure_speed, retrieval))
     used = "bf16" if use_bf16(precision, target) else "fp32"
@@ -114,8 +114,8 @@ def _measure(
     # As a teacher: in evaluation mode whatever the model's own, and nothing of the model changed.
     encoder = SentenceTeacher(model, batch_size=_BATCH, precision=precision)
 
-    def embed(some: list[str]) -> np.ndarray:
-        return encoder.embed(some, show_progress_bar=False)
+    def embed(sentences: list[str]) -> np.ndarray:
+        return encoder.embed(sentences, show_progress_bar=False)
 
     place = {text: number for number, text in enumerate(texts)}
     embeddings = embed(texts)
@@ -127,6 +127,7 @@ def _measure(
     near, spread = _shape(tasks, embeddings, place)
     rate = None
     if measure_speed:
+        # Evenly spaced by length, so that the timed texts are as long as those of the tasks.
         lengths = np.argsort([len(text) for text in texts], kind="stable")
         chosen = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _TIMED_TEXTS)).astype(int))
         timed = [texts[i] for i in lengths[chosen]]
@@ -158,8 +159,8 @@ def _shape(tasks: Sequence[StsTask], embeddings: np.ndarray, place: dict[str, in
         low, high = task.score_range
         assert task.table.gold is not None
         alike = task.table.gold > low + _ALIKE * (high - low)
-        for parts, side in zip((left, right), _sides(task, embeddings, place), strict=True):
-            parts.append(side[alike])
+        for chunks, side in zip((left, right), _sides(task, embeddings, place), strict=True):
+            chunks.append(side[alike])
     numbers = np.array(sorted({place[text] for task in chosen for text in task.table.texts}))
     spread = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), _SPREAD_TEXTS)).astype(int))]
     pairs = np.concatenate(left), np.concatenate(right)

@@ -21,7 +21,7 @@ def render_sts_plot(report: StsResults, *, dpi: int = 160) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    timed = [one for one in report.results if one.texts_per_s is not None]
+    timed = [result for result in report.results if result.texts_per_s is not None]
     panels = 2 if timed else 1
     figure = Figure(figsize=(5.6 * panels, max(3.0, 1.6 + 0.5 * len(report.results))), layout="constrained")
     FigureCanvasAgg(figure)
@@ -41,14 +41,14 @@ def _names(report: StsResults) -> list[str]:
 
 def _draw_averages(axes: Axes, report: StsResults) -> None:
     places = list(range(len(report.results)))[::-1]
-    for place, one in zip(places, report.results, strict=True):
-        colour = _FIRST if one is report.results[0] else _OTHER
-        tasks = [100 * value for value in one.spearman.values()]
+    for place, result in zip(places, report.results, strict=True):
+        colour = _FIRST if result is report.results[0] else _OTHER
+        tasks = [100 * value for value in result.spearman.values()]
         axes.plot(tasks, [place] * len(tasks), "|", color=colour, markersize=9, alpha=0.5)
-        axes.plot(100 * one.average, place, "o", color=colour, markersize=8, zorder=3)
+        axes.plot(100 * result.average, place, "o", color=colour, markersize=8, zorder=3)
         axes.annotate(
-            f"{100 * one.average:.2f}",
-            (100 * one.average, place),
+            f"{100 * result.average:.2f}",
+            (100 * result.average, place),
             (0, 8),
             textcoords="offset points",
             ha="center",
@@ -64,14 +64,14 @@ def _draw_speed(axes: Axes, report: StsResults) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     rates = []
-    for one, name in zip(report.results, _names(report), strict=True):
-        if one.texts_per_s is None:
+    for result, name in zip(report.results, _names(report), strict=True):
+        if result.texts_per_s is None:
             continue
-        rates.append(one.texts_per_s)
-        colour = _FIRST if one is report.results[0] else _OTHER
-        axes.plot(one.texts_per_s, 100 * one.average, "o", color=colour, markersize=8, zorder=3)
+        rates.append(result.texts_per_s)
+        colour = _FIRST if result is report.results[0] else _OTHER
+        axes.plot(result.texts_per_s, 100 * result.average, "o", color=colour, markersize=8, zorder=3)
         axes.annotate(
-            name, (one.texts_per_s, 100 * one.average), (0, 9), textcoords="offset points", ha="center",
+            name, (result.texts_per_s, 100 * result.average), (0, 9), textcoords="offset points", ha="center",
             color=colour, fontsize=8.5,
         )  # fmt: skip
     axes.set_xscale("log")

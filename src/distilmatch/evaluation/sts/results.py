@@ -61,25 +61,32 @@ class StsResults:
     def rows(self) -> list[list[str]]:
         """The table's cells: correlations times 100, as papers write them."""
         rows = []
-        for name, one in zip(short_names([one.model for one in self.results]), self.results, strict=True):
-            cells = [name, *(f"{100 * one.spearman[name]:.2f}" for name in self.pairs)]
-            near = "" if one.alignment is None else f"{one.alignment:.3f}"
-            cells += [f"{100 * one.average:.2f}", near, f"{one.uniformity:.3f}", f"{one.parameters / 1e6:.1f} M"]
-            cells += [str(one.width)]
+        for name, result in zip(short_names([result.model for result in self.results]), self.results, strict=True):
+            cells = [name, *(f"{100 * result.spearman[name]:.2f}" for name in self.pairs)]
+            near = "" if result.alignment is None else f"{result.alignment:.3f}"
+            cells += [
+                f"{100 * result.average:.2f}",
+                near,
+                f"{result.uniformity:.3f}",
+                f"{result.parameters / 1e6:.1f} M",
+            ]
+            cells += [str(result.width)]
             if self._retrieved:
-                cells += [f"{100 * one.retrieval[name]:.2f}" if one.retrieval else "" for name in ("ndcg@10", "map")]
+                cells += [
+                    f"{100 * result.retrieval[name]:.2f}" if result.retrieval else "" for name in ("ndcg@10", "map")
+                ]
             if self._timed:
-                cells.append("" if one.texts_per_s is None else f"{one.texts_per_s:,.0f}")
+                cells.append("" if result.texts_per_s is None else f"{result.texts_per_s:,.0f}")
             rows.append(cells)
         return rows
 
     @property
     def _timed(self) -> bool:
-        return any(one.texts_per_s is not None for one in self.results)
+        return any(result.texts_per_s is not None for result in self.results)
 
     @property
     def _retrieved(self) -> bool:
-        return any(one.retrieval is not None for one in self.results)
+        return any(result.retrieval is not None for result in self.results)
 
     def markdown(self) -> str:
         """The table and what it says, as Markdown."""
@@ -88,7 +95,7 @@ class StsResults:
         lines.append(f"| --- |{' ---: |' * (len(header) - 1)}")
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]
         counts = ", ".join(f"{self.labels[name]} {count:,}" for name, count in self.pairs.items())
-        found = (
+        retrieval_note = (
             f" nDCG@10 and MAP (x 100) of all documents of {self.retrieval_set}, ranked by their cosine."
             if self.retrieval_set
             else ""
@@ -97,7 +104,7 @@ class StsResults:
             "",
             f"Spearman's correlation x 100 of the cosines with the gold scores, all subsets of a year together (split "
             f"{self.split}; pairs: {counts}). Alignment and uniformity (Wang and Isola 2020): less is better. Measured in "
-            f"{self.precision} on {self.device}.{found}",
+            f"{self.precision} on {self.device}.{retrieval_note}",
             "",
         ]
         return "\n".join(lines)
@@ -105,8 +112,8 @@ class StsResults:
 
 def short_names(models: Sequence[str]) -> list[str]:
     """The last parts of each path or name, as many as tell them all apart, at most four."""
-    for parts in range(1, 5):
-        names = ["/".join(Path(model).parts[-parts:]) or model for model in models]
+    for depth in range(1, 5):
+        names = ["/".join(Path(model).parts[-depth:]) or model for model in models]
         if len(set(names)) == len(set(models)):
             break
     return names

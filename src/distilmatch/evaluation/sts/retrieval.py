@@ -52,18 +52,20 @@ def load_retrieval(folder: str | Path) -> RetrievalSet:
         raise DataError(f"`folder`: the path of a folder is wanted, not a {type(folder).__name__}")
     folder = Path(folder)
     documents, queries = (_texts(folder / name) for name in ("documents.jsonl", "queries.jsonl"))
-    found = [{key: text for key, text in texts.items() if text} for texts in (queries, documents)]
-    if len(found[0]) * len(found[1]) > _MOST_CELLS:
+    with_text = [{key: text for key, text in texts.items() if text} for texts in (queries, documents)]
+    if len(with_text[0]) * len(with_text[1]) > _MOST_CELLS:
         raise DataError(
-            f"{folder}: {len(found[0]):,} queries x {len(found[1]):,} documents are too many for a check that compares "
-            "them all; give fewer"
+            f"{folder}: {len(with_text[0]):,} queries x {len(with_text[1]):,} documents are too many to compare "
+            "one by one; use fewer"
         )
-    relevance = _relevance(folder / "qrels.jsonl", (queries, documents), found)
+    relevance = _relevance(folder / "qrels.jsonl", (queries, documents), with_text)
     judged = relevance.max(axis=1, initial=0) > 0
     if not judged.any():
         raise DataError(f"{folder}: no query has a relevant document, so there is nothing to find")
-    kept = [text for text, keep in zip(found[0].values(), judged, strict=True) if keep]
-    return RetrievalSet(name=folder.name, queries=kept, documents=list(found[1].values()), relevance=relevance[judged])
+    kept = [text for text, keep in zip(with_text[0].values(), judged, strict=True) if keep]
+    return RetrievalSet(
+        name=folder.name, queries=kept, documents=list(with_text[1].values()), relevance=relevance[judged]
+    )
 
 
 def measure_retrieval(embed: Callable[[list[str]], np.ndarray], task: RetrievalSet) -> dict[str, float]:
@@ -80,26 +82,26 @@ def measure_retrieval(embed: Callable[[list[str]], np.ndarray], task: RetrievalS
 
 def _texts(path: Path) -> dict[str, str]:
     """The texts of a file by id, empty ones too."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for row, values in _rows(path, ("id",)):
         key = _id(path, row, values["id"], "id")
-        if key in found:
+        if key in texts:
             raise DataError(f"{path}, row {row}: the id {key!r} stands there twice")
         column = "title" if is_missing(values.get("text")) else "text"
         value = values.get(column)
         try:
-            found[key] = "" if is_missing(value) else text_of(value, column).strip()
+            texts[key] = "" if is_missing(value) else text_of(value, column).strip()
         except RowProblem as problem:
             raise DataError(f"{path}, row {row}: {problem}") from None
-    if not any(found.values()):
+    if not any(texts.values()):
         raise DataError(f"{path} holds no texts; each row needs an `id` and a `text`")
-    return found
+    return texts
 
 
-def _relevance(path: Path, every: Sequence[dict[str, str]], found: Sequence[dict[str, str]]) -> np.ndarray:
-    """(q, m) float32 from the judgments; `every` holds queries and documents by id, `found` those with a text."""
-    places = [{key: number for number, key in enumerate(texts)} for texts in found]
-    relevance = np.zeros([len(texts) for texts in found], dtype=np.float32)
+def _relevance(path: Path, every: Sequence[dict[str, str]], with_text: Sequence[dict[str, str]]) -> np.ndarray:
+    """(q, m) float32 from the judgments; `every` holds queries and documents by id, `with_text` those with a text."""
+    places = [{key: number for number, key in enumerate(texts)} for texts in with_text]
+    relevance = np.zeros([len(texts) for texts in with_text], dtype=np.float32)
     judged: dict[tuple[str, str], float] = {}
     strangers = 0
     for row, values in _rows(path, ("query_id", "document_id", "relevance")):

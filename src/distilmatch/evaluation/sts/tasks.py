@@ -109,7 +109,8 @@ def _check_names(names: str | Sequence[str] | None) -> list[str] | None:
     unknown = [name for name in chosen if name not in _TASKS]
     if unknown:
         raise ConfigError(
-            f"no STS task is called {', '.join(unknown)}; there are {', '.join(_TASKS)}{did_you_mean(unknown[0], _TASKS)}"
+            f"no STS task is called {', '.join(unknown)}; choose from {', '.join(_TASKS)}"
+            f"{did_you_mean(unknown[0], _TASKS)}"
         )
     return chosen
 
@@ -121,5 +122,5 @@ def _task(
     config = LabelledConfig(source=where, text_columns=texts, score_column=column, score_range=score_range)
     table = load_table(source, config.table, config.task)
     if table.gold is None or np.isnan(table.gold).any():
-        raise DataError(f"{where}: every pair needs a {column}; leave those without one out")
+        raise DataError(f"{where}: every pair needs a {column}; remove the pairs without one")
     return StsTask(name=name, label=label, table=table, score_range=score_range)

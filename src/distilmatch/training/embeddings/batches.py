@@ -59,11 +59,11 @@ class StudentTokens:
         """The token ids of each text, special tokens included where the student sees them."""
         if self.is_static:
             encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-            return [one.ids[: self.max_length] for one in encoded]
-        found = self.tokenizer(
+            return [encoding.ids[: self.max_length] for encoding in encoded]
+        encoded = self.tokenizer(
             list(texts), truncation=True, max_length=self.max_length, padding=False, return_attention_mask=False
         )
-        return found["input_ids"]  # type: ignore[no-any-return]
+        return encoded["input_ids"]  # type: ignore[no-any-return]
 
     def features(self, ids: Sequence[np.ndarray]) -> tuple[Features, np.ndarray]:
         """Chunks of texts of like length, and (u,) the place of each text in all of them."""

@@ -205,12 +205,11 @@ class _Training:
         corpus, embeddings = TextCorpus(self.run.corpus), read_embeddings(_pointer(self.run)["folder"])
         logger.info("%s texts, the teacher is %d wide", f"{len(corpus):,}", embeddings.shape[1])
         objective = recipe.objective
-        learns = objective.learn_temperature and objective.kind != "mse"
         student = ProjectedStudent(
             new_student(recipe) if latest is None else trained_body(latest),
             recipe.student,
             teacher_width=int(embeddings.shape[1]),
-            temperature=objective.temperature if learns else None,
+            temperature=objective.learned_temperature,
         )
         seed_everything(seed)
         _fit_projection(student, corpus, embeddings, recipe)
@@ -260,8 +259,10 @@ def _fit_projection(
         return
     chosen = np.unique(np.linspace(0, len(corpus) - 1, min(len(corpus), _FITTED_TEXTS)).astype(int))
     with torch.inference_mode():
-        own = student.encoder.eval().encode([corpus[int(i)] for i in chosen], show_progress_bar=False)
-    student.fit_projection(np.asarray(own, dtype=np.float32), np.asarray(embeddings[chosen], dtype=np.float32))
+        student_embeddings = student.encoder.eval().encode([corpus[int(i)] for i in chosen], show_progress_bar=False)
+    student.fit_projection(
+        np.asarray(student_embeddings, dtype=np.float32), np.asarray(embeddings[chosen], dtype=np.float32)
+    )
     student.train()
 
 

@@ -69,14 +69,17 @@ class ProjectedStudent(nn.Module):
         )
 
     @torch.no_grad()
-    def fit_projection(self, own: np.ndarray, teacher: np.ndarray) -> None:
+    def fit_projection(self, student: np.ndarray, teacher: np.ndarray) -> None:
         """Starts the projection at the rotation that brings (n, d) embeddings of the student nearest to the teacher's
         (n, t), both at length one (Schoenemann 1966); a rotation keeps the student's own cosines.
         """
         if self.projection is None:
             return
-        parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in (own, teacher)]
-        left, _, right = np.linalg.svd(parts[0].astype(np.float64).T @ parts[1].astype(np.float64), full_matrices=False)
+        unit = [
+            vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            for vectors in (student, teacher)
+        ]
+        left, _, right = np.linalg.svd(unit[0].astype(np.float64).T @ unit[1].astype(np.float64), full_matrices=False)
         self.projection.weight.copy_(torch.from_numpy((left @ right).T))
 
     def forward(
@@ -93,15 +96,15 @@ class ProjectedStudent(nn.Module):
             where there is no projection; the learned temperature, a tensor of one, or None.
         """
         # `encoder(features)` adds to what it is given.
-        found = torch.cat([self.encoder(dict(chunk))["sentence_embedding"] for chunk in chunks])
-        embeddings = found.float().index_select(0, restore)
+        distinct = torch.cat([self.encoder(dict(chunk))["sentence_embedding"] for chunk in chunks])
+        embeddings = distinct.float().index_select(0, restore)
         projected = []
         for width in self.widths:
-            part = embeddings[:, :width]
+            cut = embeddings[:, :width]
             if self.projection is not None:
                 weight = self.projection.weight[:, :width]
-                part = nn.functional.linear(part, weight, self.projection.bias)
-            projected.append(part)
+                cut = nn.functional.linear(cut, weight, self.projection.bias)
+            projected.append(cut)
         return embeddings, projected, None if self.log_scale is None else (-self.log_scale).exp()
 
     def assembled(self) -> SentenceTransformer:

@@ -39,8 +39,8 @@ class EmbeddingRun(RecordedRun):
         recipe = self.recipe
         named: dict[str, Any] = {} if recipe.student.encoder is None else {"student.encoder": recipe.student.encoder}
         for name in ("models", "embeddings"):
-            for i, one in enumerate(getattr(recipe.teacher, name) if recipe.teacher else ()):
-                named[f"teacher.{name}[{i}]"] = one
+            for i, model in enumerate(getattr(recipe.teacher, name) if recipe.teacher else ()):
+                named[f"teacher.{name}[{i}]"] = model
         return named
 
     def sources(self) -> Mapping[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from distilmatch.config.embeddings import ContrastiveConfig, EmbeddingObjectiveConfig, EmbeddingStageConfig
+from distilmatch.config.embeddings import ContrastiveConfig, EmbeddingStageConfig
+from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.models.sentence_card import save_student
 from distilmatch.objectives import MemoryBank
 from distilmatch.training.arguments import steps_an_epoch, training_arguments
@@ -64,7 +65,7 @@ def run_distillation(
     """
     settings = _settings(student, len(token_ids), folder, stage, dev, processes, device, seed)
     bank = None
-    if objective.bank_size and (objective.kind != "mse" or objective.similarity_weight):
+    if objective.uses_bank:
         bank = MemoryBank(objective.bank_size, embeddings.shape[1], device=settings["args"].device)
         _fill(bank, embeddings, seed)
         settings["callbacks"].append(BankState(bank, process=processes.rank, shared=objective.gather))

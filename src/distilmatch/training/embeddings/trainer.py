@@ -23,11 +23,12 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilmatch.concurrency import evaluation_view
-from distilmatch.config.embeddings import ContrastiveConfig, EmbeddingObjectiveConfig
+from distilmatch.config.embeddings import ContrastiveConfig
+from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.errors import DataError
 from distilmatch.metrics import cosine_spearman
 from distilmatch.models.gathering import gather
-from distilmatch.objectives import MemoryBank, embedding_distillation_loss, gather_rows, info_nce
+from distilmatch.objectives import EmbeddingBatch, MemoryBank, embedding_objective_loss, gather_rows, info_nce
 from distilmatch.runtime import Precision, autocast
 from distilmatch.training.accumulation import step_shares
 from distilmatch.training.checkpoints import CheckpointTrainer, save_beside
@@ -52,12 +53,14 @@ class DevPairs:
     @torch.no_grad()
     def measure(self, model: SentenceTransformer, precision: Precision = "fp32") -> float:
         """Spearman's correlation of the cosines with the scores, the mean over the tables; each text is embedded once."""
-        place = {text: number for number, text in enumerate(dict.fromkeys(t for one in self.tables for t in one.texts))}
+        place = {
+            text: number for number, text in enumerate(dict.fromkeys(t for table in self.tables for t in table.texts))
+        }
         with autocast(precision, model.device):
-            found = evaluation_view(model).encode(
+            encoded = evaluation_view(model).encode(
                 list(place), batch_size=128, convert_to_tensor=True, show_progress_bar=False
             )
-        embeddings = found.float().cpu().numpy()
+        embeddings = encoded.float().cpu().numpy()
         correlations = []
         for table in self.tables:
             assert table.gold is not None
@@ -108,7 +111,7 @@ class DistilTrainer(EmbeddingTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of one step; each gets its share of the step's texts, as `share`: the last one may be shorter."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        shares, totals = step_shares([[len(one["ids"])] for one in batches], self.accelerator)
+        shares, totals = step_shares([[len(batch["ids"])] for batch in batches], self.accelerator)
         for batch, share in zip(batches, shares, strict=True):
             batch["share"] = share[0]
         return batches, totals
@@ -117,8 +120,8 @@ class DistilTrainer(EmbeddingTrainer):
         """One forward and backward pass, whose gradient is taken through the bank as it stands; then the batch goes in."""
         loss = super().training_step(model, inputs, *arguments, **options)
         if self.bank is not None:
-            parts = [inputs[name].to(self.args.device) for name in ("teacher", "ids")]
-            self.bank.push(*(map(gather_rows, parts) if self.objective.gather else parts))
+            columns = [inputs[name].to(self.args.device) for name in ("teacher", "ids")]
+            self.bank.push(*(map(gather_rows, columns) if self.objective.gather else columns))
         return loss
 
     def compute_loss(
@@ -126,11 +129,16 @@ class DistilTrainer(EmbeddingTrainer):
     ) -> Any:
         """The distillation loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
         embeddings, projected, temperature = model(chunks=inputs["chunks"], restore=inputs["restore"])
-        teacher, ids = inputs["teacher"], inputs["ids"]
+        batch = EmbeddingBatch(
+            projected=projected,
+            teacher=inputs["teacher"],
+            ids=inputs["ids"],
+            temperature=temperature,
+            bank=self.bank,
+            embeddings=embeddings,
+        )
         with self.accelerator.autocast():  # the model's own ends with its forward pass
-            loss = embedding_distillation_loss(
-                projected, teacher, self.objective, temperature=temperature, ids=ids, bank=self.bank
-            )
+            loss = embedding_objective_loss(batch, self.objective)
         loss = inputs.get("share", 1.0) * loss
         return (loss, {"embeddings": embeddings}) if return_outputs else loss
 
@@ -160,7 +168,7 @@ class ContrastiveTrainer(EmbeddingTrainer):
     ) -> Any:
         """The contrastive loss of one batch, the mean over the student's widths."""
         embeddings, widths, temperature = model(chunks=inputs["chunks"], restore=inputs["restore"])
-        losses = [self._loss(part, inputs, temperature) for part in widths]
+        losses = [self._loss(cut, inputs, temperature) for cut in widths]
         loss = torch.stack(losses).mean()
         if temperature is not None:
             loss = loss + 0.0 * temperature  # scored pairs do not use it, and DDP wants a gradient from every weight
@@ -212,4 +220,6 @@ class BankState(TrainerCallback):
         """Puts the bank beside the checkpoint that was just written."""
         if self.writes:
             self._path(args, state).parent.mkdir(parents=True, exist_ok=True)
-            save_beside({name: part.cpu() for name, part in self.bank.state_dict().items()}, self._path(args, state))
+            save_beside(
+                {name: tensor.cpu() for name, tensor in self.bank.state_dict().items()}, self._path(args, state)
+            )

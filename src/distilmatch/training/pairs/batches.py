@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from distilmatch.data.tokenising import TokenIds, length_chunks, length_order, pad_batch, pad_id, token_ids
+from distilmatch.data.tokenising import TokenIds, length_chunks, length_order, pad_batch
 from distilmatch.errors import DataError
 from distilmatch.models import DiPair
+from distilmatch.pretrained.tokenizers import pad_id
 from distilmatch.training.pairs.frozen import KeptOutputs
 from distilmatch.types import TupleTable
 
@@ -51,6 +52,7 @@ class _Collator:
         table = self.table
         assert table.teacher is not None
         batch: Batch = {"teacher": torch.from_numpy(table.teacher[chosen])}
+        batch["texts"] = torch.from_numpy(table.rows[chosen])
         if table.gold is not None:
             batch["gold"] = torch.from_numpy(table.gold[chosen])
         batch["queries"] = torch.from_numpy(self._lists(blocks, chosen))
@@ -77,17 +79,17 @@ class TextCollator(_Collator):
         self.side_streams = model.side_streams
         self.pad_ids: list[int] = []
         self.token_ids: list[TokenIds] = []
-        for encoder, max_length in model.streams:
-            tokenizer = model.tokenizers[encoder]
+        for stream in model.streams:
+            tokenizer = model.tokenizers[stream.encoder]
             self.pad_ids.append(pad_id(tokenizer))
-            self.token_ids.append(token_ids(tokenizer, table.texts, max_length))
+            self.token_ids.append(stream.token_ids(tokenizer, table.texts))
 
     def inputs(self, rows: np.ndarray) -> Batch:
         """`streams`, for each stream the tokenised chunks of its distinct texts, and `rows`, (p, s) into them."""
         local = np.empty_like(rows)
         streams = []
         for stream, ids in enumerate(self.token_ids):
-            sides = [side for side, own in enumerate(self.side_streams) if own == stream]
+            sides = [side for side, side_stream in enumerate(self.side_streams) if side_stream == stream]
             texts, inverse = np.unique(rows[:, sides], return_inverse=True)
             order, position = length_order(ids.lengths[texts])
             local[:, sides] = position[inverse.reshape(len(rows), len(sides))]

@@ -23,7 +23,7 @@ from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import check_table, load_table
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
-from distilmatch.objectives import check_soft_labels, objective_kind
+from distilmatch.objectives import check_soft_labels, objective_for
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.runtime import keep_freed_memory, pick_device, seed_everything
 from distilmatch.teachers import SoftLabelCache, in_task_order, load_teacher
@@ -185,7 +185,7 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
     """
     from distilmatch.teachers.ensemble import check_teacher
 
-    objective_kind(recipe.objective, recipe.task)
+    objective_for(recipe.objective, recipe.task)
     if trains and not any(stage.epochs for stage in recipe.all_stages):
         raise ConfigError("all stages have 0 epochs: nothing to train")
     run = RunFolder(recipe)
@@ -205,9 +205,9 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
     if train is not None or unfinished:
         if recipe.teacher is not None:
             check_teacher(recipe.teacher, recipe.task)
-        own = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
-        for start in possible_starts(own):
-            new_student(own, start=start)
+        probed = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
+        for start in possible_starts(probed):
+            new_student(probed, start=start)
     return PairTables(train=train, dev=dev)
 
 

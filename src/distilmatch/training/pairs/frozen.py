@@ -78,18 +78,19 @@ def cache_kept_outputs(
         row_of_text = np.full(len(table.texts), -1, dtype=np.int64)
         row_of_text[used] = np.arange(len(used))
         texts = [table.texts[i] for i in used]
-        mark = text_key(f"{encoders} {key} {student.max_lengths} {precision}", texts).hex()
-        own = folder / f"side_{side}"
-        problem = _problem(own, mark)
+        read_as = [stream.reading() for stream in model.streams]
+        mark = text_key(f"{encoders} {key} {read_as} {precision}", texts).hex()
+        side_folder = folder / f"side_{side}"
+        problem = _problem(side_folder, mark)
         if problem is not None and write:
-            if (own / _COMPLETE).is_file():
-                logger.warning("%s: %s; the texts are encoded again", own, problem)
-            _write(model, texts, side, own, precision, mark)
+            if (side_folder / _COMPLETE).is_file():
+                logger.warning("%s: %s; the texts are encoded again", side_folder, problem)
+            _write(model, texts, side, side_folder, precision, mark)
         elif problem is not None:
             raise CacheError(
-                f"the encoder outputs in {own} cannot be used: {problem}; delete {folder} and run it again"
+                f"the encoder outputs in {side_folder} cannot be used: {problem}; delete {folder} and run it again"
             )
-        outputs.append(KeptOutputs(own, row_of_text))
+        outputs.append(KeptOutputs(side_folder, row_of_text))
     return outputs
 
 
@@ -119,16 +120,16 @@ def _write(model: DiPair, texts: Sequence[str], side: int, folder: Path, precisi
         for name in (_STATES, _MASK):
             reserve(folder / name)
     for start in range(0, len(texts), _CHUNK):
-        part, part_mask = model.encode_kept(texts[start : start + _CHUNK], side, precision=precision)
-        half = part.to(torch.float16)
+        chunk, chunk_mask = model.encode_kept(texts[start : start + _CHUNK], side, precision=precision)
+        half = chunk.to(torch.float16)
         if not torch.isfinite(half).all():
             row = int((~torch.isfinite(half)).flatten(1).any(1).nonzero()[0])
             raise ModelError(
                 f"what the encoder gives of the text {texts[start + row][:200]!r} is not finite, or too large for fp16 "
-                f"({part[row].abs().max():.3g}); check its weights, or leave stage 1 out (`stage1.epochs: 0`)"
+                f"({chunk[row].abs().max():.3g}); check its weights, or leave stage 1 out (`stage1.epochs: 0`)"
             )
         states[start : start + _CHUNK] = half.numpy()
-        mask[start : start + _CHUNK] = part_mask.numpy()
+        mask[start : start + _CHUNK] = chunk_mask.numpy()
     with writing(folder):
         states.flush()
         mask.flush()

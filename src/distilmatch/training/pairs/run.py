@@ -42,7 +42,7 @@ class RunFolder(RecordedRun):
         recipe = self.recipe
         teachers = recipe.teacher.models if recipe.teacher else ()
         lists = (("unlabelled", recipe.unlabelled), ("teacher.models", teachers), ("encoder", recipe.encoder))
-        return {f"{name}[{i}]": one for name, several in lists for i, one in enumerate(several)}
+        return {f"{name}[{i}]": model for name, several in lists for i, model in enumerate(several)}
 
     def sources(self) -> Mapping[str, Any]:
         """The three tables."""
@@ -60,13 +60,13 @@ class RunFolder(RecordedRun):
     def transfer_fingerprint(self) -> str:
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
-        parts = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
+        needed = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
         if self.recipe.teacher is not None and self.recipe.table.teacher_columns and self.recipe.transfer.rounds != 0:
-            parts["given labels"] = "kept"  # once they were asked for again
+            needed["given labels"] = "kept"  # once they were asked for again
         if self.recipe.teacher is not None and self.recipe.task.kind == "classification":
-            parts["classes"] = "by name"  # once the teacher's were taken by position
+            needed["classes"] = "by name"  # once the teacher's were taken by position
         longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
         unlabelled = [table_fingerprint(source) for source in self.recipe.unlabelled]
         return fingerprint(
-            table_fingerprint(self.recipe.train), unlabelled, parts, longest, list(self.recipe.student.side_names)
+            table_fingerprint(self.recipe.train), unlabelled, needed, longest, list(self.recipe.student.side_names)
         )

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.config.pairs import ObjectiveConfig, StageConfig
+from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.pairs import StageConfig
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device
 from distilmatch.training.arguments import training_arguments

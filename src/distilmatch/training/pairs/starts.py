@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from distilmatch.config.pairs import NamedStageConfig, PairRecipe
 from distilmatch.errors import ConfigError
 from distilmatch.files import write_json
+from distilmatch.pretrained.layers import different_architecture
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.trainer import DevSet
@@ -25,16 +26,6 @@ _CLEAR_LEAD = 1 / 3
 
 _GENTLE = 0.5
 _START = "start.json"
-
-
-_ARCHITECTURE = (
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-)
 
 
 def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
@@ -108,7 +99,7 @@ def _no_teacher_start(recipe: PairRecipe) -> str | None:
             configs.append(AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False).to_dict())
         except Exception as error:  # whatever a stranger's folder makes of it
             return f"the configuration of {name} cannot be read ({error})"
-    different = [key for key in _ARCHITECTURE if configs[0].get(key) != configs[1].get(key)]
+    different = different_architecture(*configs)
     return f"it differs from {recipe.encoder[0]} in {', '.join(different)}" if different else None
 
 

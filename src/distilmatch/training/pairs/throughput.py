@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distilmatch.config.pairs import ObjectiveConfig, StageConfig
+from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.pairs import StageConfig
 from distilmatch.models import DiPair
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.processes import Processes
@@ -38,12 +39,12 @@ def seconds_per_step(
     numbers = np.unique(table.blocks)
     count = min(len(numbers), steps * stage.blocks_per_batch)
     chosen = numbers[np.linspace(0, len(numbers) - 1, count).astype(int)]
-    part = table.take(np.flatnonzero(np.isin(table.blocks, chosen)))
+    sample = table.take(np.flatnonzero(np.isin(table.blocks, chosen)))
     epochs = steps * stage.blocks_per_batch / count
     with tempfile.TemporaryDirectory() as folder:
         summary = run_stage(
             copy.deepcopy(model),
-            part,
+            sample,
             Path(folder),
             stage.replaced(epochs=epochs, evaluations=1),
             objective,

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distilmatch.config.pairs import ObjectiveConfig
+from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
 from distilmatch.models import DiPair
-from distilmatch.objectives import distillation_loss, loss_items, objective_kind
+from distilmatch.objectives import PairBatch, loss_items, objective_for, pair_objective_loss
 from distilmatch.runtime import Precision
 from distilmatch.training.accumulation import step_shares
 from distilmatch.training.checkpoints import CheckpointTrainer
@@ -77,7 +77,7 @@ class BlockTrainer(CheckpointTrainer):
     """Trains a `DiPair` on blocks; an item of its dataset is a block, a batch a few blocks.
 
     Args:
-        task, objective: what the loss is (`distilmatch.objectives.distillation_loss`).
+        task, objective: what the loss is (`distilmatch.objectives.pair_objective_loss`).
         encoder_learning_rate: of the encoders; None freezes them.
         highest_grade: of the labels of a ranking table.
         dev_set: scored at every evaluation; None for none.
@@ -95,9 +95,8 @@ class BlockTrainer(CheckpointTrainer):
         highest_grade: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        objective_kind(objective, task)  # a mismatch must show before the first step
         self.task = task
-        self.objective: ObjectiveConfig = objective
+        self.objective: ObjectiveConfig = objective_for(objective, task)  # a mismatch shows before the first step
         self.encoder_learning_rate = encoder_learning_rate
         self.highest_grade = highest_grade
         self.dev_set = dev_set
@@ -111,8 +110,8 @@ class BlockTrainer(CheckpointTrainer):
         """The batches of one step; each gets its share in the step's means, as `shares`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         items = [
-            loss_items(self.objective, self.task, len(one["teacher"]), one.get("gold"), one.get("queries"))
-            for one in batches
+            loss_items(self.objective, self.task, len(batch["teacher"]), batch.get("gold"), batch.get("queries"))
+            for batch in batches
         ]
         shares, totals = step_shares(items, self.accelerator)
         for batch, share in zip(batches, shares, strict=True):
@@ -123,17 +122,14 @@ class BlockTrainer(CheckpointTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The distillation loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
-        teacher = inputs.pop("teacher")
-        gold, queries, shares = (inputs.pop(name, None) for name in ("gold", "queries", "shares"))
+        labels = {name: inputs.pop(name, None) for name in ("teacher", "gold", "queries", "texts")}
+        shares = inputs.pop("shares", None)
         outputs = model(**inputs)
-        self.pairs_supervised += len(teacher)
-        loss = distillation_loss(
-            outputs.logits,
-            teacher,
+        self.pairs_supervised += len(outputs.logits)
+        loss = pair_objective_loss(
+            PairBatch(logits=outputs.logits, tokens=outputs.sides, rows=inputs["rows"], **labels),
             self.task,
             self.objective,
-            gold,
-            queries,
             highest_grade=self.highest_grade,
             shares=(1.0, 1.0) if shares is None else (shares[0], shares[1]),
         )
@@ -142,14 +138,14 @@ class BlockTrainer(CheckpointTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with one learning rate for the encoders and one for the rest; no decay on biases and norms."""
         if self.optimizer is None:
-            own = model if model is not None else self.model
-            assert isinstance(own, PreTrainedModel)
-            decayed = set(self.get_decay_parameter_names(own))
+            trained = model if model is not None else self.model
+            assert isinstance(trained, PreTrainedModel)
+            decayed = set(self.get_decay_parameter_names(trained))
             groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-            for name, parameter in own.named_parameters():
+            for name, parameter in trained.named_parameters():
                 if parameter.requires_grad:
                     groups.setdefault(("encoders." in name, name in decayed), []).append(parameter)
-            optimizer_class, optimizer_settings = self.get_optimizer_cls_and_kwargs(self.args, own)
+            optimizer_class, optimizer_settings = self.get_optimizer_cls_and_kwargs(self.args, trained)
             self.optimizer = optimizer_class(
                 [
                     {

@@ -1,0 +1,205 @@
+"""What training minimises: for each loss a config with its own parameters, told apart by `kind`.
+
+The functions are in `distilmatch.objectives`, registered by these classes; here is what a recipe says of them. A new loss is a
+class here and a function there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from distilmatch.config.kinds import ConfigOfKinds
+
+
+class ObjectiveConfig(ConfigOfKinds):
+    """What is minimised: `(1 - gold_weight) * soft + gold_weight * gold`, gold only on rows that have a label.
+
+    `kind` names the soft part; each kind has parameters of its own.
+
+    Attributes:
+        kind: "auto" is "kl" for classification, "listwise" for ranking, which learns the order of each query's texts and
+            not what a score means between queries, else "bce", which takes the teacher's logit for log-odds.
+        gold_weight: of the gold labels.
+    """
+
+    kind: str = "auto"
+    gold_weight: float = Field(default=0.0, ge=0, le=1)
+
+    if TYPE_CHECKING:  # the settings of the kind that is named
+
+        def __init__(self, **settings: Any) -> None: ...
+
+
+class AutoObjective(ObjectiveConfig):
+    """The usual one of the task, see `kind` above.
+
+    Attributes:
+        temperature: of the soft labels, above 0.
+    """
+
+    kind: Literal["auto"] = "auto"
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class KlObjective(ObjectiveConfig):
+    """Class probabilities: the divergence from the teacher's (Hinton et al. 2015), for two labels or more.
+
+    Attributes:
+        temperature: of both, above 0.
+    """
+
+    kind: Literal["kl"] = "kl"
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class DecoupledKlObjective(ObjectiveConfig):
+    """The teacher's class against the rest, and the rest among themselves, apart (Zhao et al. 2022).
+
+    Attributes:
+        temperature: of both, above 0.
+        non_target_weight: weight of the classes that the teacher does not choose.
+    """
+
+    kind: Literal["decoupled_kl"] = "decoupled_kl"
+    temperature: float = Field(default=1.0, gt=0)
+    non_target_weight: float = Field(default=1.0, ge=0)
+
+
+class SkewedKlObjective(ObjectiveConfig):
+    """The divergence from a mixture of teacher and student (DistiLLM, Ko et al. 2024).
+
+    Attributes:
+        temperature: of both, above 0.
+        skew: share of the teacher in the mixture that the student is compared as.
+    """
+
+    kind: Literal["skewed_kl"] = "skewed_kl"
+    temperature: float = Field(default=1.0, gt=0)
+    skew: float = Field(default=0.1, ge=0, lt=1)
+
+
+class BceObjective(ObjectiveConfig):
+    """Log-odds: cross-entropy of two sigmoids, for one label.
+
+    Attributes:
+        temperature: of both, above 0.
+    """
+
+    kind: Literal["bce"] = "bce"
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class MseObjective(ObjectiveConfig):
+    """The squared difference of the logits (Ba and Caruana 2014)."""
+
+    kind: Literal["mse"] = "mse"
+
+
+class MarginMseObjective(ObjectiveConfig):
+    """The squared difference of margins between texts of one query (Hofstaetter et al. 2020), for one label."""
+
+    kind: Literal["margin_mse"] = "margin_mse"
+
+
+class ListwiseObjective(ObjectiveConfig):
+    """The order of each query's texts: the divergence of two softmaxes over them (ListNet, Cao et al. 2007), for one label.
+
+    Attributes:
+        temperature: of both, above 0.
+    """
+
+    kind: Literal["listwise"] = "listwise"
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class EmbeddingObjectiveConfig(ConfigOfKinds):
+    """What stage 1 minimises (DisCo, section 3.2). Each kind has parameters of its own.
+
+    Attributes:
+        kind: "ckd", contrastive distillation; "mse"; or "both", `ckd + mse_weight * mse`.
+        bank_size: how many earlier embeddings of the teacher are negatives; 0 none.
+        gather: whether the texts of all processes are negatives.
+        similarity_weight: of a further part, which asks for the teacher's whole distribution of similarities to the batch
+            and the bank (SEED, Fang et al. 2021), not in the paper; 0 leaves it out.
+        similarity_temperature: of that distribution.
+    """
+
+    kind: str = "ckd"
+    bank_size: int = Field(default=65_536, ge=0)
+    gather: bool = True
+    similarity_weight: float = Field(default=0.0, ge=0)
+    similarity_temperature: float = Field(default=0.1, gt=0)
+
+    contrasts: ClassVar[bool] = False
+    """Whether the loss itself looks at other texts' embeddings."""
+
+    if TYPE_CHECKING:  # the settings of the kind that is named
+
+        def __init__(self, **settings: Any) -> None: ...
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether earlier embeddings of the teacher are looked at."""
+        return self.bank_size > 0 and (self.contrasts or self.similarity_weight > 0)
+
+    @property
+    def learned_temperature(self) -> float | None:
+        """What a learned temperature begins with; None where none is learned."""
+        return None
+
+
+class CkdObjective(EmbeddingObjectiveConfig):
+    """Contrastive distillation: each text's embedding is told from the teacher's of all other texts.
+
+    Attributes:
+        temperature: of the cosines, or what it is learned from; the paper's e^s begins at s = 1.
+        learn_temperature: whether it is learned.
+    """
+
+    kind: Literal["ckd"] = "ckd"
+    temperature: float = Field(default=math.exp(-1), gt=0)
+    learn_temperature: bool = True
+
+    contrasts: ClassVar[bool] = True
+
+    @property
+    def learned_temperature(self) -> float | None:
+        """What a learned temperature begins with; None where none is learned."""
+        return self.temperature if self.learn_temperature else None
+
+
+class EmbeddingMseObjective(EmbeddingObjectiveConfig):
+    """The squared difference of the embeddings.
+
+    Attributes:
+        normalize: whether it is of embeddings at length one.
+    """
+
+    kind: Literal["mse"] = "mse"
+    normalize: bool = True
+
+
+class CkdMseObjective(EmbeddingObjectiveConfig):
+    """Both: contrastive distillation and the squared difference.
+
+    Attributes:
+        temperature, learn_temperature: as of "ckd".
+        normalize: as of "mse".
+        mse_weight: of the squared difference, which is summed over the width here.
+    """
+
+    kind: Literal["both"] = "both"
+    temperature: float = Field(default=math.exp(-1), gt=0)
+    learn_temperature: bool = True
+    normalize: bool = True
+    mse_weight: float = Field(default=1.0, ge=0)
+
+    contrasts: ClassVar[bool] = True
+
+    @property
+    def learned_temperature(self) -> float | None:
+        """What a learned temperature begins with; None where none is learned."""
+        return self.temperature if self.learn_temperature else None
