@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +21,7 @@ from distilmatch.store.folder import RepresentationFolder
 
 COMMANDS = {
     "demo": {"--output", "--seed", "--quick", "--encoder"},
+    "init": {"--output", "--dev", "--teacher", "--label-column", "--text-columns", "--dry-run"},
     "finetune-teacher": {"--output", "--task", "--classes", "--label-column", "--label-range", "--dev", "--base-model"},
     "label": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
     "train": {"--output", "--seed", "--set", "--on-bad-rows", "--device", "--dry-run"},
@@ -392,3 +396,39 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("info") == 0
     told = capsys.readouterr().out
     assert "torch" in told and "kernel" in told
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out.strip() == f"distilmatch {version('distilmatch')}"
+
+
+def test_commands_are_grouped_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    told = capsys.readouterr().out
+    places = [told.index(f"─ {group} ") for group in ("Start here", "Train", "Score and match", "Check")]
+    assert places == sorted(places)
+
+
+def _next(told: str) -> list[str]:
+    """The command that an output ends with."""
+    line = told.rstrip().splitlines()[-1]
+    assert line.startswith("Next: distilmatch "), told
+    return shlex.split(line.removeprefix("Next: distilmatch "))
+
+
+def test_a_run_says_student_beside_teacher_and_the_command_that_follows(
+    recipe: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="distilmatch")
+    assert call("label", recipe) == 0
+    assert _next(capsys.readouterr().out) == ["train", str(recipe)]
+    assert call("train", recipe) == 0
+    command = _next(capsys.readouterr().out)
+    assert re.search(r"dev \w+: the student [\d.]+, the teacher [\d.]+ \([\d.]+% of it\)", caplog.text)
+    assert command[0] == "evaluate" and call(*command, "--no-speed") == 0
+    command = _next(capsys.readouterr().out)
+    table = yaml.safe_load(recipe.read_text())["train"]
+    filled = {"TABLE": table, "COLUMN": "q", "FOLDER": str(recipe.parent / "left")}
+    assert call(*[filled.get(word, word) for word in command]) == 0
+    assert _next(capsys.readouterr().out)[:1] == ["match"]

@@ -64,6 +64,7 @@ LOADER_DOORS: dict[str, Callable[[Setup, str], object]] = {
 
 # What takes a model's name too, and which door it stands behind.
 INSIDE = {
+    "loaded_teacher": "what is loaded already",
     "check_encode": "a path that the output must not be; nothing is loaded",
     "check_score": "a path that the output must not be; nothing is loaded",
     "check_finite_weights": "what messages call the model",

@@ -130,7 +130,14 @@ def _fine_tune(setup: Setup) -> Case:
     return arguments, [table, dev, setup.encoder]
 
 
+def _init(setup: Setup) -> Case:
+    table, dev = setup.table(), setup.table()
+    arguments = [str(table), "--dev", str(dev), "--teacher", str(setup.encoder)]
+    return arguments, [table, dev, setup.encoder]
+
+
 OUTPUT_DOORS: dict[str, Callable[[Setup], Case]] = {
+    "init": _init,
     "finetune-teacher": _fine_tune,
     "label": _pair_recipe,
     "train": _pair_recipe,

@@ -77,6 +77,12 @@ READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
 
 # What takes a table too, and which door it stands behind.
 INSIDE = {
+    "guess_table": "looks at columns; tests/cli/test_init.py",
+    "tuple_table": "load_table",
+    "evaluate_pairs": "reads by load_table; tests/evaluation/test_in_memory.py",
+    "fine_tune_teacher": "reads by load_table; tests/evaluation/test_in_memory.py",
+    "PairRecipe.from_dict": "where settings come from",
+    "described_table": "a fingerprint; tests/training/test_in_memory.py",
     "check_table": "reads by iter_rows; compared with score_table's count",
     "table_fingerprint": "a hash of the file",
     "open_source": "behind iter_rows",

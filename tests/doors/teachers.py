@@ -108,6 +108,10 @@ TEACHER_DOORS: dict[str, Callable[[Setup, Path, tuple[str, ...], str], set[str]]
 }
 # What takes a teacher, or a recipe that names one, too, and why its classes are right there.
 INSIDE = {
+    "loaded_teacher": "gives the teacher's own order",
+    "with_inputs": "behind distil_pairs; tests/training/test_in_memory.py",
+    "is_cached": "whether labels are kept",
+    "PairInputs.of": "names alone",
     "InTaskOrder": "made by in_task_order",
     "in_task_order": "what the doors use; tests/teachers/test_class_order.py",
     "label_order": "what the doors use; tests/teachers/test_class_order.py",

@@ -65,6 +65,8 @@ NAME_DOORS = {
 
 # Parameters of these names that take no texts of a user, or are reached through a door above; why.
 INSIDE = {
+    "training.checks.check_reporters(names)": "names of services",
+    "teachers.in_memory.FunctionTeacher.logits(pairs)": "asked by SoftLabelCache; tests/training/test_in_memory.py",
     "data.perturb.perturb(text)": "one text, made by the package",
     "data.saved.write_texts(texts)": "of a table that was read",
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",

@@ -21,6 +21,7 @@ from distilmatch.cli import (
     evaluate_sts,
     finetune_teacher,
     info,
+    init,
     label,
     ladder,
     match,
@@ -44,33 +45,44 @@ app = typer.Typer(
     name="distilmatch",
     help="Distil a slow, accurate text matcher into a student that scores cached texts hundreds of times faster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("demo")(demo.run)
-app.command("finetune-teacher")(finetune_teacher.run)
-app.command("label")(label.run)
-app.command("train")(train.run)
-app.command("tune")(tune.run)
-app.command("embed-train")(embed_train.run)
-app.command("ladder")(ladder.run)
-app.command("encode")(encode.run)
-app.command("score")(score.run)
-app.command("match")(match.run)
-app.command("plan")(plan.run)
-app.command("verify")(verify.run)
-app.command("evaluate")(evaluate.run)
-app.command("evaluate-sts")(evaluate_sts.run)
-app.command("info")(info.run)
+_GROUPS = {
+    "Start here": {"demo": demo, "init": init, "info": info},
+    "Train": {
+        "finetune-teacher": finetune_teacher,
+        "train": train,
+        "label": label,
+        "tune": tune,
+        "embed-train": embed_train,
+        "ladder": ladder,
+    },
+    "Score and match": {"encode": encode, "score": score, "match": match, "plan": plan},
+    "Check": {"evaluate": evaluate, "evaluate-sts": evaluate_sts, "verify": verify},
+}
+for _group, _commands in _GROUPS.items():
+    for _name, _module in _commands.items():
+        app.command(_name, rich_help_panel=_group)(_module.run)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"distilmatch {version('distilmatch')}")
+        raise typer.Exit
 
 
 @app.callback()
 def _global(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. Can be given anywhere."),
+    version: bool = typer.Option(
+        False, "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+    ),
 ) -> None:
-    """Taken out of the arguments by `main`; declared here so that --help shows it."""
+    """--debug is taken out of the arguments by `main`; declared here so that --help shows it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

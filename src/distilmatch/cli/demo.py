@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from distilmatch.cli.options import say
+from distilmatch.cli.options import say, say_next
 
 if TYPE_CHECKING:
     from distilmatch.config.pairs import FineTuneConfig
@@ -83,7 +83,7 @@ def run(
 
 
 def show_places(output: Path) -> None:
-    """Prints where everything stands."""
+    """Prints where everything stands, and what can be done with it."""
     say(
         student=str(output / "run" / "student"),
         scores=str(output / "scores.parquet"),
@@ -91,6 +91,8 @@ def show_places(output: Path) -> None:
         plot=str(output / "report" / "report.png"),
         recipe=str(output / "recipe.yaml"),
     )
+    folders = ["--left", output / "queries", "--right", output / "products"]
+    say_next("match", output / "run" / "student", *folders, "--top-k", 3, "--output", output / "best.parquet")
 
 
 def check_demo(output: Path, asked: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from distilmatch.cli.options import (
     check_recipe_file,
     load_recipe_of,
     say,
+    say_next,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def run(
     distil_embeddings(settings)
     root = Path(settings.output)
     say(student=str(root / "student"), logs=f"tensorboard --logdir {root}")
+    teacher = list(settings.teacher.models) if settings.teacher else []
+    say_next("evaluate-sts", *teacher, root / "student", "--data", "FOLDER", "--output", root / "sts-report")
 
 
 def plan(settings: EmbeddingRecipe) -> None:

@@ -16,6 +16,7 @@ from distilmatch.cli.options import (
     TablePath,
     one_of,
     say,
+    say_next,
     student_of,
     table_config,
 )
@@ -92,3 +93,6 @@ def run(
         quoting=read.quoting,
     )
     say(texts=len(folder), side=student.student.side_names[index], folder=output)
+    if student.student.sides == 2:
+        folders = ["OTHER", output] if index else [output, "OTHER"]
+        say_next("match", model, "--left", folders[0], "--right", folders[1], "--top-k", 10, "--output", "best.parquet")

@@ -21,6 +21,7 @@ from distilmatch.cli.options import (
     names,
     one_of,
     say,
+    say_next,
     student_of,
     table_config,
 )
@@ -100,6 +101,8 @@ def run(
     report.save(Path(output))
     show(report)
     say(report=str(Path(output) / "report.md"), plot=str(Path(output) / "report.png"))
+    side = student.student.side_names[0]
+    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
 
 
 def show(report: PairReport) -> None:

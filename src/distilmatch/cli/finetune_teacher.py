@@ -18,6 +18,7 @@ from distilmatch.cli.options import (
     TextColumns,
     names,
     say,
+    say_next,
     table_config,
 )
 
@@ -109,4 +110,6 @@ def run(
         return
     from distilmatch.training.teacher import fine_tune_teacher
 
-    say(teacher=str(fine_tune_teacher(rows, learned, Path(output), config, dev_rows)))
+    teacher = fine_tune_teacher(rows, learned, Path(output), config, dev_rows)
+    say(teacher=str(teacher))
+    say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{teacher}]")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePath, Set, load_recipe, say
+from distilmatch.cli.options import Device, DryRun, OnBadRows, Output, RecipePath, Set, load_recipe, say, say_next
 
 
 def run(
@@ -43,3 +43,5 @@ def run(
     )
     if dry_run:
         typer.echo("Nothing was labelled or written (--dry-run).")
+    else:
+        say_next("train", recipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -237,3 +238,8 @@ def say(**facts: Any) -> None:
     for name, value in facts.items():
         text = f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)
         typer.echo(f"{name.replace('_', ' '):<{width}}  {text}")
+
+
+def say_next(*words: Any) -> None:
+    """Prints the command that usually follows, ready to be pasted; what stands in capitals is still to be filled in."""
+    typer.echo(f"\nNext: distilmatch {shlex.join(map(str, words))}")

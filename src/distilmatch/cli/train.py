@@ -19,6 +19,7 @@ from distilmatch.cli.options import (
     check_recipe_file,
     load_recipe,
     say,
+    say_next,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ def run(
     distil_pairs(settings)
     root = Path(settings.output)
     say(student=str(root / "student"), labels=str(root / "transfer"), logs=f"tensorboard --logdir {root}")
+    teacher = ["--teacher", ",".join(settings.teacher.models)] if settings.teacher else []
+    columns = settings.table.text_columns
+    labels = ["--label-column", settings.table.label_column] if settings.table.label_column else []
+    texts = ["--text-columns", ",".join(columns)] if columns else []
+    table = settings.test or settings.dev or "TABLE"
+    say_next("evaluate", root / "student", table, *teacher, *labels, *texts, "--output", root / "report")
 
 
 def plan(settings: PairRecipe) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, RecipePath, Set, check_recipe_file, load_recipe, say
+from distilmatch.cli.options import Device, DryRun, RecipePath, Set, check_recipe_file, load_recipe, say, say_next
 
 
 def run(
@@ -86,5 +86,6 @@ def run(
     if frontier.recipe is None:
         typer.echo("No student meets the targets: allow a slower or larger one, or more --trials.")
     else:
-        say(recipe=str(frontier.recipe), next_step=f"distilmatch train {frontier.recipe}")
+        say(recipe=str(frontier.recipe))
+        say_next("train", frontier.recipe)
     say(frontier=str(folder / "frontier.json"), plot=str(picture))

@@ -32,6 +32,11 @@ def _known_format(name: str) -> str:
     return name
 
 
+Reporter = Literal[
+    "clearml", "codecarbon", "comet_ml", "dagshub", "flyte", "mlflow", "neptune", "swanlab", "trackio", "wandb"
+]
+"""Services that `transformers` can log to; TensorBoard is logged to always."""
+
 NumberFormat = Annotated[str, BeforeValidator(number_format), AfterValidator(_known_format)]
 
 

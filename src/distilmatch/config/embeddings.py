@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from distilmatch.arguments import number_format
-from distilmatch.config.base import FrozenConfig, Place, Precision, check_stage_names
+from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, check_stage_names
 from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.config.tables import FileFormat, OnBadRows, TableConfig, TaskConfig
 
@@ -59,6 +59,7 @@ class EmbeddingTeacherConfig(FrozenConfig):
         pooling: of a model that is a transformer only; "auto" is the model's own, else the mean.
         batch_size: texts a forward pass.
         max_length: tokens a text; None for the model's own.
+        prompt: what the models see before each text; None for a model's default prompt, where it has one.
         precision: "auto" is bf16 where the hardware multiplies in it.
         dtype: in which embeddings are kept on disk.
         cache_folder: where; None is beside the output. They are keyed by weights, tokenizer, settings and texts.
@@ -71,6 +72,7 @@ class EmbeddingTeacherConfig(FrozenConfig):
     pooling: Pooling = "auto"
     batch_size: int = Field(default=64, ge=1)
     max_length: int | None = Field(default=None, ge=4)
+    prompt: str | None = None
     precision: Precision = "auto"
     dtype: StoredPrecision = "fp16"
     cache_folder: Place | None = None
@@ -271,6 +273,8 @@ class EmbeddingRecipe(FrozenConfig):
         dev: a table of scored pairs, or several, that pick the best checkpoint: by Spearman's correlation with the cosine,
             each table counting once; None keeps the last.
         output: folder for the student, its checkpoints, the resolved recipe, the teacher's embeddings and logs.
+        report_to: services that `transformers` logs to, such as wandb or mlflow, beside TensorBoard's files in the output; their
+            packages are to be installed, and their own settings (WANDB_PROJECT, MLFLOW_TRACKING_URI, ...) hold.
     """
 
     corpus: CorpusConfig | None = None
@@ -284,6 +288,7 @@ class EmbeddingRecipe(FrozenConfig):
     stages: tuple[NamedEmbeddingStageConfig, ...] = ()
     dev: tuple[LabelledConfig, ...] = ()
     output: Place
+    report_to: tuple[Reporter, ...] = ()
     device: str | None = None
     seed: int = 0
 

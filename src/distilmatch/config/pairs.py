@@ -5,11 +5,11 @@ A recipe in YAML maps one to one onto `PairRecipe`; a key that no config has is 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from distilmatch.config.base import FrozenConfig, Place, Precision, check_stage_names
+from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, check_stage_names
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
@@ -18,6 +18,7 @@ HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
 KeptStrategy = Literal["first", "first_pooled", "spaced"]
 
 _LABELLED_PAIRS = 300_000
+_NO_TRAIN = "train: is missing: it has no default"
 _MOST_ROUNDS = 8
 
 
@@ -46,6 +47,7 @@ class FineTuneConfig(FrozenConfig):
     The learning rate suits a small base model; a BERT-base wants about 3e-5.
 
     Attributes:
+        report_to: services that `transformers` logs to, such as wandb or mlflow, whose packages are to be installed.
         dropout: in training; None keeps the base model's own. 0 helps where labels are clean and matches are fine.
     """
 
@@ -56,6 +58,7 @@ class FineTuneConfig(FrozenConfig):
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    report_to: tuple[Reporter, ...] = ()
     max_length: int = Field(default=256, ge=8)
     precision: Precision = "auto"
     seed: int = 0
@@ -113,6 +116,8 @@ class StudentConfig(FrozenConfig):
         shared_encoder: one encoder for all sides, or one a side.
         encoder_dropout: dropout inside the encoders in training; 0 because soft labels on many pairs regularise enough.
         max_lengths: tokens of input text a side.
+        prompts: a text that is put before each text of a side, one a side, such as "query: " and "passage: "; [] for none. None
+            takes those of the encoder's folder, where it names them: that of a query for the first side, else a document's.
         kept_tokens: cached vectors a side.
         kept_strategy: "first" keeps the first k output tokens; "first_pooled" the mean over the text, then the first
             k - 1; "spaced" k tokens evenly spaced over the text.
@@ -134,6 +139,7 @@ class StudentConfig(FrozenConfig):
     shared_encoder: bool = True
     encoder_dropout: float = Field(default=0.0, ge=0, lt=1)
     max_lengths: tuple[int, ...] = (128, 128)
+    prompts: tuple[str, ...] | None = None
     kept_tokens: tuple[int, ...] = (16, 16)
     kept_strategy: KeptStrategy = "first"
     side_names: tuple[str, ...] = ("left", "right")
@@ -160,6 +166,8 @@ class StudentConfig(FrozenConfig):
                 raise ValueError(f"`{name}` needs one number for each of the {sides} sides, it has {len(values)}")
             if min(values) < 1:
                 raise ValueError(f"`{name}` must be 1 or more")
+        if self.prompts and len(self.prompts) != sides:
+            raise ValueError(f"`prompts` needs one text for each of the {sides} sides, it has {len(self.prompts)}")
         if any(kept > length for kept, length in zip(self.kept_tokens, self.max_lengths, strict=True)):
             raise ValueError("`kept_tokens` of a side must not be more than its `max_lengths`")
         if self.head == "lite" and sides != 2:
@@ -199,6 +207,10 @@ class StudentConfig(FrozenConfig):
         if self.head != "transformer":
             slices = weightings = 0
         return self.replaced(width=student_width, head_heads=heads, head_similarities=slices, head_maxsim=weightings)
+
+    def prompt(self, side: int) -> str:
+        """What is put before each text of a side."""
+        return self.prompts[side] if self.prompts else ""
 
     @property
     def sides(self) -> int:
@@ -275,9 +287,14 @@ class PairRecipe(FrozenConfig):
             stage 1: "encoder").
         stages: one stage or more in place of `stage1` and `stage2`, one after another.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
+        report_to: services that `transformers` logs to, such as wandb or mlflow, beside TensorBoard's files in the output; their
+            packages are to be installed, and their own settings (WANDB_PROJECT, MLFLOW_TRACKING_URI, ...) hold.
     """
 
-    train: Place
+    NO_TABLE: ClassVar[str] = "in memory"
+    """What stands for a train table that a program has yet to give (`distil_pairs(recipe, train=...)`)."""
+
+    train: Place = NO_TABLE
     dev: Place | None = None
     test: Place | None = None
     unlabelled: tuple[Place, ...] = ()
@@ -293,8 +310,26 @@ class PairRecipe(FrozenConfig):
     stage1: StageConfig = StageConfig(epochs=1.0, evaluations=2)
     stage2: StageConfig = StageConfig(epochs=5.0)
     stages: tuple[NamedStageConfig, ...] = ()
+    report_to: tuple[Reporter, ...] = ()
     device: str | None = None
     seed: int = 0
+
+    @classmethod
+    def from_dict(cls, settings: Any, source: str | None = None) -> Self:
+        """The recipe that `settings` describe; unlike one that is made in a program it must name its `train` table.
+
+        Raises:
+            ConfigError: see `FrozenConfig.from_dict`.
+        """
+        missing = isinstance(settings, dict) and "train" not in settings
+        try:
+            recipe = super().from_dict(settings, source)
+        except ConfigError as error:
+            where = source or cls.__name__
+            raise ConfigError(f"{where}: {_NO_TRAIN}\n{error}" if missing else str(error)) from error
+        if missing:
+            raise ConfigError(f"{source or cls.__name__}: {_NO_TRAIN}")
+        return recipe
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -304,9 +339,10 @@ class PairRecipe(FrozenConfig):
                 f"the table has {table_sides} sides, the student {self.student.sides}: "
                 "set `table.sides` and `student.side_names`"
             )
-        if self.teacher is None and not self.table.teacher_columns:
+        waits = self.train == self.NO_TABLE  # for what a program gives
+        if self.teacher is None and not self.table.teacher_columns and not waits:
             raise ValueError("name a `teacher`, or the `table.teacher_columns` that hold its labels")
-        if self.teacher is None and self.transfer.rounds != 0:
+        if self.teacher is None and self.transfer.rounds != 0 and not waits:
             raise ValueError("new pairs need a `teacher` to label them: name one, or set `transfer.rounds: 0`")
         if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
             raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")

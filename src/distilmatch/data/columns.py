@@ -298,11 +298,17 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
+def looks_like_id(name: str) -> bool:
+    """Whether a column is called like an id, or has no name."""
+    words = _words(name)
+    return not words or words[-1] in _ID_WORDS or words[0] == "unnamed" or bool(_IDS.fullmatch("".join(words)))
+
+
 def _like_other(name: str) -> bool:
     """Whether a column is called like an id, a label, or a note about the row."""
-    words = _words(name)
-    if not words or words[-1] in _ID_WORDS or words[0] == "unnamed" or _IDS.fullmatch("".join(words)):
+    if looks_like_id(name):
         return True
+    words = _words(name)
     others = _LABEL_WORDS | _NOTE_WORDS
     if words[-1].rstrip("0123456789") in _TEXT_WORDS:
         others = others - _QUALIFIERS

@@ -127,6 +127,19 @@ def load_table(
     return loading.table(tuple(names), sides)
 
 
+def tuple_table(
+    source: TupleTable | TableSource,
+    config: TableConfig | None = None,
+    task: TaskConfig | None = None,
+    *,
+    side_names: Sequence[str] | None = None,
+) -> TupleTable:
+    """`source` where it is a `TupleTable` already, else what `load_table` makes of it."""
+    if isinstance(source, TupleTable):
+        return source
+    return load_table(source, config, task, side_names=side_names)
+
+
 class _Loading:
     """A table in the making."""
 

@@ -5,6 +5,7 @@ Shape legend: n rows of the folder; d width of the sentence encoder.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from distilmatch.errors import DataError
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import output_place
+from distilmatch.pretrained.prompts import query_and_document
 from distilmatch.runtime import Precision
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.store.layout import KeyIndex, key_array
 from distilmatch.teachers import SentenceTeacher, cached_embeddings
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 4096
 
@@ -38,6 +42,7 @@ def folder_vectors(
     split: str = "train",
     delimiter: str | None = None,
     quoting: Quoting = "auto",
+    prompt: str | None = None,
     batch_size: int = 64,
     precision: Precision = "auto",
     device: str | None = None,
@@ -45,13 +50,15 @@ def folder_vectors(
 ) -> np.ndarray:
     """The embeddings of the texts of `folder`, row by row, from the table that it was encoded from.
 
-    Each distinct text is embedded once, in an order of length; killed and called again, it goes on where it was.
+    Each distinct text is embedded once, in an order of length; killed and called again, it goes on where it was. A model with
+    prompts for queries and documents gets that of a query for the texts of side 0, else that of a document.
 
     Args:
         encoder: a sentence-transformers folder or hub name.
         source: the table, a file or hub dataset; it may hold more texts than the folder.
         folder: of representations, or its path.
         cache: folder for the texts and their embeddings.
+        prompt: in the place of the model's own; "" for none.
         text_column: by default "text", or the only column that is not the id.
         split, delimiter, quoting: as `encode_table` was given them.
 
@@ -75,6 +82,10 @@ def folder_vectors(
     )
     corpus = write_corpus(texts_config, place / "texts")
     teacher = SentenceTeacher(encoder, batch_size=batch_size, precision=precision, device=device)
+    named = query_and_document(teacher.model.prompts or {})
+    if prompt is not None or named is not None:
+        teacher.prompt = named[min(folder.manifest.side, 1)] if prompt is None and named is not None else prompt
+        logger.info("%s is asked with the prompt %r for %s", encoder, teacher.prompt, folder.manifest.side_name)
     embeddings = cached_embeddings(teacher, corpus, place / "embeddings", show_progress_bar=show_progress_bar)
     # A corpus has no white space around its texts, the folder's texts are as they stand in the table.
     place_of = KeyIndex(key_array([text_key("", (corpus[i],)) for i in range(len(corpus))]))

@@ -161,6 +161,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         known = {name: PretrainedEncoder.load(name) for name in dict.fromkeys(names)}
         loaded = [known[name] for name in names]
         student, start_layers = fitted(loaded[0], student)
+        sample_texts = [student.prompt(0) + text for text in sample_texts]
         truncated = [source.truncated(student) for source in loaded]
         unused = [
             f"encoders.{index}.{weight}"

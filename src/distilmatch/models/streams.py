@@ -19,24 +19,29 @@ class Stream:
 
     Attributes:
         encoder: the number of the encoder, and of its tokenizer.
-        max_length: tokens of a text, special tokens included.
+        max_length: tokens of a text, special tokens and prompt included.
+        prompt: what is put before each text.
     """
 
     encoder: int
     max_length: int
+    prompt: str = ""
 
     @classmethod
     def of_side(cls, student: StudentConfig, side: int) -> Stream:
         """That of a side of a student."""
-        return cls(encoder=0 if student.shared_encoder else side, max_length=student.max_lengths[side])
+        encoder = 0 if student.shared_encoder else side
+        return cls(encoder=encoder, max_length=student.max_lengths[side], prompt=student.prompt(side))
 
     def token_ids(self, tokenizer: Any, texts: Sequence[str]) -> TokenIds:
         """The token ids of n texts."""
-        return token_ids(tokenizer, texts, self.max_length)
+        read = [self.prompt + text for text in texts] if self.prompt else texts
+        return token_ids(tokenizer, read, self.max_length)
 
     def reading(self) -> tuple[Any, ...]:
         """What a text's tokens depend on beside the tokenizer: part of the fingerprint of all that is computed from them."""
-        return (self.max_length,)
+        # Without a prompt the same as before there were any.
+        return (self.max_length, self.prompt) if self.prompt else (self.max_length,)
 
 
 def streams_of(student: StudentConfig) -> tuple[tuple[Stream, ...], tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from distilmatch.pretrained.layers import PretrainedLayer, fits, keep_layers, pr
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.positions import position_limit
 from distilmatch.pretrained.probe import check_encoder
+from distilmatch.pretrained.prompts import saved_prompts
 from distilmatch.pretrained.sentence import check_model_folder, first_line, input_embeddings
 from distilmatch.pretrained.tokenizers import check_vocabulary, padded_on_the_right
 from distilmatch.pretrained.weights import check_finite_weights
+
+logger = logging.getLogger(__name__)
 
 
 def without_pooler(encoder: nn.Module) -> nn.Module:
@@ -133,6 +137,20 @@ def _check_family(path: str, config: Any) -> None:
         )
 
 
+def with_prompts(student: StudentConfig, folder: str) -> StudentConfig:
+    """The student's shape with the prompts of the encoder's folder, where it leaves them open; said where there are some."""
+    if student.prompts is not None:
+        return student
+    prompts = saved_prompts(folder)
+    if prompts is None:
+        return student.replaced(prompts=())
+    query, document = prompts
+    chosen = (query, *[document] * (student.sides - 1))
+    sides = ", ".join(f"{name} {prompt!r}" for name, prompt in zip(student.side_names, chosen, strict=True))
+    logger.info("prompts of the encoder %s: %s; set `student.prompts` for others, [] for none", folder, sides)
+    return student.replaced(prompts=chosen)
+
+
 def fitted(source: PretrainedEncoder, student: StudentConfig) -> tuple[StudentConfig, list[PretrainedLayer]]:
     """The student's shape with the encoder's numbers filled in, and the layers that its head starts from, if any."""
     config = source.model.config
@@ -143,7 +161,7 @@ def fitted(source: PretrainedEncoder, student: StudentConfig) -> tuple[StudentCo
             f"{source.path}: a {type(source.model).__name__} does not say its width, its layers and its attention heads: name an "
             "encoder of the BERT kind"
         )
-    student = student.for_encoder(width, heads)
+    student = with_prompts(student.for_encoder(width, heads), source.path)
     if student.head_start == "random" or student.head != "transformer":
         return student.replaced(head_start="random"), []
     first = min(student.encoder_layers or layers, layers - student.head_layers)

@@ -5,6 +5,7 @@ from distilmatch.teachers.classes import in_task_order, label_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
 from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
 from distilmatch.teachers.ensemble import TeacherEnsemble, check_teacher, load_teacher
+from distilmatch.teachers.in_memory import FunctionTeacher, loaded_teacher
 from distilmatch.teachers.label_cache import SoftLabelCache, verify_label_cache
 from distilmatch.teachers.sentence import (
     EmbeddingTeacher,
@@ -17,6 +18,7 @@ from distilmatch.teachers.sentence import (
 __all__ = [
     "CrossEncoderTeacher",
     "EmbeddingTeacher",
+    "FunctionTeacher",
     "PrecomputedTeacher",
     "SentenceTeacher",
     "SoftLabelCache",
@@ -29,6 +31,7 @@ __all__ = [
     "label_order",
     "load_embedding_teacher",
     "load_teacher",
+    "loaded_teacher",
     "read_embeddings",
     "verify_label_cache",
 ]

@@ -70,6 +70,7 @@ class SentenceTeacher:
         pooling: see `load_sentence_encoder`; of a loaded model "auto" only.
         batch_size: texts a forward pass.
         max_length: tokens a text, special tokens included; None for the model's own.
+        prompt: what is put before each text; None for the model's default prompt, where it has one.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies in it.
         device: of a model given by name; None for the best one here.
 
@@ -87,11 +88,13 @@ class SentenceTeacher:
         pooling: Pooling = "auto",
         batch_size: int = 64,
         max_length: int | None = None,
+        prompt: str | None = None,
         precision: Precision = "auto",
         device: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"`batch_size` must be 1 or more, not {batch_size}")
+        self.prompt = prompt
         self._given = isinstance(model, SentenceTransformer)
         if isinstance(model, SentenceTransformer):
             if pooling != "auto":
@@ -128,7 +131,8 @@ class SentenceTeacher:
     def _compute_fingerprint(self) -> str:
         # Embeddings whose last steps were rounded, by an earlier version, are others than these.
         numbers = "bf16, pooled in fp32" if self.precision == "bf16" else self.precision
-        return encoder_fingerprint(self.model, max_length=self.max_length, precision=numbers)
+        prompted = {} if self.prompt is None else {"asked with": self.prompt}
+        return encoder_fingerprint(self.model, max_length=self.max_length, precision=numbers, **prompted)
 
     def _check_view(self) -> None:
         try:
@@ -163,7 +167,9 @@ class SentenceTeacher:
             return np.empty((0, self.width), dtype=np.float32)
         view = self._views.make()
         encode_first_under(view, partial(autocast, self.precision, self.model.device))
-        encoded = view.encode(texts, batch_size=self.batch_size, show_progress_bar=shown, convert_to_tensor=True)
+        encoded = view.encode(
+            texts, prompt=self.prompt, batch_size=self.batch_size, show_progress_bar=shown, convert_to_tensor=True
+        )
         embeddings = encoded.float().cpu().numpy()
         finite = np.isfinite(embeddings).all(axis=1)
         if not finite.all():
@@ -362,6 +368,7 @@ def load_embedding_teacher(config: EmbeddingTeacherConfig, device: str | None = 
             pooling=config.pooling,
             batch_size=config.batch_size,
             max_length=config.max_length,
+            prompt=config.prompt,
             precision=config.precision,
             device=device,
         )

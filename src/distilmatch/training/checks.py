@@ -5,9 +5,11 @@ Shape legend: n rows; c labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from transformers.integrations import get_available_reporting_integrations
 
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, DataError
@@ -57,6 +59,20 @@ def check_model(name: str) -> None:
     path = resolve_model(name)
     if Path(path).is_dir():
         check_model_folder(path)
+
+
+def check_reporters(names: Sequence[str]) -> None:
+    """Checks that the packages of the services to log to are installed.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    available = get_available_reporting_integrations()
+    missing = [name for name in names if name not in available]
+    if missing:
+        raise ConfigError(
+            f"`report_to` names {missing[0]}, which is not installed: pip install {missing[0].replace('_', '-')}"
+        )
 
 
 def check_new_folder(place: str | Path, name: str) -> None:

@@ -113,7 +113,9 @@ class RecordedRun:
             return
         held = self._held(path)
         wanted = self._settings.to_dict()
-        different = [name for name in wanted if name not in ("output", "device") and held.get(name) != wanted[name]]
+        different = [
+            name for name in wanted if name not in ("output", "device", "report_to") and held.get(name) != wanted[name]
+        ]
         if different and any(folder.exists() for folder in self.begun()):
             raise ConfigError(
                 f"{self.root} holds a run of another recipe (different: {', '.join(different)}); "

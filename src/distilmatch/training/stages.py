@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from distilmatch.files import write_json
 from distilmatch.models.attention import trained_attention
@@ -122,11 +122,29 @@ class StageSettings(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What a user has watch every stage.
+
+    Attributes:
+        report_to: services by the names that `transformers` has for them.
+        callbacks: of the trainer.
+    """
+
+    report_to: Sequence[str] = ()
+    callbacks: Sequence[TrainerCallback] = ()
+
+
 def stage_callbacks(
-    folder: Path, settings: StageSettings, *, has_dev: bool, processes: Processes
+    folder: Path, settings: StageSettings, *, has_dev: bool, processes: Processes, watch: Watch | None = None
 ) -> list[TrainerCallback]:
-    """What watches every stage: TensorBoard, and an early end where dev gets no better."""
-    callbacks: list[TrainerCallback] = []
+    """What watches every stage: TensorBoard, an early end where dev gets no better, and what a user asks for."""
+    watch = watch or Watch()
+    # Services are added as the trainer itself would; they know which process they are in.
+    callbacks: list[TrainerCallback] = [
+        service() for service in get_reporting_integration_callbacks(list(watch.report_to))
+    ]
+    callbacks += watch.callbacks
     if processes.is_main:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if has_dev and settings.patience is not None:

@@ -26,7 +26,8 @@ from sentence_transformers.cross_encoder.training_args import CrossEncoderTraini
 from transformers import AutoConfig, PreTrainedModel
 
 from distilmatch.config.pairs import FineTuneConfig
-from distilmatch.config.tables import TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import write_json, writing
 from distilmatch.metrics import main_metric, task_metrics
@@ -38,6 +39,7 @@ from distilmatch.teachers.classes import name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names, load_cross_encoder
 from distilmatch.teachers.views import score_layers
 from distilmatch.training.arguments import one_device
+from distilmatch.training.checks import check_reporters
 from distilmatch.training.progress import show_shortly
 from distilmatch.types import TupleTable
 
@@ -47,11 +49,13 @@ _RECORD = "fine_tuning.json"
 
 
 def fine_tune_teacher(
-    train: TupleTable,
+    train: TupleTable | TableSource,
     task: TaskConfig,
-    output: Path,
+    output: str | Path,
     config: FineTuneConfig = FineTuneConfig(),
-    dev: TupleTable | None = None,
+    dev: TupleTable | TableSource | None = None,
+    *,
+    read_as: TableConfig | None = None,
 ) -> Path:
     """Fine-tunes a cross-encoder on the rows of `train` that have a gold label.
 
@@ -59,7 +63,9 @@ def fine_tune_teacher(
     and ranking (the relevance divided by the largest one) by binary cross-entropy on the one logit.
 
     Args:
-        train: n pairs; rows without gold label are left out.
+        train: n pairs; rows without gold label are left out. A `TupleTable`, a path, or a table in memory (pandas, polars,
+            Arrow, `datasets`, rows).
+        read_as: which columns are what, of tables that are yet to be read: `TableConfig(label_column="label")` at least.
         output: a folder that does not exist yet, or is empty; it appears whole, when all is done.
         config: base model, epochs and so on; a `max_length` beyond the base model's positions is cut to them.
         dev: scored after each epoch; the weights of the epoch that is best by `main_metric(task)` are kept.
@@ -74,9 +80,12 @@ def fine_tune_teacher(
         ModelError: the base model cannot be loaded.
         CacheError: the output cannot be written, or the disk is full.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists already; choose another output for the teacher, or delete it first")
+    place = Path(output)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ConfigError(f"{place} exists already; choose another output for the teacher, or delete it first")
+    check_reporters(config.report_to)
+    train = tuple_table(train, read_as, task)
+    dev = None if dev is None else tuple_table(dev, read_as, task)
     rows, targets = _labelled(train, task, "train")
     evaluator = None if dev is None else DevEvaluator(dev, task, config)
     seed_everything(config.seed)
@@ -85,9 +94,9 @@ def fine_tune_teacher(
         {"left": [pair[0] for pair in rows], "right": [pair[1] for pair in rows], "label": targets.tolist()}
     )
     keep_freed_memory()
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
         trainer = CrossEncoderTrainer(
             model=model,
@@ -103,11 +112,11 @@ def fine_tune_teacher(
         if evaluator is not None:
             evaluator.restore_best(model)
         if trainer.is_world_process_zero():
-            with writing(output):
-                _save(model, work / "model", output, _record(task, config, len(targets), trainer, evaluator))
+            with writing(place):
+                _save(model, work / "model", place, _record(task, config, len(targets), trainer, evaluator))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return output
+    return place
 
 
 class LengthGroupedBatches(DefaultBatchSampler):
@@ -284,7 +293,7 @@ def _training_arguments(
         eval_strategy="epoch" if evaluates else "no",
         save_strategy="no",
         logging_strategy="epoch",
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=device.type == "cuda",
     )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distilmatch.config.tables import TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.pairs.bootstrap import Intervals, query_intervals, resampled_intervals
 from distilmatch.evaluation.pairs.report import PairReport
@@ -21,16 +23,21 @@ from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.teachers.classes import in_task_order
+from distilmatch.teachers.in_memory import ScoreFunction, loaded_teacher
 from distilmatch.types import TupleTable
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 _MAIN_AGREEMENT = {"classification": "agreement"}
 
 
 def evaluate_pairs(
     model: DiPair,
-    table: TupleTable,
+    table: TupleTable | TableSource,
     *,
-    teacher: PairTeacher | None = None,
+    read_as: TableConfig | None = None,
+    teacher: PairTeacher | CrossEncoder | ScoreFunction | None = None,
     teacher_logits: np.ndarray | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
     measure_speed: bool = True,
@@ -41,9 +48,11 @@ def evaluate_pairs(
     """Measures a student on a table, beside its teacher and baselines on the same rows.
 
     Args:
-        table: n rows with gold labels, a teacher's labels, or both.
-        teacher: is timed and, where neither `teacher_logits` nor the table holds its labels, asked for them; its classes are
-            matched with the student's by name (see `label_order`).
+        table: n rows with gold labels, a teacher's labels, or both: a `TupleTable`, a path, or a table in memory (pandas,
+            polars, Arrow, `datasets`, rows).
+        read_as: which columns are what, of a `table` that is yet to be read.
+        teacher: a teacher, a loaded `CrossEncoder`, or a function of pairs. It is timed and, where neither `teacher_logits` nor
+            the table holds its labels, asked for them; its classes are matched with the student's by name (see `label_order`).
         teacher_logits: (n, c) raw logits in the order of the student's classes (`model.task.classes`), a whole row NaN where
             there is none; by default the table's.
         baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name, in that order too.
@@ -59,9 +68,10 @@ def evaluate_pairs(
         ConfigError: a teacher of other classes, baselines of a wrong shape or with a reserved name.
     """
     task = model.task
-    _check_table(model, table, teacher)
+    table = tuple_table(table, read_as, task, side_names=model.student.side_names)
     if teacher is not None:
-        teacher = in_task_order(teacher, task)  # type: ignore[arg-type]
+        teacher = in_task_order(loaded_teacher(teacher, task), task)
+    _check_table(model, table, teacher)
     known = _given_labels(model, table, teacher_logits)
     others = {name: _logits_of(f"baseline {name!r}", values, table, task) for name, values in (baselines or {}).items()}
     taken = {"student", "teacher"} & set(others)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import TrainerCallback
 
 from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig, NamedEmbeddingStageConfig
 from distilmatch.data.corpus import TextCorpus, write_corpus
@@ -32,14 +33,14 @@ from distilmatch.runtime import keep_freed_memory, seed_everything
 from distilmatch.teachers import PrecomputedTeacher, cached_embeddings, load_embedding_teacher, read_embeddings
 from distilmatch.teachers.embedding_cache import embedding_key
 from distilmatch.training.arguments import training_device
-from distilmatch.training.checks import check_model, check_scores
+from distilmatch.training.checks import check_model, check_reporters, check_scores
 from distilmatch.training.embeddings.batches import LabelledTables, StudentTokens
 from distilmatch.training.embeddings.projected import ProjectedStudent, trained_body
 from distilmatch.training.embeddings.run import EmbeddingRun
 from distilmatch.training.embeddings.stages import run_contrastive, run_distillation
 from distilmatch.training.embeddings.trainer import DevPairs
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import Stage, best_stage, finished_stage, run_stages
+from distilmatch.training.stages import Stage, Watch, best_stage, finished_stage, run_stages
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 _FITTED_TEXTS = 2048
 
 
-def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
+def distil_embeddings(recipe: EmbeddingRecipe, *, callbacks: Sequence[TrainerCallback] = ()) -> SentenceTransformer:
     """Distils a sentence encoder into a smaller student.
 
     Every part goes on where it was when the same recipe is run again after a stop: the teacher's embeddings from their
@@ -56,6 +57,7 @@ def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
 
     Args:
         recipe: everything; `recipe.output` receives the student (`student/`), embeddings, logs and records.
+        callbacks: of `transformers.Trainer`, called in every stage.
 
     Returns:
         The trained student, in evaluation mode, as `SentenceTransformer(output / "student")` loads it.
@@ -72,7 +74,8 @@ def distil_embeddings(recipe: EmbeddingRecipe) -> SentenceTransformer:
     if processes.is_main:
         run.claim()
         run.record()
-    stages = _Training(run, tables, dev, processes).stages()
+    watch = Watch(report_to=recipe.report_to, callbacks=callbacks)
+    stages = _Training(run, tables, dev, processes, watch).stages()
     run_stages(stages)
     if processes.is_main:
         _finish(run, stages, best_stage(stages, f"try a lower {stages[-1].name}.learning_rate"), tables)
@@ -96,6 +99,7 @@ def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
         DataError: a table or a file of embeddings that cannot be read, or a dev table on which no correlation is defined.
         ModelError: a teacher or a model that does not exist, or with which the student cannot begin.
     """
+    check_reporters(recipe.report_to)
     run = EmbeddingRun(recipe)
     run.check()
     for source in recipe.corpus.sources if recipe.corpus is not None else ():
@@ -181,6 +185,7 @@ class _Training:
     tables: LabelledTables | None
     dev: DevPairs | None
     processes: Processes
+    watch: Watch
 
     def stages(self) -> list[Stage]:
         """Those of the recipe."""
@@ -228,6 +233,7 @@ class _Training:
             processes=processes,
             device=recipe.device,
             seed=seed,
+            watch=self.watch,
         )
 
     def _fine_tune(self, config: NamedEmbeddingStageConfig, seed: int, latest: Path | None) -> None:
@@ -249,6 +255,7 @@ class _Training:
             processes=self.processes,
             device=recipe.device,
             seed=seed,
+            watch=self.watch,
         )
 
 

@@ -34,7 +34,7 @@ from distilmatch.training.embeddings.trainer import (
     EmbeddingTrainer,
 )
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import StageWork, stage_callbacks, train_stage
+from distilmatch.training.stages import StageWork, Watch, stage_callbacks, train_stage
 
 
 def run_distillation(
@@ -49,6 +49,7 @@ def run_distillation(
     processes: Processes,
     device: str | None = None,
     seed: int = 0,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Stage 1: trains `student` on the teacher's embeddings and saves it in `folder/student`; goes on from the last
     checkpoint of a stopped run, the memory bank with it.
@@ -59,11 +60,12 @@ def run_distillation(
         embeddings: (texts, width), the teacher's.
         folder: checkpoints, TensorBoard logs, `stage.json` (written last) and the student.
         dev: measured at every evaluation; the best checkpoint is kept. None keeps the last.
+        watch: services and callbacks of the user.
 
     Returns:
         Steps, seconds, texts seen and the log, as in `stage.json`.
     """
-    settings = _settings(student, len(token_ids), folder, stage, dev, processes, device, seed)
+    settings = _settings(student, len(token_ids), folder, stage, dev, processes, device, seed, watch)
     bank = None
     if objective.uses_bank:
         bank = MemoryBank(objective.bank_size, embeddings.shape[1], device=settings["args"].device)
@@ -100,6 +102,7 @@ def run_contrastive(
     processes: Processes,
     device: str | None = None,
     seed: int = 0,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Stage 2: trains `student` on labelled rows; else as `run_distillation`."""
     start = {name: weight.clone() for name, weight in student.encoder.state_dict().items()}
@@ -108,7 +111,7 @@ def run_contrastive(
     trainer = ContrastiveTrainer(
         tables=tables,
         contrastive=contrastive,
-        **_settings(student, rows, folder, stage, dev, processes, device, seed),
+        **_settings(student, rows, folder, stage, dev, processes, device, seed, watch),
         train_dataset=Numbers(len(tables)),
         data_collator=ContrastiveCollator(tokens, tables),
     )
@@ -133,6 +136,7 @@ def _settings(
     processes: Processes,
     device: str | None,
     seed: int,
+    watch: Watch | None,
 ) -> dict[str, Any]:
     return {
         "model": student,
@@ -149,7 +153,7 @@ def _settings(
             run_name=folder.name,
             adam_beta2=stage.beta2,
         ),
-        "callbacks": stage_callbacks(folder, stage, has_dev=dev is not None, processes=processes),
+        "callbacks": stage_callbacks(folder, stage, has_dev=dev is not None, processes=processes, watch=watch),
         "dev": dev,
         "dev_precision": stage.precision,
     }

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainerCallback
 
 from distilmatch.config.pairs import PairRecipe, StudentConfig
 from distilmatch.data.blocks import build_blocks
@@ -26,21 +27,32 @@ from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_for
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.runtime import keep_freed_memory, pick_device, seed_everything
-from distilmatch.teachers import SoftLabelCache, in_task_order, load_teacher
+from distilmatch.teachers import SoftLabelCache, Teacher, in_task_order, label_order, load_teacher
+from distilmatch.teachers.base import check_logits
+from distilmatch.teachers.in_memory import is_cached
 from distilmatch.training.arguments import training_device
-from distilmatch.training.checks import check_dev
+from distilmatch.training.checks import check_dev, check_reporters
+from distilmatch.training.pairs.inputs import PairInputs, with_inputs
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.pairs.starts import keep_better_start, possible_starts, stages_from, start_of
 from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import Stage, best_stage, finished_stage, run_stages
+from distilmatch.training.stages import Stage, Watch, best_stage, finished_stage, run_stages
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
 
 
-def distil_pairs(recipe: PairRecipe) -> DiPair:
+def distil_pairs(
+    recipe: PairRecipe | Mapping[str, Any],
+    *,
+    train: Any = None,
+    dev: Any = None,
+    test: Any = None,
+    teacher: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> DiPair:
     """Distils a cross-encoder into a DiPair student.
 
     Every part goes on where it was when the same recipe is run again after a stop: labels from their cache, training
@@ -48,6 +60,12 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
 
     Args:
         recipe: everything; `recipe.output` receives the student (`student/`), labels, logs and records.
+        train, dev, test: tables in the place of the recipe's: a path, pandas, polars, Arrow, a `datasets` dataset, or rows as
+            mappings.
+        teacher: in the place of the recipe's: a folder or hub name, a loaded `CrossEncoder`, a teacher, or a function that takes
+            a list of pairs and returns their logits. Its labels are cached under its attribute `name`; without one none are,
+            and that is said (`distilmatch.teachers.FunctionTeacher`).
+        callbacks: of `transformers.Trainer`, called in every stage.
 
     Returns:
         The trained student, in evaluation mode, as `DiPair.from_pretrained(output / "student")` loads it.
@@ -56,10 +74,12 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
         ConfigError: the settings do not go together, or the output folder belongs to another recipe.
         DataError: a table cannot be used.
     """
+    recipe, inputs = with_inputs(recipe, train=train, dev=dev, test=test, teacher=teacher)
     device = training_device(recipe.device)
     processes = Processes(cpu=device.type == "cpu")
-    checked = check_pair_recipe(recipe)
-    run, dev = RunFolder(recipe), checked.dev
+    run = RunFolder(recipe, inputs)
+    checked = check_pair_recipe(recipe, inputs)
+    dev_table = checked.dev
     seed_everything(recipe.seed)
     if processes.is_main:
         run.claim()
@@ -68,11 +88,13 @@ def distil_pairs(recipe: PairRecipe) -> DiPair:
     processes.wait()
     del checked  # the train table is not needed any more
     table = read_saved_table(run.transfer)
-    dev_set = None if dev is None else _dev_set(recipe, run, dev, processes)
-    stages = _Training(recipe, run, table, dev_set, processes).stages()
+    dev_set = None if dev_table is None else _dev_set(recipe, run, dev_table, processes)
+    watch = Watch(report_to=recipe.report_to, callbacks=callbacks)
+    stages = _Training(recipe, run, table, dev_set, processes, watch).stages()
     run_stages(stages)
     if processes.is_main:
         _finish(run, stages, best_stage(stages, f"try a lower {stages[-1].name}.encoder_learning_rate"), table)
+        _say_quality(stages, dev_set)
     processes.wait()
     student = DiPair.from_pretrained(run.student).eval()
     return student.to(device)  # type: ignore[arg-type]
@@ -87,6 +109,7 @@ class _Training:
     table: TupleTable
     dev_set: DevSet | None
     processes: Processes
+    watch: Watch
 
     def stages(self) -> list[Stage]:
         """Those that have epochs."""
@@ -130,17 +153,24 @@ class _Training:
             processes=self.processes,
             device=recipe.device,
             seed=seed,
+            watch=self.watch,
         )
 
 
-def label_transfer_set(recipe: PairRecipe) -> TupleTable:
+def label_transfer_set(
+    recipe: PairRecipe | Mapping[str, Any], *, train: Any = None, dev: Any = None, teacher: Any = None
+) -> TupleTable:
     """Makes the transfer set and has the teacher label it; saved in `output/transfer`, and read from there again.
+
+    Args:
+        recipe, train, dev, teacher: as of `distil_pairs`.
 
     Returns:
         Blocks of rows with (n, c) teacher logits.
     """
-    run = RunFolder(recipe)
-    return make_transfer_set(recipe, run, check_pair_recipe(recipe, trains=False).train)
+    recipe, inputs = with_inputs(recipe, train=train, dev=dev, teacher=teacher)
+    checked = check_pair_recipe(recipe, inputs, trains=False)
+    return make_transfer_set(recipe, RunFolder(recipe, inputs), checked.train)
 
 
 def make_transfer_set(recipe: PairRecipe, run: RunFolder, train: TupleTable | None) -> TupleTable:
@@ -171,10 +201,13 @@ class PairTables:
     dev: TupleTable | None
 
 
-def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str | None = None) -> PairTables:
+def check_pair_recipe(
+    recipe: PairRecipe, inputs: PairInputs | None = None, *, trains: bool = True, encoder: str | None = None
+) -> PairTables:
     """Looks at all that can be refused, before the teacher is asked for the first label; nothing is written.
 
     Args:
+        inputs: what the job reads; None for what the recipe names.
         trains: False for what only labels.
         encoder: a folder in the place of the recipe's encoder, which is not made yet.
 
@@ -186,24 +219,27 @@ def check_pair_recipe(recipe: PairRecipe, *, trains: bool = True, encoder: str |
     from distilmatch.teachers.ensemble import check_teacher
 
     objective_for(recipe.objective, recipe.task)
+    check_reporters(recipe.report_to)
     if trains and not any(stage.epochs for stage in recipe.all_stages):
         raise ConfigError("all stages have 0 epochs: nothing to train")
-    run = RunFolder(recipe)
+    run = RunFolder(recipe, inputs)
     run.check()
-    dev = None if recipe.dev is None else _load(recipe, recipe.dev)
+    dev = None if recipe.dev is None else _load(recipe, run.inputs.dev)
     if dev is not None:
         assert recipe.dev is not None
         check_dev(dev, recipe.task, recipe.dev, recipe.teacher is not None)
     if recipe.test is not None:
-        check_table(recipe.test, recipe.table, recipe.task)
-    train = None if run.has_transfer() else _load(recipe, recipe.train)
+        check_table(run.inputs.test, recipe.table, recipe.task)
+    train = None if run.has_transfer() else _load(recipe, run.inputs.train)
     if train is not None and recipe.unlabelled:
         read_texts(recipe.unlabelled, recipe.table)
     if train is not None and recipe.teacher is None and len(unlabelled_rows(train)):
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
     unfinished = any(stage.epochs and finished_stage(run.stage(stage.name)) is None for stage in recipe.all_stages)
     if train is not None or unfinished:
-        if recipe.teacher is not None:
+        if run.inputs.teacher is not None:
+            label_order(run.inputs.teacher, recipe.task)
+        elif recipe.teacher is not None:
             check_teacher(recipe.teacher, recipe.task)
         probed = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
         for start in possible_starts(probed):
@@ -236,15 +272,22 @@ def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> T
     if recipe.teacher is None:
         raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
     keep_freed_memory()
-    teacher = in_task_order(load_teacher(recipe.teacher, device=recipe.device), recipe.task)
+    teacher = run.inputs.teacher or load_teacher(recipe.teacher, device=recipe.device)
     missing = unlabelled_rows(table)
     pairs = [(left, right) for left, right in table.take(missing).tuples()]
-    asked = SoftLabelCache(run.labels).label(teacher, pairs)
+    asked = _asked(in_task_order(teacher, recipe.task), pairs, run.labels if is_cached(teacher) else None)
     if table.teacher is None:
         return table.with_teacher(asked)
     logits = table.teacher.copy()
     logits[missing] = asked
     return table.with_teacher(logits)
+
+
+def _asked(teacher: Teacher, pairs: list[tuple[str, str]], cache: Path | None) -> np.ndarray:
+    """(n, c) logits, from the cache where there is one and it holds them."""
+    if cache is not None:
+        return SoftLabelCache(cache).label(teacher, pairs)
+    return check_logits(teacher.logits(pairs), pairs, teacher.num_labels)
 
 
 def unlabelled_rows(table: TupleTable) -> np.ndarray:
@@ -278,6 +321,7 @@ def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
     pooled = StudentConfig(
         kept_tokens=(1, 1),
         kept_strategy="first_pooled",
+        prompts=(),
         max_lengths=(max(recipe.student.max_lengths),) * 2,
         head="cosine",
     )
@@ -286,7 +330,7 @@ def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
     return torch.nn.functional.normalize(kept[:, 0], dim=-1).numpy()
 
 
-def _load(recipe: PairRecipe, source: str) -> TupleTable:
+def _load(recipe: PairRecipe, source: Any) -> TupleTable:
     return load_table(source, recipe.table, recipe.task, side_names=recipe.student.side_names)
 
 
@@ -297,6 +341,17 @@ def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: P
         processes.wait()
         table = with_soft_labels(recipe, run, table)
     return DevSet(table=table, task=recipe.task)
+
+
+def _say_quality(stages: Sequence[Stage], dev_set: DevSet | None) -> None:
+    """Says what the student reaches on dev, beside its teacher."""
+    metrics = [summary["best_metric"] for stage in stages if (summary := finished_stage(stage.folder)) is not None]
+    reached = [metric for metric in metrics if metric is not None]
+    if dev_set is None or not reached:
+        return
+    teacher = dev_set.teacher_quality() if dev_set.table.gold is not None else None
+    beside = "" if not teacher else f", the teacher {teacher:.4f} ({max(reached) / teacher:.1%} of it)"
+    logger.info("dev %s: the student %.4f%s", dev_set.metric, max(reached), beside)
 
 
 def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleTable) -> None:

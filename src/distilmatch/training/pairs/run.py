@@ -9,6 +9,7 @@ from typing import Any
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.tables import table_fingerprint
 from distilmatch.fingerprint import fingerprint
+from distilmatch.training.pairs.inputs import PairInputs
 from distilmatch.training.run_folder import MARK, RecordedRun
 
 _LABEL_SETTINGS = ("train", "table", "task", "teacher", "encoder", "transfer", "seed")
@@ -18,13 +19,15 @@ class RunFolder(RecordedRun):
     """Paths of a pair job's output, and its records.
 
     Attributes:
+        inputs: what it reads.
         transfer: the labelled transfer set; labels: the soft-label cache; student: the finished
             student.
     """
 
-    def __init__(self, recipe: PairRecipe) -> None:
+    def __init__(self, recipe: PairRecipe, inputs: PairInputs | None = None) -> None:
         super().__init__(recipe)
         self.recipe = recipe
+        self.inputs = PairInputs.of(recipe) if inputs is None else inputs
         self.transfer = self.root / "transfer"
         self.starts = self.root / "starts"
         self.labels = Path(self.cache) if self.cache else self.root / "labels"
@@ -46,7 +49,7 @@ class RunFolder(RecordedRun):
 
     def sources(self) -> Mapping[str, Any]:
         """The three tables."""
-        return {name: getattr(self.recipe, name) for name in ("train", "dev", "test")}
+        return {name: getattr(self.inputs, name) for name in ("train", "dev", "test")}
 
     def has_transfer(self) -> bool:
         """Whether the labelled transfer set of this recipe is there."""
@@ -68,5 +71,5 @@ class RunFolder(RecordedRun):
         longest = max(self.recipe.student.max_lengths)  # of what is embedded to find neighbours
         unlabelled = [table_fingerprint(source) for source in self.recipe.unlabelled]
         return fingerprint(
-            table_fingerprint(self.recipe.train), unlabelled, needed, longest, list(self.recipe.student.side_names)
+            table_fingerprint(self.inputs.train), unlabelled, needed, longest, list(self.recipe.student.side_names)
         )

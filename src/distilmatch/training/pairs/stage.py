@@ -17,7 +17,7 @@ from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, Tex
 from distilmatch.training.pairs.frozen import cache_kept_outputs
 from distilmatch.training.pairs.trainer import BlockTrainer, DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import StageWork, stage_callbacks, train_stage
+from distilmatch.training.stages import StageWork, Watch, stage_callbacks, train_stage
 from distilmatch.types import TupleTable
 
 _KEPT = "kept_outputs"
@@ -36,6 +36,7 @@ def run_stage(
     device: str | None = None,
     seed: int = 0,
     cached: bool = True,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains one stage and saves the student in `folder/student`; goes on from the last checkpoint of a stopped run.
 
@@ -45,6 +46,7 @@ def run_stage(
         folder: checkpoints, TensorBoard logs, `stage.json` (written last) and the student.
         frozen_encoders: stage 1; the encoders' outputs are cached once and only the new layers learn.
         dev_set: scored at every evaluation; the best checkpoint is kept. None keeps the last.
+        watch: services and callbacks of the user.
         cached: False encodes every batch's texts anew in stage 1 too, to compare.
 
     Returns:
@@ -57,7 +59,7 @@ def run_stage(
     collator: TextCollator | CachedCollator = TextCollator(table, model)
     if frozen_encoders and cached:
         collator = _kept_outputs(model, table, folder, stage, processes, device)
-    callbacks = stage_callbacks(folder, stage, has_dev=dev_set is not None, processes=processes)
+    callbacks = stage_callbacks(folder, stage, has_dev=dev_set is not None, processes=processes, watch=watch)
     average = WeightAverage(model, stage.averaging) if stage.averaging else None
     dataset = BlockDataset(table)
     trainer = BlockTrainer(

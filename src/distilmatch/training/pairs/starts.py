@@ -15,6 +15,7 @@ from distilmatch.errors import ConfigError
 from distilmatch.files import write_json
 from distilmatch.pretrained.layers import different_architecture
 from distilmatch.pretrained.names import resolve_model
+from distilmatch.training.pairs.inputs import IN_MEMORY
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.stages import finished_stage
@@ -91,6 +92,8 @@ def better_start(metrics: Mapping[str, float], teacher: float | None) -> str:
 def _no_teacher_start(recipe: PairRecipe) -> str | None:
     if recipe.teacher is None or len(recipe.teacher.models) != 1 or len(recipe.encoder) != 1:
         return "that needs one teacher and one encoder"
+    if recipe.teacher.models[0].startswith(IN_MEMORY):
+        return "that needs a teacher by name, and this one is in memory"
     if recipe.student.head != "transformer" or recipe.student.head_start == "random":
         return "its last layers start a transformer head, and this student's head does not start from layers"
     configs = []
