@@ -58,7 +58,7 @@ words = "red blue green old new small large car lamp coat shoe book house dog".s
 draw = np.random.default_rng(0)
 table = folder / "train.jsonl"
 with table.open("w") as file:
-    for _ in range(6000):
+    for _ in range(2000):
         texts = [" ".join(draw.choice(words, draw.integers(3, 12))) for _ in range(2)]
         file.write(json.dumps({"a": texts[0], "b": texts[1], "t": float(draw.normal())}) + "\\n")
 recipe = PairRecipe.from_dict({

@@ -78,11 +78,13 @@ def _quality_and_speed(result: dict[str, Any]) -> str:
 
 {table}
 
-On SICK, each model trained and timed in one run: one seed, a transfer set of {result["notes"]["rounds"]} round, about
-{metrics["minutes_student"]:.0f} minutes of one core a student, the two-layer cross-encoder in the same time. So their accuracy is below that of
-the table above. Rates are those of two cores, each model in its fastest number format here; DE-Cos and DE-FFNN read two vectors a pair.
+On SICK, each model trained and timed in one run: one seed, one round of labels (four in the table above), about
+{metrics["minutes_student"]:.0f} minutes of one core a student, the two-layer cross-encoder in the same time.
+So their accuracy is below that of the table above. Rates are those of two cores, each model in its fastest number
+format here; DE-Cos and DE-FFNN read two vectors a pair.
 
-Repeat: `{result["command"]}`."""
+Repeat: `python -m benchmarks.quality_speed --data DIR`.
+"""
 
 
 def _rate(pairs_per_s: float) -> str:
