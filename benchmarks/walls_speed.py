@@ -58,13 +58,13 @@ words = "red blue green old new small large car lamp coat shoe book house dog".s
 draw = np.random.default_rng(0)
 table = folder / "train.jsonl"
 with table.open("w") as file:
-    for _ in range(2000):
+    for _ in range(6000):
         texts = [" ".join(draw.choice(words, draw.integers(3, 12))) for _ in range(2)]
         file.write(json.dumps({"a": texts[0], "b": texts[1], "t": float(draw.normal())}) + "\\n")
 recipe = PairRecipe.from_dict({
     "train": str(table), "output": str(folder / "run"), "task": {"kind": "binary"}, "device": "cpu",
     "table": {"text_columns": ["a", "b"], "teacher_columns": ["t"], "teacher_scale": "logit"}, "transfer": {"rounds": 0},
-    "student": {"kept_tokens": [8, 8], "max_lengths": [16, 16], "width": 128, "head_heads": 4},
+    "student": {"kept_tokens": [8, 8], "max_lengths": [16, 16], "width": 128, "head_heads": 4, "encoder_layers": 2},
     "stage1": {"epochs": 0}, "stage2": {"epochs": 1, "precision": "fp32", "evaluations": 1},
 })
 distil_pairs(recipe)

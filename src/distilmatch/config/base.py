@@ -191,7 +191,7 @@ def _meant(value: Any, annotation: Any) -> Any:
 def _is_one(value: Any, wanted: tuple[Any, ...]) -> bool:
     """Whether `value` is certainly one item where a list is meant; a text with a comma may be several."""
     if isinstance(value, str):
-        return str in wanted and "," not in value
+        return "," not in value and any(kind is str or typing.get_origin(kind) is Literal for kind in wanted)
     if isinstance(value, bool) or value is None:
         return False
     if isinstance(value, int | float):
