@@ -80,8 +80,8 @@ class HeadInput(Fp32Module):
 class DiPair(DiPairInference, PreTrainedModel):
     """The student: encoders, truncation and projection, head, and one linear layer to the labels.
 
-    Sides with the same encoder and the same input length form one stream: a text that stands on two sides of a
-    stream goes through the encoder once.
+    Sides with the same encoder, input length and prompt form one stream: a text that stands on two sides of a stream goes
+    through the encoder once.
     """
 
     config_class = DiPairConfig
@@ -362,7 +362,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         raise ModelError(f"no side {side!r}: this model's sides are {', '.join(names)} (0 to {len(names) - 1})")
 
     def representation_fingerprint(self, side: int | str) -> str:
-        """A fingerprint of all that a side's representations depend on: weights, tokenizer, truncation, side."""
+        """A fingerprint of all that a side's representations depend on: weights, tokenizer, prompt, truncation, side."""
         index = self.side_index(side)
         stream = self.streams[self.side_streams[index]]
         encoder = stream.encoder
