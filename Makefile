@@ -31,7 +31,7 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first: the pinned build, before anything can ask for another one.
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)

@@ -69,7 +69,7 @@ def _table(cls: type[config.FrozenConfig], shown: Collection[str]) -> list[str]:
 
 
 def _description(cls: type[BaseModel]) -> str:
-    text = inspect.getdoc(cls) or ""
+    text = (inspect.getdoc(cls) or "").partition("\nExample:\n")[0]  # the Python reference shows it
     before, _, attributes = text.partition("Attributes:\n")
     # An attribute starts at the first indent; its further lines stand deeper and are joined.
     joined = re.sub(r"\n\s{5,}", " ", attributes)

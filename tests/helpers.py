@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,3 +74,10 @@ def call(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in arguments])
     return int(stopped.value.code or 0)
+
+
+def next_command(told: str) -> list[str]:
+    """The command that an output ends with."""
+    words = shlex.split(told.rpartition("\nNext:")[2].replace("\\\n", " "))
+    assert words[0] == "distilmatch", told
+    return words[1:]

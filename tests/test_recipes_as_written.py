@@ -131,7 +131,7 @@ def test_one_model_without_brackets(tmp_path: Path) -> None:
         (PAIR + "stage1: {epochs: .nan}\n", ["stage1.epochs", "finite"]),
         (PAIR.replace("output: o", "output: ''"), ["output", "must not be empty"]),
         (PAIR.replace("train: x.jsonl", "train: [x.jsonl]"), ["train", "a text", "['x.jsonl']"]),
-        (BINARY, ["name a `teacher`"]),
+        (BINARY.replace(", label_column: label", ""), ["name a `teacher`"]),
         (TEACHER, ["train: is missing", "task: is missing", "output: is missing"]),
         (BASE + TEACHER + "task: {kind: regression, label_range: [5, 1]}\n", ["task", "lowest < highest"]),
         (

@@ -14,7 +14,18 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 class DistilmatchError(Exception):
-    """Base of every error that this package raises on purpose; the command line prints it without a traceback."""
+    """Base of every error that this package raises on purpose; the command line prints it without a traceback.
+
+    Example:
+        ```python
+        from distilmatch import DistilmatchError, load_table
+
+        try:
+            load_table([{"query": "red shoe", "product": ""}])
+        except DistilmatchError as error:
+            print(error)  # row 1 and its empty text are named
+        ```
+    """
 
 
 class ConfigError(DistilmatchError, ValueError):

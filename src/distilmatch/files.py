@@ -150,6 +150,17 @@ def locked(lock: Path, shown: Path) -> filelock.BaseFileLock:
     return held
 
 
+def check_writable(place: Path) -> None:
+    """Refuses, with nothing written, a place in which nothing can be made, as far as its permissions tell.
+
+    Raises:
+        CacheError: as a failed write of `place`.
+    """
+    there = next(parent for parent in (place, *place.absolute().parents) if os.path.lexists(parent))
+    if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
+        raise write_error(place, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there)))
+
+
 def write_error(path: str | Path, error: BaseException) -> CacheError:
     """The error that a failed write of `path` is told as."""
     reason = getattr(error, "strerror", None) or str(error)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from distilmatch.config.base import Precision as Precision
@@ -80,6 +81,16 @@ def keep_freed_memory() -> bool:
     # malloc.h: M_TRIM_THRESHOLD is -1, M_MMAP_THRESHOLD is -3; glibc refuses an mmap threshold above 2**25 in some
     # versions, and M_MMAP_MAX (-4) of 0 asks for the same.
     return bool(mallopt(-1, 2**31 - 1)) and bool(mallopt(-3, 2**30) or mallopt(-4, 0))
+
+
+def busy_cores(seconds: float = 0.3) -> float:
+    """How many cores other processes keep busy, measured for `seconds`; this process is not counted."""
+    own = psutil.Process()
+    before = own.cpu_times()
+    share = psutil.cpu_percent(interval=seconds)
+    after = own.cpu_times()
+    mine = (after.user + after.system - before.user - before.system) / seconds
+    return max(0.0, share / 100 * (psutil.cpu_count() or 1) - mine)
 
 
 def seed_everything(seed: int) -> None:

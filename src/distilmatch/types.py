@@ -42,6 +42,8 @@ class TupleTable:
         side_names: s names, such as ("left", "right") or ("query", "document").
         gold: (n,) float32, NaN where a row has no gold label; None where no row has one.
         teacher: (n, c) float32 logits, a whole row NaN where it has none; None where no row has any.
+        teacher_scale: what the teacher's labels were where the table was read, "logit" or "probability"; None where they were
+            made since, or there are none.
         queries: (n,) int64, rows with the same number belong to one ranking; None outside ranking.
         blocks: (n,) int64, ascending; rows of one block share texts and are supervised in one batch; None before
             the blocks are built.
@@ -56,6 +58,7 @@ class TupleTable:
     queries: np.ndarray | None = None
     blocks: np.ndarray | None = None
     ids: np.ndarray | None = None
+    teacher_scale: str | None = None
 
     def __post_init__(self) -> None:
         n, sides = self.rows.shape
@@ -78,7 +81,7 @@ class TupleTable:
 
     def with_teacher(self, logits: np.ndarray) -> TupleTable:
         """The same table with `logits`, (n, c), as its teacher labels."""
-        return replace(self, teacher=np.asarray(logits, dtype=np.float32))
+        return replace(self, teacher=np.asarray(logits, dtype=np.float32), teacher_scale=None)
 
     def take(self, index: np.ndarray) -> TupleTable:
         """The rows at `index` ((m,) ints or (n,) bools), in that order; the texts stay as they are."""

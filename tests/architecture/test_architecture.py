@@ -27,6 +27,8 @@ FLOORS = {
     "yaml_files": 0,
     "fingerprint": 0,
     "runtime": 0,
+    "threads": 0,
+    "estimates": 0,
     "data": 1,
     "demo": 1,
     "store": 1,

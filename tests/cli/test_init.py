@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from tests.helpers import call, write_jsonl
+from tests.helpers import call, next_command, read_jsonl, write_jsonl
 
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.guess import guess_table
@@ -91,9 +90,8 @@ def test_the_recipe_is_one_and_its_commands_can_be_pasted(
     recipe = PairRecipe.from_yaml("recipe.yaml")
     assert recipe.train == recipe.dev == f"t.{ending}" and recipe.task.kind == "binary"
     assert recipe.table.label_column == "label" and recipe.student.side_names == ("query", "product")
-    line = told.rstrip().splitlines()[-1].removeprefix("Next: distilmatch ")
-    assert call(*shlex.split(line), "--base-model", tiny_encoder, "--epochs", "0.5", "--max-length", "32") == 0
-    following = shlex.split(capsys.readouterr().out.rstrip().splitlines()[-1].removeprefix("Next: distilmatch "))
+    assert call(*next_command(told), "--base-model", tiny_encoder, "--epochs", "0.5", "--max-length", "32") == 0
+    following = next_command(capsys.readouterr().out)
     assert following[:2] == ["train", "RECIPE.yaml"] and (tmp_path / "teacher" / "model.safetensors").is_file()
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     assert (
@@ -114,7 +112,7 @@ def test_with_a_teacher_training_comes_next(tmp_path: Path, capsys: pytest.Captu
     table = _table(tmp_path / "t.jsonl", "label", [0, 1] * 10)
     place = tmp_path / "made" / "r.yaml"
     assert call("init", table, "--teacher", "some/teacher", "--output", place) == 0
-    assert capsys.readouterr().out.rstrip().endswith(f"Next: distilmatch train {place} --dry-run")
+    assert next_command(capsys.readouterr().out) == ["train", str(place), "--dry-run"]
     assert PairRecipe.from_yaml(place).teacher.models == ("some/teacher",)  # type: ignore[union-attr]
     assert call("init", table, "--output", place) == 1
     assert "exists already" in capsys.readouterr().err
@@ -123,3 +121,66 @@ def test_with_a_teacher_training_comes_next(tmp_path: Path, capsys: pytest.Captu
     assert "train: " in told and "Nothing was written" in told and not (tmp_path / "y.yaml").exists()
     assert call("init", tmp_path / "none.csv", "--output", tmp_path / "x.yaml") == 1
     assert "none.csv" in capsys.readouterr().err and not (tmp_path / "x.yaml").exists()
+
+
+def test_without_a_teacher_the_recipe_explains_the_choice(tmp_path: Path) -> None:
+    table = _table(tmp_path / "t.jsonl", "label", [0, 1] * 10)
+    assert call("init", table, "--output", tmp_path / "r.yaml") == 0
+    text = (tmp_path / "r.yaml").read_text()
+    assert "finetune-teacher makes the folder below" in text and "table.teacher_columns" in text
+    assert "learns from the column label alone" in text
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(text.replace("teacher: {models: [teacher]}\n", ""))
+    assert PairRecipe.from_yaml(alone).learns_gold_alone
+    unlabelled = _table(tmp_path / "u.jsonl", "colour", ["red"] * 20)
+    assert call("init", unlabelled, "--output", tmp_path / "u.yaml") == 0
+    text = (tmp_path / "u.yaml").read_text()
+    assert "alone" not in text and "finetune-teacher" not in text and "table.teacher_columns" in text
+
+
+def test_three_commands_from_a_table_to_a_report(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"query": f"{colour} {thing} {number}", "product": f"a {other} {thing}", "label": int(colour == other)}
+        for number in range(40)
+        for colour in ("red", "blue")
+        for other in ("red", "blue", "green")
+        for thing in ("shoe", "lamp", "coat")
+    ]
+    pd.DataFrame(rows).to_csv("pairs.csv", index=False)
+    assert call("init", "pairs.csv") == 0
+    told = capsys.readouterr().out
+    recipe = PairRecipe.from_yaml("recipe.yaml")
+    assert (recipe.train, recipe.dev, recipe.test) == tuple(f"recipe-data/{n}.jsonl" for n in ("train", "dev", "test"))
+    counts = [len(read_jsonl(str(table))) for table in (recipe.train, recipe.dev, recipe.test)]
+    assert sum(counts) == len(rows) and f"{counts[1]:,} in recipe-data/dev.jsonl" in told
+    small = ["--base-model", tiny_encoder, "--epochs", "1", "--max-length", "32"]
+    assert call(*next_command(told), *small) == 0
+    following = next_command(capsys.readouterr().out)
+    assert following[:2] == ["train", "RECIPE.yaml"]
+    changes = [f"encoder={tiny_encoder}", "student.max_lengths=[32,32]", "transfer.rounds=0", "stage1.epochs=1"]
+    changes += ["stage2.epochs=1", "stage2.evaluations=1"]
+    command = ["train", "recipe.yaml", *following[2:], *(word for change in changes for word in ("--set", change))]
+    assert call(*command, "--dry-run") == 0
+    assert "report on the test table" in capsys.readouterr().out and not Path("run").exists()
+    assert call(*command) == 0
+    told = capsys.readouterr().out
+    assert "report   run/report/report.html" in told and "of its teacher's ROC AUC" in told
+    assert f"{counts[2]} rows" in Path("run/report/report.html").read_text(encoding="utf-8")
+    assert next_command(told)[:2] == ["encode", "run/student"]
+
+
+@pytest.mark.parametrize("more", [("--hold-out", "0"), ("--dry-run",)])
+def test_nothing_is_held_out_unless_it_is_asked_for(more: tuple[str, ...], tmp_path: Path) -> None:
+    table = write_jsonl(tmp_path / "t.jsonl", [{"query": f"q {i}", "product": "p", "label": i % 2} for i in range(900)])
+    assert call("init", table, "--output", tmp_path / "made" / "r.yaml", *more) == 0
+    assert not list(tmp_path.glob("**/*-data"))
+
+
+def test_tables_that_are_there_are_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_jsonl(tmp_path / "t.jsonl", [{"query": f"q {i}", "product": "p", "label": i % 2} for i in range(900)])
+    (tmp_path / "r-data").mkdir()
+    assert call("init", table, "--output", tmp_path / "r.yaml") == 1
+    assert "r-data exists already" in capsys.readouterr().err and not (tmp_path / "r.yaml").exists()

@@ -58,6 +58,29 @@ def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
         assert getattr(first, name).read_bytes() != getattr(other, name).read_bytes()
 
 
+def test_short_products_say_all_that_simple_queries_ask_for(tmp_path: Path) -> None:
+    """From the words alone: a wish is met where the title has one of its forms."""
+    paths = write_demo_catalogue(tmp_path, train_pairs=400, dev_pairs=20, test_pairs=20, simple=True, short=True)
+    forms: list[tuple[str, ...]] = [(brand,) for brand in BRANDS]
+    for category in CATEGORIES:
+        forms += [
+            category.names,
+            *(choice for name in ("colour", "material") for choice in category.values.get(name, ())),
+        ]
+    forms = list(dict.fromkeys(forms))
+
+    def said(text: str) -> set[tuple[str, ...]]:
+        padded = f" {text} "
+        return {form for form in forms if any(f" {word} " in padded for word in form)}
+
+    rows = read_jsonl(paths.train)
+    assert max(len(row["product"].split()) for row in rows) <= 8
+    right = [(said(row["query"]) <= said(row["product"])) == bool(row["label"]) for row in rows]
+    assert np.mean(right) > 0.97  # "cup" and "blue" stand inside of other forms
+    with pytest.raises(ConfigError, match="add `simple`"):
+        write_demo_catalogue(tmp_path / "other", short=True)
+
+
 def test_labels_follow_from_the_graded_relevance(tmp_path: Path) -> None:
     paths = write_demo_catalogue(tmp_path, train_pairs=500, dev_pairs=5, test_pairs=5, graded=True)
     rows = read_jsonl(paths.train)

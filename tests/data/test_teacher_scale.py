@@ -31,16 +31,14 @@ def _teacher(values: list[Any], scale: str = "auto", task: TaskConfig | None = N
 def test_probabilities_become_logits_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     found = _teacher([0.1, 0.9, 0.5, 1.0, 0.0])[:, 0]
     np.testing.assert_allclose(1 / (1 + np.exp(-found.astype(float))), [0.1, 0.9, 0.5, 1 - 1e-6, 1e-6], rtol=1e-5)
-    assert (
-        "all within [0, 1], so they are read as probabilities" in caplog.text
-        and "`teacher_scale: logit`" in caplog.text
-    )
+    said = "teacher column 't' holds probabilities (all within [0, 1]); they become logits. `teacher_scale: logit`"
+    assert said in caplog.text
     caplog.clear()
     rows = [[0.1, 0.2, 0.7], [0.3334, 0.3333, 0.3333], [1, 0, 0]]
     found = _teacher(rows, task=NLI)
     again = np.exp(found.astype(float))
     np.testing.assert_allclose(again / again.sum(axis=1, keepdims=True), rows, atol=3e-6)
-    assert "add up to 1" in caplog.text
+    assert "each row adds up to 1" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -53,6 +51,20 @@ def test_what_can_be_logits_is_left_alone(values: list[Any], caplog: pytest.LogC
         _teacher(values, task=task), np.array(values, dtype=np.float32).reshape(len(values), -1)
     )
     assert "probabilities" not in caplog.text
+
+
+def test_what_labels_are_taken_for_is_said_once_a_table(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for values, scale, told, kept in (
+        ([0.1, 0.9, 1.2], "auto", "holds logits, which are taken as they are", "logit"),
+        ([0.1, 0.9, 0.5], "logit", "holds logits, as `teacher_scale` says", "logit"),
+        ([0.1, 0.9, 0.5], "probability", "holds probabilities, as `teacher_scale` says; they become", "probability"),
+        ([0.1, 0.9, 0.5], "auto", "holds probabilities (all within [0, 1]); they become logits", "probability"),
+    ):
+        caplog.clear()
+        table = load_table(_rows(values), AUTO.replaced(teacher_scale=scale))
+        assert caplog.text.count(f"rows: teacher column 't' {told}") == 1 and table.teacher_scale == kept
+    assert load_table(_rows([0.1] * 3), TableConfig(text_columns=("a", "b"))).teacher_scale is None
 
 
 def test_the_setting_decides(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 from benchmarks.pages import engine, quality, sts
+from tests.docs.pages import FENCE, PAGES, ROOT, blocks, link_models, run
 
 from distilmatch.cli.app import app
 from distilmatch.config.base import FrozenConfig
@@ -22,45 +21,45 @@ from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.objectives import registry
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    code: str
-
-
-def _blocks(page: Path, *languages: str) -> Iterator[Block]:
-    for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
-        if language in languages:
-            yield Block(language, code)
-
 
 def _pages_with(*languages: str) -> list[object]:
-    found = [page for page in PAGES if any(_blocks(page, *languages))]
+    found = [page for page in PAGES if any(blocks(page, *languages))]
     return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in found]
 
 
 @pytest.mark.parametrize("page", _pages_with("python"))
 def test_python_blocks_run(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_encoder: Path, tiny_cross_encoder: Path
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_sentence_encoder: Path,
+    tiny_cross_encoder: Path,
 ) -> None:
+    """From the top of the page alone, as a reader pastes it: no name is given, and models go by their hub's names."""
     monkeypatch.chdir(tmp_path)
+    link_models(
+        tmp_path,
+        {"all-MiniLM-L6-v2": tiny_sentence_encoder, "cross-encoder/ms-marco-MiniLM-L6-v2": tiny_cross_encoder},
+    )
     # Losses that a page registers end with it.
     monkeypatch.setattr(ObjectiveConfig, "kinds", dict(ObjectiveConfig.kinds))
     monkeypatch.setattr(registry, "PAIR_LOSSES", dict(registry.PAIR_LOSSES))
-    # What a page may take as given: the folder of a pre-trained encoder and of a cross-encoder.
-    names: dict[str, object] = {"encoder": tiny_encoder, "cross_encoder": tiny_cross_encoder, "__name__": "page"}
-    for block in _blocks(page, "python"):
-        exec(compile(block.code, str(page), "exec", dont_inherit=True), names)
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        run(block.code, str(page), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_fit_on_the_page(page: Path) -> None:
+    """Commands and their output within 80 columns, Python and YAML within 100."""
+    for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
+        most = 80 if language in ("bash", "text") else 100
+        assert [line for line in code.splitlines() if len(line) > most] == [], f"{page}: longer than {most}"
 
 
 @pytest.mark.parametrize("page", _pages_with("yaml"))
 def test_yaml_blocks_are_recipes(page: Path) -> None:
-    for block in _blocks(page, "yaml"):
+    for block in blocks(page, "yaml"):
         settings = yaml.safe_load(block.code)
         kinds: dict[str, type[FrozenConfig]] = {
             "embedding": LadderRecipe,
@@ -73,7 +72,7 @@ def test_yaml_blocks_are_recipes(page: Path) -> None:
 
 @pytest.mark.parametrize("page", _pages_with("text"))
 def test_commands_have_options_that_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for block in _blocks(page, "text"):
+    for block in blocks(page, "text"):
         for line in block.code.replace("\\\n", " ").splitlines():
             if "distilmatch" not in line or line.startswith(">>>"):
                 continue  # output, or a line of a Python session
@@ -90,7 +89,7 @@ def test_commands_have_options_that_exist(page: Path, capsys: pytest.CaptureFixt
 
 def test_the_two_commands_are_make_targets() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = [line for block in _blocks(ROOT / "README.md", "bash") for line in block.code.splitlines()]
+    commands = [line for block in blocks(ROOT / "README.md", "bash") for line in block.code.splitlines()]
     assert commands == ["make demo", "make test"]
     assert all(f"\n{command.removeprefix('make ')}: " in makefile for command in commands)
 

@@ -65,14 +65,17 @@ LOADER_DOORS: dict[str, Callable[[Setup, str], object]] = {
 # What takes a model's name too, and which door it stands behind.
 INSIDE = {
     "loaded_teacher": "what is loaded already",
+    "loaded_embedding_teacher": "what is loaded already",
     "check_encode": "a path that the output must not be; nothing is loaded",
     "check_score": "a path that the output must not be; nothing is loaded",
     "check_finite_weights": "what messages call the model",
     "not_finite": "what messages call the model",
-    "loaded_fp32": "behind load_cross_encoder and load_sentence_encoder",
+    "loaded_model": "behind load_cross_encoder and load_sentence_encoder",
     "check_vocabulary": "behind DiPair.from_encoder and load_sentence_encoder",
     "load_cross_encoder": "behind CrossEncoderTeacher and fine_tune_teacher",
     "PretrainedEncoder.load": "behind DiPair.from_encoder",
+    "plan_fine_tuning": "behind fine_tune_teacher's checks; tests/cli/test_dry_run.py",
+    "plan_evaluation": "behind evaluate's checks; tests/cli/test_dry_run.py",
     "resolve_model": "behind every door: a name becomes a folder",
     "DevEvaluator": "behind fine_tune_teacher",
 }

@@ -78,10 +78,12 @@ READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
 # What takes a table too, and which door it stands behind.
 INSIDE = {
     "guess_table": "looks at columns; tests/cli/test_init.py",
+    "hold_out": "copies rows; tests/data/test_hold_out.py",
     "tuple_table": "load_table",
     "evaluate_pairs": "reads by load_table; tests/evaluation/test_in_memory.py",
     "fine_tune_teacher": "reads by load_table; tests/evaluation/test_in_memory.py",
     "PairRecipe.from_dict": "where settings come from",
+    "corpus_source": "behind write_corpus; tests/training/test_embeddings_in_memory.py",
     "described_table": "a fingerprint; tests/training/test_in_memory.py",
     "check_table": "reads by iter_rows; compared with score_table's count",
     "table_fingerprint": "a hash of the file",
@@ -97,6 +99,10 @@ INSIDE = {
     "text_column_of": "behind encode_table",
     "tuple_columns": "behind score_table",
     "iter_columns": "behind encode_table and score_table",
+    "rehearse_encode": "what encode_table reads; tests/cli/test_dry_run.py",
+    "rehearse_score": "what score_table reads; tests/cli/test_dry_run.py",
+    "encode_manifest": "names alone",
+    "text_columns": "names alone",
     "say_once": "a message",
     "corpus_key": "a hash of the files",
     "FrozenConfig.from_dict": "what messages call a recipe",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distilmatch.fingerprint import text_key
+from distilmatch.teachers import FunctionEmbeddingTeacher
 
 from .setup import Setup
 
@@ -31,6 +32,9 @@ TEXT_DOORS: dict[str, Door] = {
     "models.inference.DiPairInference.encode_kept(texts)": lambda s, texts: s.student.encode_kept(texts, 1)[0].numpy(),
     "models.inference.DiPairInference.rank(documents)": _ranked,
     "teachers.sentence.SentenceTeacher.embed(texts)": lambda s, texts: s.sentence_teacher.embed(texts),
+    "teachers.in_memory.FunctionEmbeddingTeacher.embed(texts)": lambda s, texts: FunctionEmbeddingTeacher(
+        s.sentence_teacher.embed, "x"
+    ).embed(texts),
     "teachers.sentence.TeacherCombination.embed(texts)": lambda s, texts: s.combination.embed(texts),
     "store.folder.RepresentationFolder.row_of_text(texts)": lambda s, texts: s.representations.row_of_text(texts),
     "store.folder.RepresentationFolder.row_of_id(ids)": lambda s, ids: s.representations.row_of_id(ids),
@@ -65,8 +69,12 @@ NAME_DOORS = {
 
 # Parameters of these names that take no texts of a user, or are reached through a door above; why.
 INSIDE = {
+    "config.weights.check_revisions(models)": "names in a recipe",
     "training.checks.check_reporters(names)": "names of services",
     "teachers.in_memory.FunctionTeacher.logits(pairs)": "asked by SoftLabelCache; tests/training/test_in_memory.py",
+    "data.corpus.TextRows.__init__(texts)": "behind corpus_source; tests/training/test_embeddings_in_memory.py",
+    "data.corpus.write_corpus(sources)": "tables, or what corpus_source gives",
+    "data.corpus.corpus_key(sources)": "as write_corpus",
     "data.perturb.perturb(text)": "one text, made by the package",
     "data.saved.write_texts(texts)": "of a table that was read",
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",
@@ -76,6 +84,9 @@ INSIDE = {
     "planning.planner.calibrate(texts)": "samples of a table that was read",
     "planning.planner.smaller_settings(texts)": "samples of a table that was read",
     "evaluation.pairs.speed.PairTeacher.logits(pairs)": "a protocol",
+    "evaluation.pairs.speed.kernel_speed(pairs)": "representations of a table that was read",
+    "evaluation.pairs.examples.shown_text(text)": "of a table that was read",
+    "evaluation.pairs.svg.Plot.words(text)": "a label of a plot",
     "evaluation.sts.results.short_names(models)": "names of a report",
     "fingerprint.text_key(texts)": "a tuple of texts, by the package",
     "models.head_start.sampled_outputs(texts)": "behind from_encoder",
@@ -83,6 +94,11 @@ INSIDE = {
     "jobs.folder_texts.check_texts(texts)": "behind match_folders",
     "jobs.match.match_folders(texts)": "a sequence a side, one text a row; tests/jobs has it",
     "jobs.match_output.MatchedSide.__init__(texts)": "behind match_folders",
+    "planning.labels.pairs_per_s(pairs)": "of a table that was read",
+    "planning.evaluation.plan_sts(models)": "names of models",
+    "planning.evaluation.plan_sts(texts)": "of tables that were read",
+    "planning.training.text_seconds(texts)": "of a table that was read",
+    "teachers.label_cache.known_labels(pairs)": "of a table that was read",
     "data.values.shown(text)": "one text of a message",
     "files.file_checksums(names)": "files of the package's own",
     "pretrained.probe.as_buffers(names)": "names of weights",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -55,6 +56,31 @@ def test_the_figures_are_those_of_the_metrics(student: DiPair, tiny_cross_encode
     assert flat["share_of_teacher"] == pytest.approx(flat["student_accuracy"] / flat["teacher_accuracy"])
     assert flat["student_teacher_agreement"] == pytest.approx(float((own.argmax(1) == asked.argmax(1)).mean()))
     assert report.speed is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_student_and_teacher_run_in_one_precision(
+    precision: Literal["fp32", "bf16"], student: DiPair, tiny_cross_encoder_3: Path
+) -> None:
+    other = "bf16" if precision == "fp32" else "fp32"
+    teacher = CrossEncoderTeacher(tiny_cross_encoder_3, precision=other)
+    report = evaluate_pairs(student, _table(), teacher=teacher, measure_speed=False, resamples=0, precision=precision)
+    assert report.student_numbers == report.teacher_numbers == precision and teacher.precision == other
+    assert f"Student and teacher ran in {precision}." in report.notes
+    assert report.details is not None and report.details.scatter is not None
+    asked = CrossEncoderTeacher(tiny_cross_encoder_3, precision=precision).logits(_table().tuples())  # type: ignore[arg-type]
+    probabilities = torch.from_numpy(asked).softmax(1).max(1).values.numpy()
+    np.testing.assert_allclose(report.details.scatter.teacher, probabilities, atol=1e-4)
+    given = evaluate_pairs(student, _table(), teacher_logits=asked, measure_speed=False, resamples=0)
+    assert given.teacher_numbers is None and "labels were given with the table" in given.notes[0]
+
+
+def test_a_damaged_training_log_is_noted(student: DiPair, tmp_path: Path) -> None:
+    student.save_pretrained(tmp_path)
+    (tmp_path / "training.json").write_text("{")
+    report = evaluate_pairs(DiPair.from_pretrained(tmp_path), _table(), measure_speed=False, resamples=0)
+    assert report.curves == () and any("training.json" in note for note in report.notes)
+    assert report.model == str(tmp_path)
 
 
 def test_saved_and_loaded_it_is_the_same(student: DiPair, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from sentence_transformers import CrossEncoder
 
 from distilmatch.config.pairs import TeacherConfig
 from distilmatch.errors import DistilmatchError, ModelError
-from distilmatch.teachers import CrossEncoderTeacher, TeacherEnsemble, load_teacher
+from distilmatch.teachers import CrossEncoderTeacher, FunctionTeacher, TeacherEnsemble, load_teacher
+from distilmatch.teachers.classes import InTaskOrder
+from distilmatch.teachers.precision import in_precision, numbers_of
 
 PAIRS = [
     ("the red car", "a blue car"),
@@ -44,6 +46,19 @@ def test_bf16_is_close_and_float32_comes_out(tiny_cross_encoder_3: Path) -> None
     half = CrossEncoderTeacher(tiny_cross_encoder_3, precision="bf16").logits(PAIRS)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, exact, atol=0.1)
+
+
+def test_the_same_teacher_in_another_precision(tiny_cross_encoder_3: Path) -> None:
+    half = CrossEncoderTeacher(tiny_cross_encoder_3, precision="bf16", max_length=8)
+    order = InTaskOrder(TeacherEnsemble([half, half]), np.array([2, 0, 1]), ("a", "b", "c"))
+    assert numbers_of(order) == "bf16" == numbers_of(half) and numbers_of(FunctionTeacher(len)) is None
+    full = in_precision(order, "fp32")
+    expected = CrossEncoderTeacher(tiny_cross_encoder_3, precision="fp32", max_length=8)
+    assert numbers_of(full) == "fp32" and half.precision == "bf16"
+    assert in_precision(half, "fp32").fingerprint == expected.fingerprint != half.fingerprint
+    np.testing.assert_array_equal(full.logits(PAIRS), expected.logits(PAIRS)[:, [2, 0, 1]])
+    function = FunctionTeacher(len)
+    assert in_precision(function, "fp32") is function
 
 
 def test_fingerprints_follow_weights_and_settings(tiny_cross_encoder: Path) -> None:

@@ -29,6 +29,7 @@ from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.averaging import WeightAverage
+from distilmatch.training.curves import training_curves
 from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set, new_student, plan_transfer_set
 from distilmatch.training.pairs.frozen import cache_kept_outputs
@@ -93,7 +94,13 @@ def test_a_run_learns_and_leaves_its_records(recipe: PairRecipe) -> None:
         assert summary["steps"] > 0 and summary["metric"] == "auc" and summary["best_metric"] is not None
         assert list((output / stage / "tensorboard").iterdir())
         assert not (output / stage / "checkpoints").exists()
+    curves = training_curves(output / "student")
+    assert [curve.name for curve in curves] == ["stage1", "stage2"]
+    assert all(len(curve.dev) == 2 and curve.loss and curve.metric == "auc" for curve in curves)
+    (output / "student" / "training.json").unlink()  # as of an older version: the stages' own summaries are there
+    assert training_curves(output / "student") == curves
     again = distil_pairs(recipe)  # everything is done: nothing is trained again
+    assert training_curves(student.name_or_path) == curves
     np.testing.assert_array_equal(again.logits(pairs), student.logits(pairs))
 
 

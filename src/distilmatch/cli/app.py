@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from distilmatch.cli import (
     demo,
@@ -31,6 +33,8 @@ from distilmatch.cli import (
     tune,
     verify,
 )
+from distilmatch.cli.examples import examples_text
+from distilmatch.threads import sleep_while_waiting
 
 _INTERRUPTED, _PIPE, _TERMINATED = 130, 141, 143
 # What a damaged or unwritable file makes libraries raise.
@@ -40,6 +44,25 @@ _LIBRARIES = (
     ("sqlalchemy.exc", "OperationalError"),
     ("optuna.exceptions", "StorageInternalError"),
 )
+
+
+class _Command(TyperCommand):
+    """A command whose help says every default and ends with examples."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for option in self.params:
+            # A switch that is left out: typer shows nothing, and <bool> as if it took a value.
+            if isinstance(option, TyperOption) and option.is_bool_flag:
+                option.metavar = option.metavar or ""
+                if not option.secondary_opts and not option.default:
+                    option.show_default = "off"
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Adds the examples, which neither rich nor click may wrap: they are there to be pasted."""
+        super().format_help(ctx, formatter)
+        formatter.write(f"\n{examples_text(str(self.name))}")
+
 
 app = typer.Typer(
     name="distilmatch",
@@ -64,7 +87,7 @@ _GROUPS = {
 }
 for _group, _commands in _GROUPS.items():
     for _name, _module in _commands.items():
-        app.command(_name, rich_help_panel=_group)(_module.run)
+        app.command(_name, cls=_Command, rich_help_panel=_group)(_module.run)
 
 
 def _show_version(wanted: bool) -> None:
@@ -77,9 +100,11 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _global(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. Can be given anywhere."),
+    debug: bool = typer.Option(
+        False, "--debug", metavar="", help="Show the traceback of an error. Can be given anywhere."
+    ),
     version: bool = typer.Option(
-        False, "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        False, "--version", metavar="", help="Show the version and exit.", callback=_show_version, is_eager=True
     ),
 ) -> None:
     """--debug is taken out of the arguments by `main`; declared here so that --help shows it."""
@@ -98,8 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not debug:  # the bars and reports of every loaded checkpoint; those of training and labelling stay
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sleep_while_waiting()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("distilmatch").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:  # an encoder that becomes a cross-encoder is what the command is for
+        loader = logging.getLogger("sentence_transformers.base.model")
+        loader.addFilter(_is_no_conversion)
     empty = _empty(argv)
     if empty is not None:
         typer.echo(f"Error: {empty} is empty: give it a value, or leave it out", err=True)
@@ -117,6 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo("Interrupted. The same command goes on where this one stopped.", err=True)
         code = _TERMINATED if terminated else code
     sys.exit(code or 0)
+
+
+def _is_no_conversion(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Converting ")
 
 
 def _run(argv: list[str], debug: bool) -> int | None:

@@ -2,23 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from distilmatch.cli.options import say, say_next
+from distilmatch.cli.options import duration, say, say_next
 
 if TYPE_CHECKING:
     from distilmatch.config.pairs import FineTuneConfig
 
 _MARK = "demo.json"
+_STEPS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """How much a demo does.
+
+    Attributes:
+        catalogue: of `write_demo_catalogue`.
+        teacher_epochs, student_epochs: of the fine-tuning and of stage 2.
+        transfer, stage2, more: settings of the recipe.
+        gone: the share of the whole time that has usually gone by when each step begins, measured on two cores.
+    """
+
+    catalogue: dict[str, Any]
+    teacher_epochs: float
+    student_epochs: float
+    transfer: dict[str, Any]
+    stage2: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    gone: tuple[float, ...]
+
+
+_SIZES = {
+    "quick": _Size(
+        catalogue={"short": True, "train_pairs": 200, "dev_pairs": 50, "test_pairs": 80, "products": 160},
+        teacher_epochs=1,
+        student_epochs=0.5,
+        transfer={"rounds": 1, "cells_per_block": 48},
+        more={"start": "encoder"},
+        gone=(0.0, 0.0, 0.08, 0.26, 0.78, 0.82),
+    ),
+    "usual": _Size(
+        catalogue={"short": True, "train_pairs": 2000, "dev_pairs": 300},
+        teacher_epochs=2,
+        student_epochs=1.5,
+        transfer={"rounds": 1, "cells_per_block": 64},
+        stage2={"blocks_per_batch": 2, "evaluations": 3},
+        more={"start": "encoder"},
+        gone=(0.0, 0.0, 0.24, 0.4, 0.87, 0.89),
+    ),
+    "full": _Size(
+        catalogue={},
+        teacher_epochs=2,
+        student_epochs=2,
+        transfer={"rounds": 2, "cells_per_block": 96},
+        gone=(0.0, 0.0, 0.12, 0.33, 0.96, 0.97),
+    ),
+}
 
 
 def run(
     place: str = typer.Option("demo-output", "--output", help="Folder for everything that the demo writes."),
     seed: int = typer.Option(0, "--seed", help="Random seed."),
-    quick: bool = typer.Option(False, "--quick", help="Finish in about a minute; the student learns little."),
+    quick: bool = typer.Option(False, "--quick", help="Finish in half a minute; the student learns little."),
+    full: bool = typer.Option(False, "--full", help="Longer texts and training: about ten minutes on two cores."),
     encoder: str = typer.Option("all-MiniLM-L6-v2", "--encoder", help="Pre-trained model for teacher and student."),
 ) -> None:
     """Distil a product matcher end to end: catalogue, teacher, labels, student, cache, scores, report.
@@ -32,6 +84,7 @@ def run(
     from distilmatch.config.tables import TableConfig, TaskConfig
     from distilmatch.data.tables import load_table
     from distilmatch.demo.catalogue import write_demo_catalogue
+    from distilmatch.errors import ConfigError
     from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.files import write_json
     from distilmatch.jobs.encode import encode_table
@@ -40,46 +93,63 @@ def run(
     from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set
     from distilmatch.training.teacher import fine_tune_teacher
 
+    if quick and full:
+        raise ConfigError("--quick and --full are two sizes of the demo: give one of them")
     output = Path(place)
-    asked = {"seed": seed, "quick": quick, "encoder": encoder}
+    name = "quick" if quick else "full" if full else "usual"
+    size = _SIZES[name]
+    asked = {"seed": seed, "size": name, "encoder": encoder}
     check_demo(output, asked)
+    # Of a demo that was stopped, the time so far says nothing about the rest.
+    shares = None if (output / _MARK).exists() else size.gone
     started = time.perf_counter()
 
-    def step(title: str) -> None:
-        typer.secho(f"[{time.perf_counter() - started:4.0f} s] {title}", bold=True)
+    def step(number: int, title: str) -> None:
+        typer.secho(step_line(number, title, time.perf_counter() - started, shares), bold=True)
 
-    sizes: dict[str, Any] = {"train_pairs": 200, "dev_pairs": 50, "test_pairs": 80, "products": 160} if quick else {}
     write_json(output / _MARK, asked)
-    step("1/6 A catalogue of products, and queries that ask for them")
-    paths = write_demo_catalogue(output / "data", seed=seed, simple=True, **sizes)
+    step(1, "A catalogue of products, and queries that ask for them")
+    paths = write_demo_catalogue(output / "data", seed=seed, simple=True, **size.catalogue)
     columns = TableConfig(text_columns=("query", "product"), label_column="label")
     task = TaskConfig(kind="binary")
     teacher = output / "teacher"
-    step("2/6 The teacher: a cross-encoder fine-tuned on the labelled pairs")
+    step(2, "The teacher: a cross-encoder fine-tuned on the labelled pairs")
     if not teacher.exists():
         rows, dev = load_table(paths.train, columns, task), load_table(paths.dev, columns, task)
-        fine_tune_teacher(rows, task, teacher, teacher_settings(encoder, seed, quick), dev)
-    recipe = PairRecipe.from_dict(demo_recipe(output, encoder, seed, quick))
+        fine_tune_teacher(rows, task, teacher, teacher_settings(encoder, seed, size.teacher_epochs), dev)
+    recipe = PairRecipe.from_dict(demo_recipe(output, encoder, seed, size))
     recipe.to_yaml(output / "recipe.yaml")
-    step("3/6 The transfer set: new pairs of neighbouring texts, labelled by the teacher")
+    step(3, "The transfer set: new pairs of neighbouring texts, labelled by the teacher")
     say(labelled_pairs=len(label_transfer_set(recipe)))
-    step("4/6 The student: two stages")
+    step(4, "The student: two stages")
     student = distil_pairs(recipe)
-    step("5/6 Encode both sides once, score pairs from the cache")
+    step(5, "Encode both sides once, score pairs from the cache")
     left = encode_table(student, paths.test, output / "queries", side="query", text_column="query")
     right = encode_table(student, paths.products, output / "products", side="document", text_column="text")
     table = TableConfig(text_columns=("query", "product"))
-    rows_scored = score_table(
-        student, paths.test, output / "scores.parquet", [left, right], table=table, overwrite=True
-    )
-    say(queries=len(left), products=len(right), scored_pairs=rows_scored)
-    step("6/6 The report, on queries that nothing was trained or tuned on")
+    place_of_scores = output / "scores.parquet"
+    scored = score_table(student, paths.test, place_of_scores, [left, right], table=table, overwrite=True)
+    say(queries=len(left), products=len(right), scored_pairs=scored)
+    step(6, "The report, on queries that nothing was trained or tuned on")
     test = load_table(paths.test, columns, task, side_names=student.student.side_names)
     report = evaluate_pairs(student, test, teacher=CrossEncoderTeacher(teacher))
     report.save(output / "report")
     show(report)
+    typer.secho(f"Done in {duration(time.perf_counter() - started)}.\n", bold=True)
     show_places(output)
-    step("Done")
+
+
+def step_line(number: int, title: str, seconds: float, shares: Sequence[float] | None = None) -> str:
+    """The line that a step begins with: the time so far, its number and, from there on, about how long the rest takes.
+
+    Args:
+        number: of the step, from 1.
+        seconds: since the demo began.
+        shares: how much of the whole time has usually gone by when each step begins; None where it is not known.
+    """
+    told = f"[{seconds:4.0f} s] {number}/{_STEPS} {title}"
+    gone = 0.0 if shares is None else shares[number - 1]
+    return f"{told}\n         about {duration(round(seconds * (1 / gone - 1)))} left" if gone else told
 
 
 def show_places(output: Path) -> None:
@@ -87,7 +157,7 @@ def show_places(output: Path) -> None:
     say(
         student=str(output / "run" / "student"),
         scores=str(output / "scores.parquet"),
-        report=str(output / "report" / "report.md"),
+        report=str(output / "report" / "report.html"),
         plot=str(output / "report" / "report.png"),
         recipe=str(output / "recipe.yaml"),
     )
@@ -121,15 +191,14 @@ def check_demo(output: Path, asked: dict[str, Any]) -> None:
         raise ConfigError(f"{output} holds a demo with other options ({made_with}): use another --output")
 
 
-def teacher_settings(encoder: str, seed: int, quick: bool) -> FineTuneConfig:
+def teacher_settings(encoder: str, seed: int, epochs: float) -> FineTuneConfig:
     """How the demo's teacher is fine-tuned."""
     from distilmatch.config.pairs import FineTuneConfig
 
-    epochs = 1 if quick else 2
     return FineTuneConfig(base_model=encoder, seed=seed, epochs=epochs, batch_size=16, dropout=0.0, max_length=96)
 
 
-def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str, object]:
+def demo_recipe(output: Path, encoder: str, seed: int, size: _Size) -> dict[str, object]:
     """The demo's recipe: the package's defaults, made short."""
     return {
         "train": str(output / "data" / "train.jsonl"),
@@ -139,9 +208,10 @@ def demo_recipe(output: Path, encoder: str, seed: int, quick: bool) -> dict[str,
         "table": {"text_columns": ["query", "product"], "label_column": "label"},
         "teacher": {"models": [str(output / "teacher")]},
         "encoder": [encoder],
-        "transfer": {"rounds": 2, "cells_per_block": 96},
+        "transfer": size.transfer,
         "student": {"side_names": ["query", "document"], "max_lengths": [64, 64]},
         "stage1": {"epochs": 1},
-        "stage2": {"epochs": 0.5 if quick else 2, "blocks_per_batch": 4},
+        "stage2": {"epochs": size.student_epochs, "blocks_per_batch": 4} | size.stage2,
         "seed": seed,
+        **size.more,
     }

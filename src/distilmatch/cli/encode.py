@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
 from distilmatch.arguments import NUMBER_FORMATS
+from distilmatch.cli.dry_run import precision_on, say_estimate, say_machine, say_rows
 from distilmatch.cli.options import (
     Delimiter,
     Device,
@@ -21,6 +24,9 @@ from distilmatch.cli.options import (
     table_config,
 )
 
+if TYPE_CHECKING:
+    from distilmatch.models import DiPair
+
 
 def run(
     model: ModelPath,
@@ -30,9 +36,9 @@ def run(
         ..., "--side", help="Side that the texts belong to: its name, such as query, or its number."
     ),
     text_column: str | None = typer.Option(
-        None, "--text-column", help='Text column; by default "text", or the only column with texts.'
+        None, "--text-column", help="Text column.", show_default='"text", or the only column with texts'
     ),
-    id_column: str | None = typer.Option(None, "--id-column", help="Id column."),
+    id_column: str | None = typer.Option(None, "--id-column", help="Id column.", show_default="no ids"),
     dtype: str = typer.Option("fp32", "--dtype", metavar="|".join(NUMBER_FORMATS), help="Number format on disk."),
     batch_size: int = typer.Option(64, "--batch-size", help="Texts per batch of the encoder."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the encoder."),
@@ -49,50 +55,66 @@ def run(
     """
     from distilmatch.errors import ConfigError
     from distilmatch.runtime import pick_device
-    from distilmatch.store.codec import bytes_per_item, stored_dtype
+    from distilmatch.store.codec import stored_dtype
 
     number_format = stored_dtype("--dtype", dtype)
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
     one_of("--on-bad-rows", on_bad_rows or "stop", ("stop", "quarantine"))
     if batch_size < 1:
         raise ConfigError("--batch-size must be 1 or more")
-    from distilmatch.jobs.encode import check_encode, count_texts, encode_table
+    from distilmatch.jobs.encode import check_encode, encode_table
 
     check_encode(table, output, model, dtype=dtype, batch_size=batch_size, precision=precision)
     student = student_of(model)
     chosen = int(side) if side.isdigit() else side
     index = student.side_index(chosen)
     read = table_config(delimiter=delimiter, quoting=quoting)
-    if dry_run:
-        texts = count_texts(
-            table,
-            text_column=text_column,
-            id_column=id_column,
-            split=split,
-            delimiter=read.delimiter,
-            quoting=read.quoting,
-        )
-        item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, number_format)
-        say(distinct_texts=texts, bytes_per_text=item, bytes=item * texts, output=output)
-        typer.echo("Nothing was encoded or written (--dry-run).")
-        return
     student.to(pick_device(device))  # type: ignore[arg-type]
-    folder = encode_table(
-        student,
-        table,
-        output,
-        side=chosen,
-        text_column=text_column,
-        id_column=id_column,
-        dtype=number_format,
-        batch_size=batch_size,
-        precision=precision,  # type: ignore[arg-type]
-        on_bad_rows=on_bad_rows or "stop",  # type: ignore[arg-type]
-        split=split,
-        delimiter=read.delimiter,
-        quoting=read.quoting,
-    )
+    settings: dict[str, Any] = {
+        "side": chosen,
+        "text_column": text_column,
+        "id_column": id_column,
+        "dtype": number_format,
+        "batch_size": batch_size,
+        "precision": precision,
+        "on_bad_rows": on_bad_rows or "stop",
+        "split": split,
+        "delimiter": read.delimiter,
+        "quoting": read.quoting,
+    }
+    if dry_run:
+        _rehearse(student, model, table, output, settings, device)
+        return
+    folder = encode_table(student, table, output, **settings)
     say(texts=len(folder), side=student.student.side_names[index], folder=output)
     if student.student.sides == 2:
         folders = ["OTHER", output] if index else [output, "OTHER"]
         say_next("match", model, "--left", folders[0], "--right", folders[1], "--top-k", 10, "--output", "best.parquet")
+
+
+def _rehearse(
+    student: DiPair, model: str, table: str, output: str, settings: dict[str, Any], device: str | None
+) -> None:
+    from distilmatch.data.quarantine import nothing_set_aside
+    from distilmatch.estimates import Estimate, seconds_so_far
+    from distilmatch.jobs.encode import rehearse_encode
+    from distilmatch.store.codec import bytes_per_item
+
+    start = seconds_so_far()
+    with nothing_set_aside():
+        rehearsal = rehearse_encode(student, table, output, **settings)
+    index = student.side_index(settings["side"])
+    say_machine({"model": model}, device, precision=precision_on(device, settings["precision"]))
+    typer.echo("")
+    say(table=table, side=student.student.side_names[index], rows=rehearsal.facts["rows"])
+    say_rows(rehearsal.sample)
+    item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, settings["dtype"])
+    typer.echo("")
+    say(
+        distinct_texts=rehearsal.facts["distinct_texts"],
+        texts_to_encode=rehearsal.facts["texts_to_encode"],
+        bytes_per_text=item,
+    )
+    # The table is read twice, before and while it is encoded.
+    seconds = {"start": start, "check": rehearsal.seconds["read"], **rehearsal.seconds}
+    say_estimate(Estimate(seconds=seconds, disk_bytes=rehearsal.disk_bytes), "encoded", output)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from distilmatch.cli.dry_run import precision_on, say_estimate, say_machine, say_table
 from distilmatch.cli.options import (
     Delimiter,
     Device,
@@ -27,21 +29,45 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from distilmatch.config.pairs import TeacherConfig
     from distilmatch.evaluation.pairs.report import PairReport
+    from distilmatch.models import DiPair
+    from distilmatch.types import TupleTable
 
 
 def run(
     model: ModelPath,
     table: TablePath,
-    output: str = typer.Option(..., "--output", help="Folder for report.json, report.md and report.png."),
+    output: str = typer.Option(..., "--output", help="Folder for report.html, report.json, report.md and report.png."),
     teacher: str | None = typer.Option(
-        None, "--teacher", metavar="MODEL[,MODEL]", help="Teacher to compare with; the logits of several are averaged."
+        None,
+        "--teacher",
+        metavar="MODEL[,MODEL]",
+        help="Teacher to compare with; the logits of several are averaged.",
+        show_default="no teacher",
     ),
-    label_column: str | None = typer.Option(None, "--label-column", help="Column of the gold labels."),
+    teacher_dtype: str = typer.Option(
+        "auto", "--teacher-dtype", metavar="auto|fp32|bf16|fp16", help="Dtype of the teacher's weights; auto is fp32."
+    ),
+    teacher_device: str | None = typer.Option(
+        None, "--teacher-device", help="Device of the teacher.", show_default="that of --device"
+    ),
+    teacher_revision: str | None = typer.Option(
+        None,
+        "--teacher-revision",
+        metavar="REVISION[,REVISION]",
+        help="Hub commit or tag of each teacher.",
+        show_default="the latest",
+    ),
+    label_column: str | None = typer.Option(
+        None, "--label-column", help="Column of the gold labels.", show_default="no gold labels"
+    ),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
-    precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the student."),
+    precision: str = typer.Option(
+        "fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of student and teacher."
+    ),
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
@@ -50,7 +76,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Measure a student, and its teacher if given, on a table: quality, agreement, speed and cache size."""
-    from distilmatch.config.pairs import TeacherConfig
+    from distilmatch.data.quarantine import nothing_set_aside
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError, DataError
     from distilmatch.files import check_outputs
@@ -63,6 +89,7 @@ def run(
     teachers = names(teacher) or []
     if teacher is not None and not teachers:
         raise ConfigError("--teacher names no model: give folders or hub names, separated by commas")
+    asked = _teacher_config(teachers, precision, teacher_dtype, teacher_device, teacher_revision)
     check_folder(output, "--output")
     check_outputs(
         {"--output": output},
@@ -79,45 +106,89 @@ def run(
         quoting=quoting,
         sides=student.student.sides,
     )
-    rows = load_table(table, read, student.task, side_names=student.student.side_names)
-    asked = TeacherConfig(models=tuple(teachers)) if teachers else None
+    with nothing_set_aside() if dry_run else nullcontext():
+        rows = load_table(table, read, student.task, side_names=student.student.side_names)
     if asked is not None:
         check_teacher(asked, student.task)
     if rows.gold is not None:
         check_dev(rows, student.task, table, has_teacher=False)
     elif asked is None and rows.teacher is None:
         raise DataError(f"{table} has no labels to measure by: give --label-column or --teacher")
+    student.to(pick_device(device))  # type: ignore[arg-type]
     if dry_run:
-        say(rows=len(rows), distinct_texts=len(rows.texts), gold="yes" if rows.gold is not None else "no")
-        typer.echo("Nothing was measured or written (--dry-run).")
+        say_machine({"model": model, "teacher": teachers}, device, precision=precision_on(device, precision))
+        say_table("table", table, rows, read, student.task)
+        _plan(student, rows, asked, output, device, precision, speed)
         return
     from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.teachers import load_teacher
 
     # The slow work starts here; a wrong input was refused above.
-    student.to(pick_device(device))  # type: ignore[arg-type]
     loaded = None if asked is None else load_teacher(asked, device=device)
     report = evaluate_pairs(student, rows, teacher=loaded, measure_speed=speed, precision=precision)  # type: ignore[arg-type]
     report.save(Path(output))
     show(report)
-    say(report=str(Path(output) / "report.md"), plot=str(Path(output) / "report.png"))
+    say(report=str(Path(output) / "report.html"), tables=str(Path(output) / "report.md"))
     side = student.student.side_names[0]
     say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
 
 
+def _teacher_config(
+    models: list[str], precision: str, dtype: str, device: str | None, revision: str | None
+) -> TeacherConfig | None:
+    """The teacher that the options describe; None where they name none."""
+    from distilmatch.config.pairs import TeacherConfig
+    from distilmatch.errors import ConfigError
+
+    if models:
+        settings = {
+            "models": models,
+            "precision": precision,
+            "dtype": dtype,
+            "device": device,
+            "revision": names(revision) or [],
+        }
+        return TeacherConfig.from_dict(settings, "options")
+    if dtype != "auto" or device or revision:
+        raise ConfigError("--teacher-dtype, --teacher-device and --teacher-revision need a --teacher")
+    return None
+
+
+def _plan(
+    student: DiPair,
+    rows: TupleTable,
+    teacher: TeacherConfig | None,
+    output: str,
+    device: str | None,
+    precision: str,
+    speed: bool,
+) -> None:
+    from distilmatch.estimates import seconds_so_far
+    from distilmatch.planning.evaluation import plan_evaluation
+
+    estimate = plan_evaluation(
+        student,
+        rows,
+        teacher,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        speed=speed,
+        start=seconds_so_far(),
+    )
+    say_estimate(estimate, "measured", output)
+
+
 def show(report: PairReport) -> None:
-    """Prints a report's headline and tables."""
+    """Prints a report's tables, its headline and what to do now."""
     from rich.console import Console
-    from rich.table import Table
 
+    from distilmatch.cli.tables import print_table
     from distilmatch.evaluation.pairs.markdown import headline, report_tables
+    from distilmatch.evaluation.pairs.what_now import what_now
 
-    console = Console()
     for section in report_tables(report):
-        table = Table(title=section.title, title_justify="left")
-        for number, name in enumerate(section.header):
-            table.add_column(name, justify="right" if number else "left")
-        for row in section.rows:
-            table.add_row(*row)
-        console.print(table)
-    console.print(headline(report))
+        print_table(section.header, section.rows, section.title)
+    console = Console()
+    console.print(headline(report), highlight=False, markup=False)
+    for advice in what_now(report):
+        console.print(f"- {advice.text}", highlight=False, markup=False)

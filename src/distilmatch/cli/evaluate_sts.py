@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, names, one_of, say
+from distilmatch.cli.dry_run import precision_on, say_estimate, say_machine, say_rows
+from distilmatch.cli.options import Device, DryRun, names, one_of, say, say_next
 
 Models = Annotated[
     list[str],
@@ -18,17 +19,23 @@ Models = Annotated[
 def run(
     models: Models,
     data: Path | None = typer.Option(
-        None, "--data", help="Folder with sts12/, ..., stsb/ and sick/, each with test.jsonl."
+        None,
+        "--data",
+        help="Folder with sts12/, ..., stsb/ and sick/, each with test.jsonl.",
+        show_default="required, unless --mteb is given",
     ),
     mteb: bool = typer.Option(
         False, "--mteb", help="Instead of --data: take the tasks from the hub, with the package mteb."
     ),
     output: str = typer.Option(..., "--output", help="Folder for sts.json, sts.md and sts.png."),
     tasks: str | None = typer.Option(
-        None, "--tasks", metavar="A,B", help="Tasks to measure; by default all that are there."
+        None, "--tasks", metavar="A,B", help="Tasks to measure.", show_default="all that are there"
     ),
     retrieval: Path | None = typer.Option(
-        None, "--retrieval", help="Also measure retrieval: folder with documents.jsonl, queries.jsonl and qrels.jsonl."
+        None,
+        "--retrieval",
+        help="Also measure retrieval: folder with documents.jsonl, queries.jsonl and qrels.jsonl.",
+        show_default="no retrieval",
     ),
     split: str = typer.Option("test", "--split", metavar="test|dev|train", help="Split of the tasks to measure on."),
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure texts per second."),
@@ -37,6 +44,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Measure sentence encoders on STS: Spearman's correlation by task, alignment, uniformity, size and speed."""
+    from distilmatch.cli.tables import print_table
     from distilmatch.errors import ConfigError
     from distilmatch.evaluation.sts.measure import evaluate_sts
     from distilmatch.evaluation.sts.retrieval import load_retrieval
@@ -57,8 +65,26 @@ def run(
     sts_tasks = load_mteb_tasks(names(tasks), split) if data is None else load_sts_tasks(data, names(tasks), split)
     documents = None if retrieval is None else load_retrieval(retrieval)
     if dry_run:
+        from distilmatch.estimates import seconds_so_far
+        from distilmatch.planning.evaluation import plan_sts
+
+        say_machine({"models": models}, device, precision=precision_on(device, precision))
+        typer.echo("")
         say(**{task.name: len(task.table) for task in sts_tasks}, models=len(models))
-        typer.echo("Nothing was measured or written (--dry-run).")
+        say_rows([dict(zip(("left", "right"), sts_tasks[0].table.tuples()[0], strict=True))])
+        texts = [text for task in sts_tasks for text in task.table.texts]
+        if documents is not None:
+            texts += [*documents.documents, *documents.queries]
+        distinct = list(dict.fromkeys(texts))
+        estimate = plan_sts(
+            models,
+            distinct,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]
+            speed=speed,
+            start=seconds_so_far(),
+        )
+        say_estimate(estimate, "measured", output)
         return
     # The slow work starts here; a wrong input was refused above.
     report = evaluate_sts(
@@ -71,28 +97,6 @@ def run(
         retrieval=documents,
     )
     report.save(Path(output))
-    _show(report.header(), report.rows())
+    print_table(report.header(), report.rows())
     say(report=str(Path(output) / "sts.md"), plot=str(Path(output) / "sts.png"))
-
-
-def _show(header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Column, Table
-
-    console = Console()
-
-    def table(lines: list[list[str]]) -> Table:
-        made = Table(*(Column(name, justify="right" if i else "left", no_wrap=True) for i, name in enumerate(lines[0])))
-        for line in lines[1:]:
-            made.add_row(*line)
-        return made
-
-    # A row a model where that fits, else a column a model; nothing is ever cut.
-    usual = table([header, *rows])
-    turned = table([list(column) for column in zip(header, *rows, strict=True)])
-    widths = [
-        Measurement.get(console, console.options.update(max_width=10_000), layout).maximum for layout in (usual, turned)
-    ]
-    chosen, width = (usual, widths[0]) if widths[0] <= max(console.width, widths[1]) else (turned, widths[1])
-    Console(width=max(console.width, width)).print(chosen)
+    say_next("train", "RECIPE.yaml", "--set", f"encoder=[{models[-1]}]")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import typer
 
+from distilmatch.cli.dry_run import precision_on, say_estimate, say_machine, say_table
 from distilmatch.cli.options import (
     Delimiter,
+    Device,
     DryRun,
     IdColumns,
     OnBadRows,
@@ -16,49 +21,74 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    duration,
     names,
     say,
     say_next,
     table_config,
 )
 
+if TYPE_CHECKING:
+    from distilmatch.config.pairs import FineTuneConfig
+    from distilmatch.config.tables import TableConfig, TaskConfig
+    from distilmatch.types import TupleTable
+
 
 def run(
     table: TablePath,
     output: str = typer.Option(..., "--output", help="New folder for the teacher."),
     task: str = typer.Option(
-        ..., "--task", metavar="classification|binary|regression|ranking", help="Kind of labels to learn."
+        ..., "--task", metavar="KIND", help="Kind of labels: classification, binary, regression or ranking."
     ),
     label_column: str = typer.Option(..., "--label-column", help="Column of the gold labels."),
     classes: str | None = typer.Option(
-        None, "--classes", metavar="A,B,C", help="Class names, in the order of the logits."
+        None,
+        "--classes",
+        metavar="A,B,C",
+        help="Class names, in the order of the logits.",
+        show_default="none; required for classification",
     ),
     label_range: str | None = typer.Option(
-        None, "--label-range", metavar="LOW,HIGH", help="Lowest and highest label, for regression."
+        None,
+        "--label-range",
+        metavar="LOW,HIGH",
+        help="Lowest and highest label, for regression.",
+        show_default="0,1",
     ),
     dev: str | None = typer.Option(
-        None, "--dev", help="Dev table with the same columns; the best epoch on it is kept."
+        None,
+        "--dev",
+        help="Dev table with the same columns; the best epoch on it is kept.",
+        show_default="none; the last epoch is kept",
     ),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     base_model: str = typer.Option("all-MiniLM-L6-v2", "--base-model", help="Pre-trained model to start from."),
-    epochs: float | None = typer.Option(None, "--epochs", help="Number of epochs."),
-    batch_size: int | None = typer.Option(None, "--batch-size", help="Pairs per training step."),
-    learning_rate: float | None = typer.Option(None, "--learning-rate", help="Peak learning rate."),
-    dropout: float | None = typer.Option(
-        None, "--dropout", help="Dropout in training; that of the base model by default."
+    revision: str | None = typer.Option(
+        None, "--revision", help="Hub commit or tag of the base model.", show_default="the latest"
     ),
-    max_length: int | None = typer.Option(None, "--max-length", help="Maximum tokens per pair."),
+    dtype: str = typer.Option(
+        "auto", "--dtype", metavar="auto|fp32|bf16", help="Dtype of the trained weights; auto is fp32."
+    ),
+    epochs: float = typer.Option(4.0, "--epochs", help="Number of epochs."),
+    batch_size: int = typer.Option(32, "--batch-size", help="Pairs per training step."),
+    learning_rate: float = typer.Option(1e-4, "--learning-rate", help="Peak learning rate."),
+    dropout: float | None = typer.Option(
+        None, "--dropout", help="Dropout in training.", show_default="that of the base model"
+    ),
+    max_length: int = typer.Option(256, "--max-length", help="Maximum tokens per pair."),
     seed: int = typer.Option(0, "--seed", help="Random seed."),
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
+    device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a cross-encoder on labelled pairs, to use as a teacher."""
     from distilmatch.config.pairs import FineTuneConfig
     from distilmatch.config.tables import TaskConfig
+    from distilmatch.data.quarantine import nothing_set_aside
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError, DataError
     from distilmatch.files import check_outputs
@@ -80,23 +110,26 @@ def run(
         delimiter=delimiter,
         quoting=quoting,
     )
-    overrides = {
+    chosen = {
+        "base_model": base_model,
+        "seed": seed,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "max_length": max_length,
         "dropout": dropout,
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
     }
-    config = FineTuneConfig.from_dict(
-        {"base_model": base_model, "seed": seed}
-        | {name: value for name, value in overrides.items() if value is not None},
-        "options",
-    )
+    given = {name: value for name, value in chosen.items() if value is not None}
+    config = FineTuneConfig.from_dict(given, "options")
     check_new_folder(output, "--output")
     check_outputs({"--output": output}, {"the table": table, "--dev": dev, "--base-model": base_model})
-    check_model(base_model)
-    rows = load_table(table, read, learned)
-    dev_rows = None if dev is None else load_table(dev, read, learned)
+    check_model(base_model, revision)
+    with nothing_set_aside() if dry_run else nullcontext():
+        rows = load_table(table, read, learned)
+        dev_rows = None if dev is None else load_table(dev, read, learned)
     labelled = 0 if rows.gold is None else int(np.isfinite(rows.gold).sum())
     if dev_rows is not None:
         check_dev(dev_rows, learned, str(dev), has_teacher=False)
@@ -105,11 +138,37 @@ def run(
             f"{table} has no row with a label in the column {label_column!r}: nothing can be learned from it"
         )
     if dry_run:
-        say(labelled_rows=labelled, dev_rows=0 if dev_rows is None else len(dev_rows), config=config.to_dict())
-        typer.echo("Nothing was trained or written (--dry-run).")
+        _plan({"train": (table, rows), "dev": (dev, dev_rows)}, read, learned, config, output)
         return
     from distilmatch.training.teacher import fine_tune_teacher
 
+    started = time.perf_counter()
     teacher = fine_tune_teacher(rows, learned, Path(output), config, dev_rows)
-    say(teacher=str(teacher))
+    say(teacher=str(teacher), took=duration(time.perf_counter() - started))
     say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{teacher}]")
+
+
+def _plan(
+    tables: dict[str, tuple[str | None, TupleTable | None]],
+    read: TableConfig,
+    task: TaskConfig,
+    config: FineTuneConfig,
+    output: str,
+) -> None:
+    """Prints what is learned and how long it takes, of tables that are checked; nothing is written."""
+    from distilmatch.estimates import seconds_so_far
+    from distilmatch.planning.teacher import plan_fine_tuning
+
+    say_machine({"base_model": config.base_model}, None, precision=precision_on(None, config.precision))
+    for name, (source, table) in tables.items():
+        if table is not None:
+            say_table(name, source, table, read, task)
+    rows, dev = tables["train"][1], tables["dev"][1]
+    assert rows is not None and rows.gold is not None, "a table without labels is refused"
+    typer.echo("")
+    say(
+        labelled_rows=int(np.isfinite(rows.gold).sum()),
+        dev_rows=0 if dev is None else len(dev),
+        config=config.to_dict(),
+    )
+    say_estimate(plan_fine_tuning(rows, task, config, dev, seconds_so_far()), "trained", output)

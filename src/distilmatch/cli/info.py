@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distilmatch.cli.options import say
+from distilmatch.cli.options import say, say_next
 
 
 def run() -> None:
@@ -13,3 +13,4 @@ def run() -> None:
     facts = environment() | {"kernel": kernel_here()}
     versions = facts.pop("versions")
     say(**{name: str(value) for name, value in (facts | versions).items()})
+    say_next("demo")

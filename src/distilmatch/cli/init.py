@@ -22,6 +22,8 @@ from distilmatch.cli.options import (
 
 if TYPE_CHECKING:
     from distilmatch.data.guess import TableGuess
+    from distilmatch.data.hold_out import HeldOut
+    from distilmatch.data.sources import Source
 
 _SHOWN = 60
 
@@ -29,25 +31,44 @@ _SHOWN = 60
 def run(
     table: TablePath,
     output: str = typer.Option("recipe.yaml", "--output", help="File for the recipe; one that exists is not replaced."),
-    dev: str | None = typer.Option(None, "--dev", help="Dev table with the same columns; it picks the best student."),
-    teacher: str | None = typer.Option(
-        None, "--teacher", help="Teacher: a folder or a hub name. Without one, the recipe expects the folder `teacher`."
+    dev: str | None = typer.Option(
+        None,
+        "--dev",
+        help="Dev table with the same columns; it picks the best student.",
+        show_default="cut from the table, see --hold-out",
     ),
-    label_column: str | None = typer.Option(None, "--label-column", help="Column of the labels; guessed by default."),
+    teacher: str | None = typer.Option(
+        None,
+        "--teacher",
+        help="Teacher: a folder or a hub name.",
+        show_default="the recipe says what can be done",
+    ),
+    label_column: str | None = typer.Option(
+        None, "--label-column", help="Column of the labels.", show_default="guessed"
+    ),
     text_columns: TextColumns = None,
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
+    held_out: float = typer.Option(
+        0.1,
+        "--hold-out",
+        min=0.0,
+        max=0.4,
+        help="Share of a labelled table to set aside for dev and for test each, where there is no --dev; 0 for none.",
+    ),
     dry_run: DryRun = False,
 ) -> None:
     """Look at a table, show how it is read, and write a first recipe for it.
 
-    Columns, task, classes and ranges are guessed from names and values. Check the recipe before you train.
+    Columns, task, classes and ranges are guessed from names and values. Without --dev a labelled table is cut into train, dev
+    and test files beside the recipe; the rows of one query stay together. Check the recipe before you train.
     """
     import yaml
 
     from distilmatch.config.pairs import PairRecipe
     from distilmatch.data.guess import guess_table
+    from distilmatch.data.readers import open_source
     from distilmatch.errors import ConfigError
     from distilmatch.files import check_outputs, write_atomically
 
@@ -60,7 +81,13 @@ def run(
     )
     guess = guess_table(table, read)
     _show(guess)
-    text = recipe_text(guess, table, dev, teacher, split, delimiter, quoting)
+    cut = None
+    if dev is None and guess.label is not None and held_out and not dry_run:
+        cut = _held_out(open_source(table, read), place, guess, held_out)
+    if cut is not None:
+        table, dev, split, delimiter, quoting = str(cut.train), str(cut.dev), "train", None, "auto"
+    test = None if cut is None else str(cut.test)
+    text = recipe_text(guess, table, dev, teacher, split, delimiter, quoting, test=test)
     PairRecipe.from_dict(yaml.safe_load(text), str(place))  # what a person then reads is a recipe
     if dry_run:
         typer.echo(f"\n{text}\nNothing was written (--dry-run).")
@@ -77,6 +104,26 @@ def run(
         say_next("finetune-teacher", table, *development, "--task", guess.task.kind, *given, "--output", "teacher")
     else:
         say_next("train", place, "--dry-run")
+
+
+def _held_out(table: Source, recipe: Path, guess: TableGuess, share: float) -> HeldOut | None:
+    """Cuts the table into files beside the recipe, and says so."""
+    from distilmatch.data.hold_out import LEAST_ROWS, hold_out
+    from distilmatch.errors import ConfigError
+
+    folder = recipe.with_name(f"{recipe.stem}-data")
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already: delete it, name another --output, or give --hold-out 0")
+    assert guess.label is not None
+    cut = hold_out(table, folder, guess.ids[0] if guess.ids else guess.texts[0], guess.label, share=share)
+    if cut is None:
+        typer.echo(
+            f"No dev and test rows were set aside: there would be fewer than {LEAST_ROWS} of them, or of one label. Give "
+            "tables of your own with --dev, or a larger --hold-out."
+        )
+    else:
+        say(**{f"{split}_rows": f"{count:,} in {getattr(cut, split)}" for split, count in cut.rows.items()})
+    return cut
 
 
 def _show(guess: TableGuess) -> None:
@@ -104,6 +151,8 @@ def recipe_text(
     split: str = "train",
     delimiter: str | None = None,
     quoting: str = "auto",
+    *,
+    test: str | None = None,
 ) -> str:
     """The recipe, commented."""
     task: dict[str, Any] = {"kind": guess.task.kind}
@@ -120,18 +169,17 @@ def recipe_text(
     read = {"split": split, "delimiter": delimiter, "quoting": quoting}
     columns |= {name: value for name, value in read.items() if value != usual[name]}
     ranked = " Rows with the same first text are one query." if guess.task.kind == "ranking" and not guess.ids else ""
-    made = "" if teacher else "\n# This folder is made by distilmatch finetune-teacher."
     return f"""# A first recipe for {Path(table).name}. Check what was guessed, then: distilmatch train {{this file}}
 train: {_yaml(table)}
 {f"dev: {_yaml(dev)}" if dev else "# dev: a table with the same columns and other rows; it picks the best student"}
+{f"test: {_yaml(test)}" if test else "# test: another one, for the report; nothing is trained or picked on it"}
 output: run
 
 # {guess.why}.{ranked}
 task: {_yaml(task)}
 table: {_yaml(columns)}
 
-# The cross-encoder that labels new pairs of your texts.{made}
-teacher: {{models: [{_yaml(teacher or "teacher")}]}}
+{_teacher_text(guess, teacher)}
 
 # What the student starts from, and how many vectors of each text it keeps: more are better and take more space.
 encoder: [all-MiniLM-L6-v2]
@@ -139,6 +187,23 @@ student: {{side_names: {_yaml(list(guess.texts))}, kept_tokens: [16, 16], max_le
 
 # All settings with their defaults: docs/reference/recipe.md
 """
+
+
+def _teacher_text(guess: TableGuess, teacher: str | None) -> str:
+    """The recipe's teacher; where none was named, what the choice is."""
+    if teacher is not None:
+        return f"# The cross-encoder that labels new pairs of your texts.\nteacher: {{models: [{_yaml(teacher)}]}}"
+    choices = [
+        "# The cross-encoder that labels new pairs of your texts. None was named, so there is a choice:",
+        "# - Fine-tune one on your labels: distilmatch finetune-teacher makes the folder below. Usually the best student.",
+        "# - Take one that fits your task: write its folder or hub name below.",
+        "# - Scores of a model are in your table: name their columns as table.teacher_columns, and delete the line below.",
+        "# - No teacher: delete the line below. The student learns from the column "
+        f"{guess.label} alone; no new pairs are made.",
+    ]
+    if guess.label is None:  # nothing to fine-tune on, nothing to learn alone
+        choices = [choices[0], choices[2], choices[3]]
+    return "\n".join([*choices, "teacher: {models: [teacher]}"])
 
 
 def _yaml(value: Any) -> str:

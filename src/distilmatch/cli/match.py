@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from distilmatch.cli.dry_run import say_estimate, say_machine
 from distilmatch.cli.options import (
     Delimiter,
     Device,
@@ -20,6 +21,7 @@ from distilmatch.cli.options import (
     names,
     one_of,
     say,
+    say_next,
     student_of,
     table_config,
 )
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from distilmatch.config.tables import TableConfig
+    from distilmatch.engine.scorer import Scorer
+    from distilmatch.jobs.match import MatchReport
     from distilmatch.store.folder import RepresentationFolder
 
 
@@ -38,10 +42,20 @@ def run(
     left: str = typer.Option(..., "--left", help="Folder of the left side's representations, made by encode."),
     right: str = typer.Option(..., "--right", help="Folder of the right side's representations, made by encode."),
     output: str = typer.Option(..., "--output", help="File for the matches: .parquet, .csv, .tsv or .jsonl."),
-    top_k: int | None = typer.Option(None, "--top-k", help="Keep the K best right items for each left item."),
-    threshold: float | None = typer.Option(None, "--threshold", help="Or keep every pair with a score above this."),
+    top_k: int | None = typer.Option(
+        None,
+        "--top-k",
+        help="Keep the K best right items for each left item.",
+        show_default="required, unless --threshold is given",
+    ),
+    threshold: float | None = typer.Option(
+        None, "--threshold", help="Or keep every pair with a score above this.", show_default="no threshold"
+    ),
     reverse_output: str | None = typer.Option(
-        None, "--reverse-output", help="Also write the K best left items for each right item, to this file."
+        None,
+        "--reverse-output",
+        help="Also write the K best left items for each right item, to this file.",
+        show_default="no file",
     ),
     distinct_texts: bool = typer.Option(
         False, "--distinct-texts", help="Match distinct texts instead of ids or rows of the table."
@@ -53,16 +67,26 @@ def run(
         None,
         "--candidates",
         help="Score only the N nearest right texts (by pooled vectors) of each left text, not all.",
+        show_default="all right texts",
     ),
     candidate_encoder: str | None = typer.Option(
         None,
         "--candidate-encoder",
         help="Find the nearest texts with this sentence encoder; needs --left-table and --right-table.",
+        show_default="the student's own pooled vectors",
     ),
-    left_table: str | None = typer.Option(None, "--left-table", help="The table that --left was encoded from."),
-    right_table: str | None = typer.Option(None, "--right-table", help="The table that --right was encoded from."),
+    left_table: str | None = typer.Option(
+        None, "--left-table", help="The table that --left was encoded from.", show_default="not needed"
+    ),
+    right_table: str | None = typer.Option(
+        None, "--right-table", help="The table that --right was encoded from.", show_default="not needed"
+    ),
     text_columns: str | None = typer.Option(
-        None, "--text-columns", metavar="LEFT,RIGHT", help="Text columns of --left-table and --right-table."
+        None,
+        "--text-columns",
+        metavar="LEFT,RIGHT",
+        help="Text columns of --left-table and --right-table.",
+        show_default='"text", or the only column with texts',
     ),
     split: Split = "train",
     delimiter: Delimiter = None,
@@ -76,12 +100,22 @@ def run(
     rank_by: str | None = typer.Option(
         None,
         "--rank-by",
-        metavar="logit|probability|expectation",
-        help="For models with several labels: rank by a logit, a probability or an expected value.",
+        metavar="VALUE",
+        help="For models with several labels, what to rank by: logit, probability or expectation (expected value).",
+        show_default="logit",
     ),
-    label: str | None = typer.Option(None, "--label", help="The class to rank by."),
+    label: str | None = typer.Option(
+        None,
+        "--label",
+        help="The class to rank by.",
+        show_default="none; required with several labels, but for expectation",
+    ),
     values: str | None = typer.Option(
-        None, "--values", metavar="X,Y", help="Value of each class, for --rank-by expectation."
+        None,
+        "--values",
+        metavar="X,Y",
+        help="Value of each class, for --rank-by expectation.",
+        show_default="none; expectation needs them",
     ),
     kernel: Kernel = "auto",
     threads: Threads = None,
@@ -98,6 +132,7 @@ def run(
         one_of("--rank-by", rank_by, ("logit", "probability", "expectation"))
     from distilmatch.engine.question import Question
     from distilmatch.engine.scorer import Scorer
+    from distilmatch.estimates import seconds_so_far
     from distilmatch.jobs.match import check_match, match_folders
     from distilmatch.jobs.outputs import output_file
     from distilmatch.store.folder import RepresentationFolder
@@ -124,7 +159,9 @@ def run(
     check_match(output, reverse_output, folders, {**inputs, "the sentence encoder": candidate_encoder}, written)
     student = student_of(model, device)
     scorer = Scorer(student, kernel=kernel, threads=threads)  # type: ignore[arg-type]
-    say(kernel=scorer.why)
+    start = seconds_so_far()
+    if not dry_run:
+        say(kernel=scorer.why)
     vectors = None
     if candidate_encoder is not None and not dry_run:
         vectors = _vectors(candidate_encoder, tables, folders, vectors_place, columns, read, device)
@@ -141,15 +178,52 @@ def run(
         dry_run=dry_run,
     )
     if dry_run:
-        say(texts=[len(folder) for folder in folders], pairs=report.pairs, output=output)
-        typer.echo("Nothing was scored or written (--dry-run).")
+        _show_rehearsal(report, start, {"model": model, "candidate_encoder": candidate_encoder}, device, scorer, output)
         return
-    facts = {"rows": report.rows, "pairs": report.pairs, "matches": output}
+    say(**_facts(report, output, reverse_output, top_k))
+    asked = {"--top-k": top_k, "--threshold": threshold, "--candidates": candidates, "--index": candidates and index}
+    _say_next(model, {"--left": left, "--right": right, **asked, "--candidate-encoder": candidate_encoder}, texts)
+
+
+def _facts(report: MatchReport, output: str, reverse_output: str | None, top_k: int | None) -> dict[str, object]:
+    """What a match gave."""
+    facts: dict[str, object] = {"rows": report.rows, "pairs": report.pairs, "matches": output}
     if reverse_output is not None:
         facts["reverse"] = reverse_output
     if report.recall is not None:
         facts["recall"] = f"{report.recall:.3f} of the exact top {top_k}, on {report.sampled:,} texts"
-    say(**facts)
+    return facts
+
+
+def _say_next(model: str, asked: dict[str, object], with_texts: bool) -> None:
+    """Prints the command that shows the matches with their texts; of matches that have them, what more would take."""
+    if with_texts:
+        say_next("plan", model, "--left", "1e6", "--right", "1e6")
+        return
+    tables = ["--left-table", "TABLE", "--right-table", "TABLE"]
+    words = [word for option, value in asked.items() if value is not None for word in (option, value)]
+    say_next("match", model, *words, *tables, "--texts", "--output", "FILE.csv")
+
+
+def _show_rehearsal(
+    report: MatchReport, start: float, models: dict[str, str | None], device: str | None, scorer: Scorer, output: str
+) -> None:
+    from distilmatch.estimates import Estimate
+
+    rehearsal = report.rehearsal
+    assert rehearsal is not None, "a dry run rehearses"
+    say_machine(models, device, kernel=scorer.why)
+    typer.echo("")
+    say(**rehearsal.facts, pairs=report.pairs)
+    notes = (
+        "The vectors of the candidate encoder are not counted: all texts of both tables are encoded once with it.",
+    )
+    estimate = Estimate(
+        seconds={"start": start, **rehearsal.seconds},
+        disk_bytes=rehearsal.disk_bytes,
+        notes=notes if models["candidate_encoder"] else (),
+    )
+    say_estimate(estimate, "scored", output)
 
 
 def _worth(values: str | None) -> list[float] | None:

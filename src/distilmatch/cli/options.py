@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from distilmatch.cli.examples import WIDTH, wrapped_command
 
 if TYPE_CHECKING:
     from distilmatch.config.base import FrozenConfig
@@ -23,9 +24,15 @@ ModelPath = Annotated[
     str, typer.Argument(metavar="MODEL", help="Student model: a folder or a Hugging Face hub name.", show_default=False)
 ]
 Output = Annotated[
-    str | None, typer.Option("--output", help="Output folder of the run; overrides `output` of the recipe.")
+    str | None,
+    typer.Option(
+        "--output", help="Output folder of the run; overrides `output` of the recipe.", show_default="the recipe's"
+    ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Random seed; overrides the seed of the recipe.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Random seed; overrides the seed of the recipe.", show_default="the recipe's"),
+]
 TablePath = Annotated[
     str,
     typer.Argument(
@@ -37,23 +44,33 @@ TablePath = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a setting of the recipe, such as stage2.epochs=1. Repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe, such as stage2.epochs=1. Repeatable.",
+        show_default="the recipe as it is",
     ),
 ]
+_BAD_ROWS = "Unreadable rows: stop before any work, or copy them to a separate file and continue."
 OnBadRows = Annotated[
-    str | None,
-    typer.Option(
-        "--on-bad-rows",
-        metavar="stop|quarantine",
-        help="Unreadable rows: stop before any work, or copy them to a separate file and continue.",
-    ),
+    str | None, typer.Option("--on-bad-rows", metavar="stop|quarantine", help=_BAD_ROWS, show_default="stop")
+]
+RecipeBadRows = Annotated[
+    str | None, typer.Option("--on-bad-rows", metavar="stop|quarantine", help=_BAD_ROWS, show_default="the recipe's")
 ]
 TextColumns = Annotated[
     str | None,
-    typer.Option("--text-columns", metavar="A,B", help="Names of the text columns, left side first."),
+    typer.Option(
+        "--text-columns",
+        metavar="A,B",
+        help="Names of the text columns, left side first.",
+        show_default="recognised by their names",
+    ),
 ]
 IdColumns = Annotated[
-    str | None, typer.Option("--id-columns", metavar="A,B", help="Names of the id columns, one for each side.")
+    str | None,
+    typer.Option(
+        "--id-columns", metavar="A,B", help="Names of the id columns, one for each side.", show_default="no ids"
+    ),
 ]
 Split = Annotated[str, typer.Option("--split", help="Split to read, where the table is a Hugging Face dataset.")]
 Delimiter = Annotated[
@@ -61,7 +78,8 @@ Delimiter = Annotated[
     typer.Option(
         "--delimiter",
         metavar="CHARACTER",
-        help="Field separator of CSV and TSV files; detected from the header by default.",
+        help="Field separator of CSV and TSV files.",
+        show_default="detected from the header",
     ),
 ]
 Quoting = Annotated[
@@ -73,7 +91,14 @@ Quoting = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="Device: cpu, cuda or mps. Picked automatically by default.")
+    str | None,
+    typer.Option("--device", help="Device: cpu, cuda or mps.", show_default="a GPU where there is one"),
+]
+RecipeDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="Device: cpu, cuda or mps.", show_default="the recipe's, else a GPU where there is one"
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite the output if it exists.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the inputs and print the plan; write nothing.")]
@@ -82,11 +107,17 @@ Kernel = Annotated[
     str,
     typer.Option(
         "--kernel",
-        metavar="auto|native|native-int8|triton|torch-bf16|torch",
-        help="Scoring kernel: compiled for this CPU (native), for a GPU (triton), or PyTorch (torch).",
+        metavar="KERNEL",
+        help="Scoring kernel: auto, compiled for this CPU (native, native-int8), for a GPU (triton), or PyTorch's "
+        "(torch, torch-bf16).",
     ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Number of threads of the native kernel.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="Number of threads of the native kernel.", show_default="those of PyTorch"
+    ),
+]
 
 
 def names(value: str | None) -> list[str] | None:
@@ -240,6 +271,15 @@ def say(**facts: Any) -> None:
         typer.echo(f"{name.replace('_', ' '):<{width}}  {text}")
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: in seconds, minutes, hours or days."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (unit == "min" and seconds >= 100):
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+
+
 def say_next(*words: Any) -> None:
     """Prints the command that usually follows, ready to be pasted; what stands in capitals is still to be filled in."""
-    typer.echo(f"\nNext: distilmatch {shlex.join(map(str, words))}")
+    command = wrapped_command(["distilmatch", *words])
+    typer.echo(f"\nNext: {command}" if len(command) + len("Next: ") <= WIDTH else f"\nNext:\n{command}")

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from distilmatch.arguments import NUMBER_FORMATS
-from distilmatch.cli.options import Device, Kernel, ModelPath, TextColumns, Threads, one_of, say, student_of
+from distilmatch.cli.dry_run import say_busy
+from distilmatch.cli.options import (
+    Device,
+    Kernel,
+    ModelPath,
+    TextColumns,
+    Threads,
+    duration,
+    one_of,
+    say,
+    say_next,
+    student_of,
+)
 
 if TYPE_CHECKING:
     from distilmatch.planning.planner import Plan, Work
@@ -19,12 +31,16 @@ def run(
     left: str = typer.Option(..., "--left", help="Number of left texts, such as 1e6."),
     right: str = typer.Option(..., "--right", help="Number of right texts."),
     candidates: str | None = typer.Option(
-        None, "--candidates", help="Candidates to score for each left text; all right texts by default."
+        None, "--candidates", help="Candidates to score for each left text.", show_default="all right texts"
     ),
     top_k: int = typer.Option(10, "--top-k", help="Matches to keep for each left text."),
     encode: bool = typer.Option(True, "--encode/--encoded", help="Whether the plan includes encoding the texts."),
     sample: str | None = typer.Option(
-        None, "--sample", metavar="TABLE", help="Table of pairs with texts like those of the job."
+        None,
+        "--sample",
+        metavar="TABLE",
+        help="Table of pairs with texts like those of the job.",
+        show_default="made-up texts of --words words",
     ),
     text_columns: TextColumns = None,
     words: int = typer.Option(24, "--words", help="Words per text, where --sample is not given."),
@@ -42,7 +58,9 @@ def run(
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
-    json_output: str | None = typer.Option(None, "--json", help="Also write the plan to this JSON file."),
+    json_output: str | None = typer.Option(
+        None, "--json", help="Also write the plan to this JSON file.", show_default="no file"
+    ),
 ) -> None:
     """Measure this machine for a few seconds, then estimate how long it takes to score so many texts."""
     from distilmatch.files import write_json
@@ -63,15 +81,17 @@ def run(
     )
     if json_output is not None:
         check_json(json_output, {"the student": model, "--sample": sample})
+    typer.echo("Measuring this machine ...", err=True)
     student = student_of(model, device)
     texts = _texts(sample, text_columns, words) if encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
     rates = calibrate(student, work, start=_seconds_so_far(), **settings)
     estimate = plan(student, work, rates)
     _show(estimate, work, rates.kernel)
+    say_busy()
     # The left side splits over machines, so one machine's rates tell the time of many.
     if machines == 1 and estimate.total_seconds > 3600:
-        say(**{f"on_{n}_machines": _time(plan(student, _on(work, n), rates).total_seconds) for n in (10, 100)})
+        say(**{f"on_{n}_machines": duration(plan(student, _on(work, n), rates).total_seconds) for n in (10, 100)})
     others = []
     if smaller:
         others = smaller_settings(student, work, rates, **settings)
@@ -79,12 +99,15 @@ def run(
         typer.echo(f"  {'':<28} {'time':>10} {'pairs/s':>14} {'disk':>10}")
         for name, row in [("this student", estimate), *((other.change, other.plan) for other in others)]:
             typer.echo(
-                f"  {name:<28} {_time(row.total_seconds):>10} {row.pairs_per_s:>14,.0f} {_size(row.disk_bytes):>10}"
+                f"  {name:<28} {duration(row.total_seconds):>10} {row.pairs_per_s:>14,.0f} {_size(row.disk_bytes):>10}"
             )
     if json_output is not None:
         write_json(
             json_output, _as_json(estimate) | {"smaller": {other.change: _as_json(other.plan) for other in others}}
         )
+    side = student.student.side_names[0]
+    written = [] if dtype == "fp32" else ["--dtype", dtype]
+    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", *written, "--output", "FOLDER")
 
 
 def check_json(output: str, inputs: dict[str, str | None]) -> None:
@@ -103,8 +126,8 @@ def _show(estimate: Plan, work: Work, kernel: str) -> None:
     say(
         kernel=kernel,
         pairs=estimate.pairs,
-        time=_time(estimate.total_seconds) + (f" on each of {work.machines} machines" if work.machines > 1 else ""),
-        **{f"  {stage}": _time(seconds) for stage, seconds in estimate.seconds.items()},
+        time=duration(estimate.total_seconds) + (f" on each of {work.machines} machines" if work.machines > 1 else ""),
+        **{f"  {stage}": duration(seconds) for stage, seconds in estimate.seconds.items()},
         pairs_per_s=int(estimate.pairs_per_s),
         bottleneck=estimate.bottleneck,
         disk=f"{_size(estimate.disk_bytes)} of representations, {_size(estimate.output_bytes)} of matches",
@@ -152,13 +175,6 @@ def _seconds_so_far() -> float:
     import psutil
 
     return time.time() - float(psutil.Process().create_time())
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size or (unit == "min" and seconds >= 100):
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.1f} s"
 
 
 def _size(amount: float) -> str:

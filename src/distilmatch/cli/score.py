@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
+from distilmatch.cli.dry_run import say_estimate, say_machine, say_rows
 from distilmatch.cli.options import (
     Delimiter,
     Device,
@@ -19,21 +22,37 @@ from distilmatch.cli.options import (
     TextColumns,
     Threads,
     say,
+    say_next,
     student_of,
     table_config,
 )
+
+if TYPE_CHECKING:
+    from distilmatch.engine.scorer import Scorer
+    from distilmatch.store.folder import RepresentationFolder
 
 
 def run(
     model: ModelPath,
     table: TablePath,
     output: str = typer.Option(..., "--output", help="File for the scores: .parquet, .csv, .tsv or .jsonl."),
-    left: str | None = typer.Option(None, "--left", help="Folder of the left side's representations, made by encode."),
+    left: str | None = typer.Option(
+        None,
+        "--left",
+        help="Folder of the left side's representations, made by encode.",
+        show_default="required for two sides, unless --folder is given",
+    ),
     right: str | None = typer.Option(
-        None, "--right", help="Folder of the right side's representations, made by encode."
+        None,
+        "--right",
+        help="Folder of the right side's representations, made by encode.",
+        show_default="required for two sides, unless --folder is given",
     ),
     folders: list[str] | None = typer.Option(
-        None, "--folder", help="For models with more than two sides: the folder of one side, in order. Repeatable."
+        None,
+        "--folder",
+        help="For models with more than two sides: the folder of one side, in order. Repeatable.",
+        show_default="--left and --right",
     ),
     by: str = typer.Option("text", "--by", metavar="text|id", help="Look rows up by their texts or by their ids."),
     text_columns: TextColumns = None,
@@ -75,13 +94,41 @@ def run(
         quoting=quoting,
         sides=student.student.sides,
     )
-    if dry_run:
-        from distilmatch.data.tables import check_table
-
-        say(rows=check_table(table, read), texts=[len(folder) for folder in opened], output=output)
-        typer.echo("Nothing was scored or written (--dry-run).")
-        return
     scorer = Scorer(student.to(pick_device(device)), kernel=kernel, threads=threads)  # type: ignore[arg-type]
+    if dry_run:
+        _rehearse(scorer, model, table, output, opened, {"table": read, "by": by, "overwrite": overwrite}, device)
+        return
     say(kernel=scorer.why)
     rows = score_table(scorer, table, output, opened, table=read, by=by, overwrite=overwrite)  # type: ignore[arg-type]
     say(rows=rows, scores=output)
+    if len(places) == 2:
+        sides = ["--left", places[0], "--right", places[1]]
+        say_next("match", model, *sides, "--top-k", 10, "--output", "best.parquet")
+
+
+def _rehearse(
+    scorer: Scorer,
+    model: str,
+    table: str,
+    output: str,
+    folders: list[RepresentationFolder],
+    settings: dict[str, Any],
+    device: str | None,
+) -> None:
+    from distilmatch.data.quarantine import nothing_set_aside
+    from distilmatch.estimates import Estimate, seconds_so_far
+    from distilmatch.jobs.score import rehearse_score
+
+    start = seconds_so_far()
+    with nothing_set_aside():
+        rehearsal = rehearse_score(scorer, table, output, folders, **settings)
+    say_machine({"model": model}, device, kernel=scorer.why)
+    typer.echo("")
+    say(table=table, rows=rehearsal.facts["rows"])
+    say_rows(rehearsal.sample)
+    typer.echo("")
+    say(**{f"{name}_texts": len(folder) for name, folder in zip(scorer.model.student.side_names, folders, strict=True)})
+    say(rows_to_score=rehearsal.facts["rows_to_score"])
+    # The table is read twice, before and while it is scored.
+    seconds = {"start": start, "check": rehearsal.seconds["read"], **rehearsal.seconds}
+    say_estimate(Estimate(seconds=seconds, disk_bytes=rehearsal.disk_bytes), "scored", output)

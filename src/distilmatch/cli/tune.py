@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from distilmatch.cli.options import Device, DryRun, RecipePath, Set, check_recipe_file, load_recipe, say, say_next
+from distilmatch.cli.dry_run import say_estimate
+from distilmatch.cli.options import DryRun, RecipeDevice, RecipePath, Set, check_recipe_file, load_recipe, say, say_next
+from distilmatch.cli.train import say_inputs, say_transfer, transfer_set
+
+if TYPE_CHECKING:
+    from distilmatch.config.pairs import PairRecipe
 
 
 def run(
@@ -16,21 +21,23 @@ def run(
         ..., "--minutes", help="Time budget for all trainings together, in minutes; labelling is extra."
     ),
     output: str | None = typer.Option(
-        None, "--output", help="Output folder of the search; by default that of the recipe."
+        None, "--output", help="Output folder of the search.", show_default="the recipe's"
     ),
     trials: int = typer.Option(12, "--trials", help="Number of students to try within the time budget."),
     min_pairs_per_s: float | None = typer.Option(
         None,
         "--min-pairs-per-s",
         help="Choose a student that scores at least this many cached pairs a second on this machine.",
+        show_default="no limit",
     ),
     max_bytes_per_item: int | None = typer.Option(
         None,
         "--max-bytes-per-item",
         help="Choose a student whose fp16 representations take at most this many bytes a text.",
+        show_default="no limit",
     ),
     changes: Set = None,
-    device: Device = None,
+    device: RecipeDevice = None,
     dry_run: DryRun = False,
 ) -> None:
     """Search for a recipe: train students of many shapes briefly, and show the best in quality, speed and size.
@@ -41,11 +48,7 @@ def run(
     folder = Path(settings.output if output is None else output)
     check_recipe_file(recipe, folder, ("best.yaml", "base/recipe.yaml"))
     if dry_run:
-        from distilmatch.tuning.search import check_tune
-
-        checked = check_tune(settings, folder, minutes=minutes, trials=trials)
-        say(dev_rows=0 if checked.dev is None else len(checked.dev), trials=trials, output=str(folder))
-        typer.echo("Nothing was labelled, trained or written (--dry-run).")
+        _plan(settings, folder, minutes, trials)
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -83,9 +86,34 @@ def run(
         )
     Console().print(table)
     picture = plot_frontier(frontier, folder / "frontier.png")
+    facts = {"frontier": str(folder / "frontier.json"), "plot": str(picture)}
     if frontier.recipe is None:
         typer.echo("No student meets the targets: allow a slower or larger one, or more --trials.")
     else:
-        say(recipe=str(frontier.recipe))
+        facts["recipe"] = str(frontier.recipe)
+    say(**facts)
+    if frontier.recipe is not None:
         say_next("train", frontier.recipe)
-    say(frontier=str(folder / "frontier.json"), plot=str(picture))
+
+
+def _plan(settings: PairRecipe, folder: Path, minutes: float, trials: int) -> None:
+    """Checks everything and prints how many labels there are to make; nothing is written."""
+    from distilmatch.data.quarantine import nothing_set_aside
+    from distilmatch.estimates import Estimate, seconds_so_far
+    from distilmatch.planning.labels import plan_labels
+    from distilmatch.training.pairs.run import RunFolder
+    from distilmatch.tuning.search import check_tune
+
+    with nothing_set_aside():
+        checked = check_tune(settings, folder, minutes=minutes, trials=trials)
+        base = settings.replaced(output=str(folder / "base"))
+        run = RunFolder(base)
+        say_inputs(base, checked)
+        table = transfer_set(base, run, checked)
+    start = seconds_so_far()
+    labels = plan_labels(base, run, table, checked.dev)
+    say_transfer(table, labels)
+    say(dev_rows=0 if checked.dev is None else len(checked.dev), trials=trials)
+    seconds = {"start": start, "labels": labels.seconds, "trainings, as asked": 60 * minutes}
+    notes = ("The bytes are those of the labels; what the search keeps of each training is small.",)
+    say_estimate(Estimate(seconds=seconds, disk_bytes=labels.disk_bytes, notes=notes), "labelled, trained", folder)

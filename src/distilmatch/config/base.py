@@ -18,8 +18,10 @@ from distilmatch.files import write_atomically
 from distilmatch.yaml_files import WrittenFloat, WrittenInt, read_yaml, yaml_mapping
 
 Place = Annotated[str, Field(min_length=1)]
-Precision = Literal["auto", "fp32", "bf16"]
 """A path or a name, which is never empty."""
+Precision = Literal["auto", "fp32", "bf16"]
+WeightDtype = Literal["auto", "fp32", "bf16", "fp16"]
+"""In which numbers a model's weights are loaded; "auto" is fp32."""
 
 _SHOWN = 60
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from distilmatch.arguments import number_format
-from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, check_stage_names
+from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, WeightDtype, check_stage_names
 from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.config.tables import FileFormat, OnBadRows, TableConfig, TaskConfig
+from distilmatch.config.weights import check_revisions, with_weights
 
 Pooling = Literal["auto", "mean", "cls", "max", "lasttoken"]
 LayerChoice = Literal["first", "last", "spaced"]
@@ -32,8 +33,17 @@ class CorpusConfig(FrozenConfig):
         delimiter, quoting: of CSV and TSV, as of a pair table.
         split: which split of a Hugging Face dataset.
         most_texts: how many distinct texts are kept at most, the first ones; None all.
+        prompts: put before the texts, one before each, chosen by a hash of the text: such as "query: " and "passage: " of a
+            teacher that has them. Teacher and student read them alike, so that the student learns with them.
         on_bad_rows: "stop" before any work at lines that cannot be read, or "quarantine" them to a side file.
         quarantine_file: where to; by default beside each source as NAME.bad_rows.jsonl.
+
+    Example:
+        ```python
+        from distilmatch import CorpusConfig
+
+        corpus = CorpusConfig(sources=("sentences.txt.gz", "reviews.jsonl"), text_columns=("title", "body"))
+        ```
     """
 
     sources: tuple[Place, ...] = Field(min_length=1)
@@ -43,6 +53,7 @@ class CorpusConfig(FrozenConfig):
     quoting: Literal["auto", "rfc4180", "none"] = "auto"
     split: str = "train"
     most_texts: int | None = Field(default=None, ge=1)
+    prompts: tuple[str, ...] = ()
     on_bad_rows: OnBadRows = "stop"
     quarantine_file: str | None = None
 
@@ -61,8 +72,18 @@ class EmbeddingTeacherConfig(FrozenConfig):
         max_length: tokens a text; None for the model's own.
         prompt: what the models see before each text; None for a model's default prompt, where it has one.
         precision: "auto" is bf16 where the hardware multiplies in it.
+        model_dtype: of the models' weights in memory; "auto" is fp32, which `precision` multiplies in.
+        device: of the models alone; None is the recipe's.
+        revision: a commit or tag on the hub, one for each of `models`, null for a folder; empty for what the hub has now.
         dtype: in which embeddings are kept on disk.
         cache_folder: where; None is beside the output. They are keyed by weights, tokenizer, settings and texts.
+
+    Example:
+        ```python
+        from distilmatch import EmbeddingTeacherConfig
+
+        teacher = EmbeddingTeacherConfig(models=("all-MiniLM-L6-v2",), max_length=64)
+        ```
     """
 
     models: tuple[Place, ...] = ()
@@ -74,6 +95,9 @@ class EmbeddingTeacherConfig(FrozenConfig):
     max_length: int | None = Field(default=None, ge=4)
     prompt: str | None = None
     precision: Precision = "auto"
+    model_dtype: WeightDtype = "auto"
+    device: Place | None = None
+    revision: tuple[Place | None, ...] = ()
     dtype: StoredPrecision = "fp16"
     cache_folder: Place | None = None
 
@@ -81,7 +105,12 @@ class EmbeddingTeacherConfig(FrozenConfig):
     def _check(self) -> Self:
         if not self.models and not self.embeddings:
             raise ValueError("name a teacher in `models`, or files of its `embeddings`")
+        check_revisions(self.models, self.revision)
         return self
+
+    def embedding_settings(self) -> dict[str, Any]:
+        """The settings that embeddings may depend on, those of an earlier version named as it did."""
+        return with_weights(self.to_dict(), "model_dtype")
 
 
 class EmbeddingStudentConfig(FrozenConfig):
@@ -102,6 +131,14 @@ class EmbeddingStudentConfig(FrozenConfig):
         projection: to the teacher's width: "drop" learns one and leaves it out at the end, as in the paper; "keep" makes
             it part of the student; "none" needs equal widths; "auto" is none where the widths are equal, else drop.
         matryoshka: further widths at which the beginning of an embedding shall be one by itself.
+
+    Example:
+        ```python
+        from distilmatch import EmbeddingStudentConfig
+
+        half = EmbeddingStudentConfig(layers=3)  # evenly spaced layers of the teacher
+        static = EmbeddingStudentConfig(start="static", width=256)  # the fastest; blind to the order of words
+        ```
     """
 
     start: StudentStart = "teacher"
@@ -152,6 +189,13 @@ class ContrastiveConfig(FrozenConfig):
         gather: whether the texts of all processes are candidates of InfoNCE.
         start_share: share of the weights that stage 2 began with in the finished student (WiSE-FT, Wortsman et al. 2022):
             more of it keeps more of what the labels do not ask for.
+
+    Example:
+        ```python
+        from distilmatch import ContrastiveConfig
+
+        contrastive = ContrastiveConfig(start_share=0.75)  # goes a quarter of the way that the labels ask for
+        ```
     """
 
     temperature: float = Field(default=0.05, gt=0)
@@ -173,6 +217,14 @@ class EmbeddingStageConfig(FrozenConfig):
         beta2: of Adam; 0.98 in the paper's stage 1.
         evaluations: how many times dev is scored during the stage, spread evenly.
         patience: evaluations without a better dev metric before the stage ends; None never.
+
+    Example:
+        ```python
+        from distilmatch import EmbeddingStageConfig
+
+        stage = EmbeddingStageConfig(epochs=2, batch_size=256, patience=3)
+        longer = stage.replaced(epochs=4)
+        ```
     """
 
     epochs: float = Field(default=3.0, ge=0)
@@ -210,7 +262,16 @@ class LabelledConfig(FrozenConfig):
         text_columns: two, or for triplets three or more; None takes those that names say, or the first ones of texts.
         score_column: of scored pairs.
         score_range: the lowest and the highest score.
+        prompts: put before the texts of each column, one a column, such as "query: " and "passage: ".
         file_format, delimiter, quoting, split, on_bad_rows, quarantine_file: as of a table.
+
+    Example:
+        ```python
+        from distilmatch import LabelledConfig
+
+        dev = LabelledConfig(source="sts-dev.jsonl", score_column="score", score_range=(0, 5))
+        pairs = LabelledConfig(source="questions.jsonl", kind="pairs", text_columns=("question", "duplicate"))
+        ```
     """
 
     source: Place
@@ -218,6 +279,7 @@ class LabelledConfig(FrozenConfig):
     text_columns: tuple[str, ...] | None = None
     score_column: str | None = None
     score_range: tuple[float, float] = (0.0, 1.0)
+    prompts: tuple[str, ...] = ()
     file_format: FileFormat | None = None
     delimiter: str | None = None
     quoting: Literal["auto", "rfc4180", "none"] = "auto"
@@ -235,6 +297,10 @@ class LabelledConfig(FrozenConfig):
         if count is not None and (count < 3 if self.kind == "triplets" else count != 2):
             needed = "three or more" if self.kind == "triplets" else "two"
             raise ValueError(f"{self.kind} need {needed} `text_columns`, not {count}")
+        if self.prompts and len(self.prompts) != self.table.sides:
+            raise ValueError(
+                f"`prompts` needs one text for each of the {self.table.sides} columns, it has {len(self.prompts)}"
+            )
         self.task  # noqa: B018 - checks the range
         return self
 
@@ -275,6 +341,16 @@ class EmbeddingRecipe(FrozenConfig):
         output: folder for the student, its checkpoints, the resolved recipe, the teacher's embeddings and logs.
         report_to: services that `transformers` logs to, such as wandb or mlflow, beside TensorBoard's files in the output; their
             packages are to be installed, and their own settings (WANDB_PROJECT, MLFLOW_TRACKING_URI, ...) hold.
+
+    Example:
+        ```python
+        from distilmatch import CorpusConfig, EmbeddingRecipe, EmbeddingTeacherConfig
+
+        corpus = CorpusConfig(sources=("sentences.txt",))
+        teacher = EmbeddingTeacherConfig(models=("all-MiniLM-L6-v2",))
+        recipe = EmbeddingRecipe(corpus=corpus, teacher=teacher, output="encoder-run")
+        recipe.to_yaml("embedding.yaml")  # for: distilmatch embed-train embedding.yaml
+        ```
     """
 
     corpus: CorpusConfig | None = None

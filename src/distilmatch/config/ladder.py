@@ -25,6 +25,13 @@ class MatchSideConfig(FrozenConfig):
         id_column: ids of the texts.
         split: which split of a Hugging Face dataset.
         delimiter, quoting: of CSV and TSV, as of a pair table.
+
+    Example:
+        ```python
+        from distilmatch import MatchSideConfig
+
+        products = MatchSideConfig(source="products.jsonl", text_column="title", id_column="id")
+        ```
     """
 
     source: Place
@@ -47,6 +54,14 @@ class MatchConfig(FrozenConfig):
         rank_by, label, values: what is ranked where the pair student has several labels: the logit or probability of one,
             or the expectation of what each is worth.
         dtype: in which representations are kept on disk.
+
+    Example:
+        ```python
+        from distilmatch import MatchConfig, MatchSideConfig
+
+        left, right = MatchSideConfig(source="queries.jsonl"), MatchSideConfig(source="products.jsonl")
+        match = MatchConfig(left=left, right=right, top_k=10, candidates=200)
+        ```
     """
 
     left: MatchSideConfig
@@ -78,6 +93,16 @@ class LadderRecipe(FrozenConfig):
         match: what to match in the end; None stops at the students.
         output: folder of the whole: `embedding/`, `pair/`, `representations/`, `matches.parquet`.
         device, seed: of every step that does not say otherwise.
+
+    Example:
+        ```python
+        from distilmatch import LadderRecipe
+
+        teacher = {"models": ["all-MiniLM-L6-v2"]}
+        embedding = {"corpus": {"sources": ["products.txt"]}, "teacher": teacher}
+        pair = {"train": "pairs.jsonl", "task": {"kind": "binary"}, "teacher": {"models": ["teacher"]}}
+        recipe = LadderRecipe.from_dict({"embedding": embedding, "pair": pair, "output": "ladder"})
+        ```
     """
 
     embedding: EmbeddingRecipe

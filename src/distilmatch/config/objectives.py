@@ -23,6 +23,13 @@ class ObjectiveConfig(ConfigOfKinds):
         kind: "auto" is "kl" for classification, "listwise" for ranking, which learns the order of each query's texts and
             not what a score means between queries, else "bce", which takes the teacher's logit for log-odds.
         gold_weight: of the gold labels.
+
+    Example:
+        ```python
+        from distilmatch import ObjectiveConfig
+
+        objective = ObjectiveConfig(kind="listwise", gold_weight=0.2)
+        ```
     """
 
     kind: str = "auto"
@@ -125,6 +132,13 @@ class EmbeddingObjectiveConfig(ConfigOfKinds):
         similarity_weight: of a further part, which asks for the teacher's whole distribution of similarities to the batch
             and the bank (SEED, Fang et al. 2021), not in the paper; 0 leaves it out.
         similarity_temperature: of that distribution.
+
+    Example:
+        ```python
+        from distilmatch import EmbeddingObjectiveConfig
+
+        objective = EmbeddingObjectiveConfig(kind="both", mse_weight=0.5, bank_size=4096)
+        ```
     """
 
     kind: str = "ckd"

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, check_stage_names
+from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, WeightDtype, check_stage_names
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.config.weights import check_revisions, with_weights
 from distilmatch.errors import ConfigError
 
 HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
@@ -20,6 +21,7 @@ KeptStrategy = Literal["first", "first_pooled", "spaced"]
 _LABELLED_PAIRS = 300_000
 _NO_TRAIN = "train: is missing: it has no default"
 _MOST_ROUNDS = 8
+_ROWS_A_BLOCK = 16  # of given rows, which share few texts: four such blocks are a usual batch
 
 
 class TeacherConfig(FrozenConfig):
@@ -30,15 +32,38 @@ class TeacherConfig(FrozenConfig):
         batch_size: pairs a forward pass.
         max_length: tokens a pair; None for the model's own.
         precision: "auto" is bf16 where the hardware multiplies in it.
+        dtype: of the weights in memory; "auto" is fp32, which `precision` multiplies in. A model in bf16 or fp16 takes half the
+            space and computes in that alone, but for its logits.
+        device: of the teacher alone; None is the recipe's.
+        revision: a commit or tag on the hub, one for each of `models`, null for a folder; empty for what the hub has now.
         cache_folder: soft labels are kept here, keyed by weights, tokenizer, settings and text; None keeps them
             beside the output.
+
+    Example:
+        ```python
+        from distilmatch import TeacherConfig
+
+        teacher = TeacherConfig(models=("teacher",), max_length=128, cache_folder="labels")
+        ```
     """
 
     models: tuple[Place, ...] = Field(min_length=1)
     batch_size: int = Field(default=64, ge=1)
     max_length: int | None = Field(default=None, ge=4)
     precision: Precision = "auto"
+    dtype: WeightDtype = "auto"
+    device: Place | None = None
+    revision: tuple[Place | None, ...] = ()
     cache_folder: Place | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_revisions(self.models, self.revision)
+        return self
+
+    def label_settings(self) -> dict[str, Any]:
+        """The settings that labels may depend on, those of an earlier version named as it did."""
+        return with_weights(self.to_dict(), "dtype")
 
 
 class FineTuneConfig(FrozenConfig):
@@ -47,11 +72,25 @@ class FineTuneConfig(FrozenConfig):
     The learning rate suits a small base model; a BERT-base wants about 3e-5.
 
     Attributes:
+        base_model: what it starts from; revision: its commit or tag on the hub; None for what the hub has now.
+        dtype: of the weights that are trained; "auto" is fp32. In bf16 they take half the space and learn less exactly.
+        device: None for the best one here.
         report_to: services that `transformers` logs to, such as wandb or mlflow, whose packages are to be installed.
         dropout: in training; None keeps the base model's own. 0 helps where labels are clean and matches are fine.
+        metric_for_best: the dev metric that picks the best epoch; None is the task's (accuracy, auc, spearman or ndcg@10).
+
+    Example:
+        ```python
+        from distilmatch import FineTuneConfig
+
+        config = FineTuneConfig(base_model="all-MiniLM-L6-v2", epochs=2, dropout=0)
+        ```
     """
 
     base_model: Place = "all-MiniLM-L6-v2"
+    revision: Place | None = None
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Place | None = None
     epochs: float = Field(default=4.0, gt=0)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -59,6 +98,7 @@ class FineTuneConfig(FrozenConfig):
     weight_decay: float = Field(default=0.01, ge=0)
     dropout: float | None = Field(default=None, ge=0, lt=1)
     report_to: tuple[Reporter, ...] = ()
+    metric_for_best: Place | None = None
     max_length: int = Field(default=256, ge=8)
     precision: Precision = "auto"
     seed: int = 0
@@ -72,7 +112,7 @@ class TransferConfig(FrozenConfig):
 
     Attributes:
         rounds: how many times all rows are partitioned anew into blocks; 0 uses the given rows alone; None as many as
-            give about 300,000 labelled pairs, from one to eight.
+            give about 300,000 labelled pairs, from one to eight, and without a teacher 0, in blocks of 16 rows.
         block_size: known rows a block starts from.
         max_texts: distinct texts a side of a block keeps at most, before the additions below.
         near, random, hard_negatives, perturbed: texts added to each block: nearest neighbours of its texts; any
@@ -84,6 +124,14 @@ class TransferConfig(FrozenConfig):
         pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
             least a tenth of the distinct texts stand on both sides.
         seed: of the blocks; None follows the recipe's, a number lets students of several seeds share their labels.
+
+    Example:
+        ```python
+        from distilmatch import TransferConfig
+
+        transfer = TransferConfig(rounds=2, near_cells=0.5)
+        labels_that_are_there = TransferConfig(rounds=0)  # nothing is asked of a teacher
+        ```
     """
 
     rounds: int | None = Field(default=None, ge=0)
@@ -133,6 +181,13 @@ class StudentConfig(FrozenConfig):
             there too; None is one for each attention head; 0 none, as in the paper.
         head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, or from
             the last where none follow, cut to its width; "random" as in the paper; "auto" from the encoder where that fits.
+
+    Example:
+        ```python
+        from distilmatch import StudentConfig
+
+        student = StudentConfig(side_names=("query", "product"), kept_tokens=(4, 16), max_lengths=(32, 128))
+        ```
     """
 
     encoder_layers: int | None = Field(default=None, ge=1)
@@ -233,6 +288,13 @@ class StageConfig(FrozenConfig):
         patience: evaluations without a better dev metric before the stage ends; None never.
         averaging: decay of an exponential average of the weights, such as 0.999, which is kept at the end of the stage
             where it is better on dev (or where there is no dev set); 0 keeps none.
+
+    Example:
+        ```python
+        from distilmatch import StageConfig
+
+        stage = StageConfig(epochs=2, evaluations=4, patience=2)
+        ```
     """
 
     epochs: float = Field(default=1.0, ge=0)
@@ -279,7 +341,9 @@ class PairRecipe(FrozenConfig):
         unlabelled: files of texts of the same kind, without labels (a text a line in .txt or .txt.gz, or tables); the
             transfer set pairs them with the train table's texts (`transfer.unlabelled`).
         table: how all of them are read.
-        teacher: may be left out when the train table holds teacher labels and `transfer.rounds` is 0.
+        teacher: may be left out. Then the student learns from the table's teacher labels (`table.teacher_columns`), or where
+            there are none from its gold labels alone (`table.label_column`), and from the given rows alone: new pairs need a
+            teacher that labels them.
         encoder: the pre-trained encoder(s) of the student: one, or one a side. Neighbours are found with the first.
         start: the student's first weights: "encoder", those; "teacher", the teacher's lower layers for the encoder and
             its last for the head, where the architecture is the same; "auto" runs stage 1 from both where that can be,
@@ -287,8 +351,20 @@ class PairRecipe(FrozenConfig):
             stage 1: "encoder").
         stages: one stage or more in place of `stage1` and `stage2`, one after another.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
+        metric_for_best: the dev metric that picks the best checkpoint, stage and start: one of the task's, `teacher_` and a
+            measure of agreement with the teacher, or one that a program gives (`distil_pairs(..., metrics=...)`), of which more
+            is better. None is accuracy, auc, spearman or ndcg@10, without gold labels agreement.
         report_to: services that `transformers` logs to, such as wandb or mlflow, beside TensorBoard's files in the output; their
             packages are to be installed, and their own settings (WANDB_PROJECT, MLFLOW_TRACKING_URI, ...) hold.
+
+    Example:
+        ```python
+        from distilmatch import PairRecipe, TaskConfig, TeacherConfig
+
+        task, teacher = TaskConfig(kind="binary"), TeacherConfig(models=("teacher",))
+        recipe = PairRecipe(train="train.csv", dev="dev.csv", task=task, teacher=teacher, output="run")
+        recipe.to_yaml("recipe.yaml")  # for: distilmatch train recipe.yaml
+        ```
     """
 
     NO_TABLE: ClassVar[str] = "in memory"
@@ -310,6 +386,7 @@ class PairRecipe(FrozenConfig):
     stage1: StageConfig = StageConfig(epochs=1.0, evaluations=2)
     stage2: StageConfig = StageConfig(epochs=5.0)
     stages: tuple[NamedStageConfig, ...] = ()
+    metric_for_best: Place | None = None
     report_to: tuple[Reporter, ...] = ()
     device: str | None = None
     seed: int = 0
@@ -340,10 +417,8 @@ class PairRecipe(FrozenConfig):
                 "set `table.sides` and `student.side_names`"
             )
         waits = self.train == self.NO_TABLE  # for what a program gives
-        if self.teacher is None and not self.table.teacher_columns and not waits:
-            raise ValueError("name a `teacher`, or the `table.teacher_columns` that hold its labels")
-        if self.teacher is None and self.transfer.rounds != 0 and not waits:
-            raise ValueError("new pairs need a `teacher` to label them: name one, or set `transfer.rounds: 0`")
+        if self.teacher is None and not waits:
+            self._check_without_teacher()
         if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
             raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")
         if self.objective.gold_weight > 0 and self.table.label_column is None and self.table.layout != "triplets":
@@ -355,6 +430,37 @@ class PairRecipe(FrozenConfig):
         usual = type(self).model_fields
         check_stage_names(self.stages, (self.stage1, self.stage2), (usual["stage1"].default, usual["stage2"].default))
         return self
+
+    def _check_without_teacher(self) -> None:
+        has_gold = self.table.label_column is not None or self.table.layout == "triplets"
+        if not self.table.teacher_columns and not has_gold:
+            raise ValueError(
+                "there is nothing to learn from: name a `teacher`, the `table.teacher_columns` that hold its labels, or the "
+                "`table.label_column` of gold labels, which are learned alone then"
+            )
+        if self.transfer.rounds:
+            raise ValueError(
+                f"`transfer.rounds: {self.transfer.rounds}` makes new pairs, which need a `teacher` to label them: name one, or "
+                "leave `transfer.rounds` out"
+            )
+        if self.learns_gold_alone and self.objective.kind != "auto":
+            raise ValueError(
+                f"`objective.kind: {self.objective.kind}` compares the student with a teacher, and there is none: leave it out "
+                "(gold labels alone have a loss of their own), or name a `teacher` or `table.teacher_columns`"
+            )
+
+    @property
+    def learns_gold_alone(self) -> bool:
+        """Whether there are no teacher labels: neither a teacher nor columns with its labels."""
+        return self.teacher is None and not self.table.teacher_columns
+
+    @property
+    def used_transfer(self) -> TransferConfig:
+        """`transfer`, where there is no teacher with the given rows alone."""
+        if self.teacher is not None or self.transfer.rounds is not None:
+            return self.transfer
+        rows = min(self.transfer.cells_per_block, _ROWS_A_BLOCK)
+        return self.transfer.replaced(rounds=0, cells_per_block=rows)
 
     @property
     def all_stages(self) -> tuple[NamedStageConfig, ...]:

@@ -20,6 +20,14 @@ class TaskConfig(FrozenConfig):
     classification: one logit a class, gold is a class name or index; binary: one logit, gold 0 or 1 (or soft,
     between them); regression: one logit whose sigmoid, stretched over `label_range`, is the value; ranking: one
     logit, gold is a graded relevance >= 0.
+
+    Example:
+        ```python
+        from distilmatch import TaskConfig
+
+        entailment = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
+        similarity = TaskConfig(kind="regression", label_range=(0, 5))
+        ```
     """
 
     kind: TaskKind
@@ -63,6 +71,13 @@ class TableConfig(FrozenConfig):
         split: which split of a Hugging Face dataset.
         on_bad_rows: "stop" before any work, or "quarantine" them to a side file and go on.
         quarantine_file: where to; by default beside the source (or in the working folder) as NAME.bad_rows.jsonl.
+
+    Example:
+        ```python
+        from distilmatch import TableConfig
+
+        columns = TableConfig(text_columns=("query", "product"), label_column="label", id_columns=("qid", "pid"))
+        ```
     """
 
     sides: int = Field(default=2, ge=2, le=16)

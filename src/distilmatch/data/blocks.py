@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _MERGE_SHARE = 0.1
 _REACH = 32
+_LONGEST_LIST = 128  # rows of one query that are compared with one another, where rows are given
 
 
 def pools_merge(table: TupleTable, config: TransferConfig) -> bool:
@@ -50,7 +51,8 @@ def build_blocks(table: TupleTable, embeddings: np.ndarray, config: TransferConf
     Returns:
         A table with `blocks`, and further texts at its end when some are perturbed. Every row of `table` is a cell
         once a round; a cell without a known row has no gold label and, of a table with teacher labels, NaN for them.
-        With no rounds, or with other than two sides, the rows themselves, grouped with their neighbours into blocks.
+        With no rounds, or with other than two sides, the rows themselves, grouped with their neighbours into blocks; those
+        of a ranking by query.
 
     Raises:
         DataError: the table is empty.
@@ -73,9 +75,35 @@ def build_blocks(table: TupleTable, embeddings: np.ndarray, config: TransferConf
 def _grouped_rows(
     table: TupleTable, vectors: np.ndarray, config: TransferConfig, rng: np.random.Generator
 ) -> TupleTable:
-    groups = neighbour_groups(vectors, config.cells_per_block, rng)
+    if table.queries is None:
+        groups = neighbour_groups(vectors, config.cells_per_block, rng)
+    else:
+        groups = _whole_queries(table.queries, config.cells_per_block, rng)
     blocks = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     return replace(table.take(np.concatenate(groups)), blocks=blocks)
+
+
+def _whole_queries(queries: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Parts the rows of a ranking, (n,) numbers of their queries, into groups of about `size` rows that cut no query's list.
+
+    A list longer than `size` is a group of its own, and one longer than 128 rows is cut into several.
+    """
+    order = np.argsort(queries, kind="stable")
+    lists = np.split(order, np.flatnonzero(np.diff(queries[order])) + 1)
+    longest = max(size, _LONGEST_LIST)
+    groups: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
+    for number in rng.permutation(len(lists)):
+        rows = rng.permutation(lists[number])
+        if waiting and sum(map(len, waiting)) + len(rows) > size:
+            groups.append(np.concatenate(waiting))
+            waiting = []
+        while len(rows) > longest:
+            groups.append(rows[:longest])
+            rows = rows[longest:]
+        waiting.append(rows)
+    groups.append(np.concatenate(waiting))
+    return groups
 
 
 @dataclass

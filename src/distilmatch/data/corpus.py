@@ -14,8 +14,9 @@ import logging
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig
 from distilmatch.data.columns import missing_column, only_text_column, peek, shortened
 from distilmatch.data.quarantine import BadRows, bad_rows_of
-from distilmatch.data.readers import open_lines, open_source
+from distilmatch.data.readers import local_file, open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.data.tables import load_table, table_fingerprint
@@ -86,11 +87,14 @@ class TextCorpus(MappedTexts):
         return np.fromiter((len(text) for text in self), dtype=np.int64, count=len(self))
 
 
-def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
+def write_corpus(config: CorpusConfig, folder: str | Path, sources: Sequence[Any] | None = None) -> TextCorpus:
     """Reads the texts of `config` into `folder`, or takes those that stand there of the same sources and settings.
 
     White space around a text is taken off; a text that is empty then is left out, as is one that came before. How many
     that were goes to the log. Killed at any point, the folder holds no half corpus.
+
+    Args:
+        sources: in the place of those that `config` names, also tables in memory and what `corpus_source` gives.
 
     Raises:
         DataError: a source or column that is not there, a damaged file, or no text at all.
@@ -103,7 +107,7 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
             f"write_corpus: a CorpusConfig is wanted, such as CorpusConfig(sources=...), not {config!r:.80}"
         )
     folder = Path(folder)
-    key = corpus_key(config)
+    key = corpus_key(config, sources)
     if (folder / MANIFEST).exists() and read_manifest(folder, FORMAT, FORMAT_VERSION, "corpus").get("key") == key:
         corpus = TextCorpus(folder)
         if not corpus.bad or config.on_bad_rows == "quarantine":
@@ -111,7 +115,7 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
     folder.mkdir(parents=True, exist_ok=True)
     # Without its manifest the folder reads as unfinished, should this be killed.
     (folder / MANIFEST).unlink(missing_ok=True)
-    reading = _Reading(config)
+    reading = _Reading(config, sources)
     try:
         # All of them first: which come again is known at the end alone, by hashes that take less memory than the texts.
         write_texts(folder / _EVERY, reading.texts())
@@ -147,23 +151,73 @@ def write_corpus(config: CorpusConfig, folder: str | Path) -> TextCorpus:
     return corpus
 
 
-def corpus_key(config: CorpusConfig) -> str:
+def corpus_key(config: CorpusConfig, sources: Sequence[Any] | None = None) -> str:
     """What a corpus depends on: the sources' content and how they are read.
+
+    Args:
+        sources: as of `write_corpus`.
 
     Raises:
         DataError: no such source.
     """
     settings = config.to_dict()
-    for name in ("sources", "on_bad_rows", "quarantine_file"):
+    # Without prompts the same as before there were any.
+    for name in ("sources", "on_bad_rows", "quarantine_file", *(() if config.prompts else ("prompts",))):
         settings.pop(name)
-    return fingerprint("corpus", [table_fingerprint(source, config.split) for source in config.sources], settings)
+    read = config.sources if sources is None else sources
+    return fingerprint("corpus", [table_fingerprint(source, config.split) for source in read], settings)
+
+
+class TextRows(Sequence[Mapping[str, Any]]):
+    """Texts in memory as a table of one column, `text`; nothing is copied."""
+
+    def __init__(self, texts: Sequence[Any]) -> None:
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, row: Any) -> Any:
+        return TextRows(self._texts[row]) if isinstance(row, slice) else {"text": self._texts[row]}
+
+
+def corpus_source(source: Any) -> Any:
+    """A corpus that a program gives, as `write_corpus` takes it in `sources`.
+
+    Args:
+        source: the path of a file or the name of a hub dataset; a table (pandas, polars, Arrow, `datasets`, rows as mappings);
+            or texts: a list, an iterator, or a column of such a table. A missing text counts as an empty row.
+
+    Raises:
+        DataError: a list of the paths of files.
+    """
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    is_table = hasattr(source, "columns") or hasattr(source, "column_names")
+    # What columns of Arrow, polars, pandas and NumPy call it.
+    ways = [name for name in ("to_pylist", "to_list", "tolist") if hasattr(source, name) and not is_table]
+    if ways:
+        source = getattr(source, ways[0])()
+    is_column = type(source).__name__ == "Column" and isinstance(source, Sequence)  # of `datasets`
+    if isinstance(source, Iterator) or is_column:
+        source = list(source)
+    if not isinstance(source, list | tuple) or (source and all(isinstance(item, Mapping) for item in source)):
+        return source
+    if source and all(
+        isinstance(item, str) and local_file(item) is not None and Path(item).is_file() for item in source
+    ):
+        raise DataError(
+            "`corpus` is a list of files, where texts are wanted: name files in the recipe's `corpus.sources`"
+        )
+    return TextRows(source)
 
 
 class _Reading:
     """One pass over the sources: their texts, and what is known of each once they have been read."""
 
-    def __init__(self, config: CorpusConfig) -> None:
+    def __init__(self, config: CorpusConfig, sources: Sequence[Any] | None = None) -> None:
         self.config = config
+        self._sources = config.sources if sources is None else sources
         self.hashes, self.rows = array("Q"), array("q")
         self.count = self.empty = 0
         self._bad = BadRows(None)
@@ -175,8 +229,8 @@ class _Reading:
 
     def texts(self) -> Iterator[str]:
         """Every text that is not empty, repeated ones too."""
-        for name in self.config.sources:
-            source = _open(name, self.config)
+        for given in self._sources:
+            source = _open(given, self.config)
             self._bad.quarantine = bad_rows_of(source, _table(self.config)).quarantine
             try:
                 yield from self._of(source)
@@ -188,9 +242,11 @@ class _Reading:
         for text in _stripped_texts(source, columns, rows, self._bad):
             if text:
                 digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-                self.hashes.append(int.from_bytes(digest, "little"))
+                number = int.from_bytes(digest, "little")
+                self.hashes.append(number)
                 self.rows.append(self.count)
-                yield text
+                prompts = self.config.prompts
+                yield prompts[number % len(prompts)] + text if prompts else text
             elif text is not None:
                 self.empty += 1
             self.count += 1
@@ -278,10 +334,10 @@ def _is_plain(name: str) -> bool:
     return name.lower().endswith((".txt", ".txt.gz"))
 
 
-def _open(name: str, config: CorpusConfig) -> Source:
-    if config.file_format == "text" or (config.file_format is None and _is_plain(name)):
-        return open_lines(name)
-    return open_source(name, _table(config))
+def _open(given: Any, config: CorpusConfig) -> Source:
+    if isinstance(given, str) and (config.file_format == "text" or (config.file_format is None and _is_plain(given))):
+        return open_lines(given)
+    return open_source(given, _table(config))
 
 
 def _table(config: CorpusConfig) -> TableConfig:

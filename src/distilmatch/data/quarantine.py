@@ -9,7 +9,9 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ _MOST_GROUPS = 1_000
 _RAW_SHOWN = 500
 _KEYS = {"file", "row", "reason", "raw"}
 _closing = threading.Lock()
+_sets_aside: ContextVar[bool] = ContextVar("_sets_aside", default=True)
+
+
+@contextmanager
+def nothing_set_aside() -> Iterator[None]:
+    """Inside, bad rows that would go to a side file are only counted: for a dry run."""
+    token = _sets_aside.set(False)
+    try:
+        yield
+    finally:
+        _sets_aside.reset(token)
 
 
 def quarantine_path(opened: Source, config: TableConfig) -> Path:
@@ -86,10 +99,11 @@ class BadRows:
         self.check(advice)
         if self.quarantine is not None and self.total:
             logger.warning(
-                "%s: %d of %d rows cannot be used and were left out; they are in %s with the reasons",
+                "%s: %d of %d rows cannot be used and were left out; they %s %s with the reasons",
                 name,
                 self.total,
                 good + self.total,
+                "are in" if _sets_aside.get() else "would go to",
                 self.quarantine.path,
             )
         if not good:
@@ -153,9 +167,11 @@ class Quarantine:
         Raises:
             DataError: the side file cannot be written, or something else stands in its place.
         """
-        if self._file is None:
+        if self._file is None and (self.count == 0 or _sets_aside.get()):
             self._start()
         self.count += 1
+        if self._file is None:
+            return
         line = _line({"file": bad.file, "row": bad.row, "reason": bad.reason, "raw": bad.raw})
         self._file.write(line)
         if self._in_memory:
@@ -163,6 +179,8 @@ class Quarantine:
 
     def _start(self) -> None:
         self._others()  # what stands there must be such a list
+        if not _sets_aside.get():
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, self._temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")

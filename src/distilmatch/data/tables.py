@@ -26,7 +26,7 @@ from distilmatch.data.columns import begin_reading
 from distilmatch.data.conflicts import warn_of_conflicts
 from distilmatch.data.readers import load_hub_dataset, local_file, open_source
 from distilmatch.data.saved import read_saved_table, save_table
-from distilmatch.data.teacher_scale import are_probabilities, logits_of
+from distilmatch.data.teacher_scale import are_probabilities, logits_of, said_scale
 from distilmatch.data.text_files import check_regular
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
@@ -171,29 +171,32 @@ class _Loading:
         n = len(self._gold)
         named = np.empty(len(self._ids), dtype=object)
         named[:] = self._ids
+        teacher, scale = self._logits(n) if len(self._teacher) else (None, None)
         table = TupleTable(
             texts=list(self._number_of),
             rows=np.array(self._rows, dtype=np.int64).reshape(n, sides),
             side_names=side_names,
             gold=np.array(self._gold, dtype=np.float32) if self._labelled else None,
-            teacher=self._logits(n) if len(self._teacher) else None,
+            teacher=teacher,
+            teacher_scale=scale,
             queries=np.array(self._queries, dtype=np.int64) if self._ranked else None,
             ids=named.reshape(n, sides) if self._ids else None,
         )
         warn_of_conflicts(table, np.array(self._places, dtype=np.int64), self._file)
         return table
 
-    def _logits(self, n: int) -> np.ndarray:
+    def _logits(self, n: int) -> tuple[np.ndarray, str]:
+        """(n, c) float32 of the teacher, and what its labels were; what they are taken for is said."""
         teacher = np.array(self._teacher, dtype=np.float64).reshape(n, -1)
-        if self._config.teacher_scale == "auto" and are_probabilities(teacher):
-            logger.warning(
-                "%s: the teacher's labels are all within [0, 1]%s, so they are read as probabilities and turned into logits; "
-                "`teacher_scale: logit` takes them as they are, `teacher_scale: probability` says what they are",
-                self._file,
-                " and add up to 1" if teacher.shape[1] > 1 else "",
-            )
-            teacher = logits_of(teacher)
-        return teacher.astype(np.float32)
+        names, setting = self._config.teacher_columns, self._config.teacher_scale
+        said = setting != "auto"
+        if setting == "auto" and are_probabilities(teacher):
+            setting, teacher = "probability", logits_of(teacher)
+            logger.warning("%s: %s", self._file, said_scale(names, "probability", several=teacher.shape[1] > 1))
+        else:
+            setting = "logit" if setting == "auto" else setting
+            logger.info("%s: %s", self._file, said_scale(names, setting, several=teacher.shape[1] > 1, asked=said))
+        return teacher.astype(np.float32), setting
 
 
 def _default_side_names(sides: int) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ Shape legend: n rows; c labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _FEW_ROWS = 2  # of so few rows logits may lie within [0, 1] by chance
@@ -34,3 +36,25 @@ def why_no_probabilities(values: tuple[float, ...]) -> str | None:
     if len(values) > 1 and abs(sum(values) - 1) > _SUM_ERROR:
         return f"teacher probabilities add up to {sum(values):.4g}, not 1"
     return None
+
+
+def said_scale(columns: Sequence[str], scale: str, *, several: bool, asked: bool = False) -> str:
+    """What a log says of the columns that hold a teacher's labels.
+
+    Args:
+        columns: their names.
+        scale: what they hold, "logit" or "probability".
+        several: whether a row has several labels.
+        asked: whether a setting says so, else it was seen.
+    """
+    named = f"teacher column{'s' if len(columns) > 1 else ''} {', '.join(map(repr, columns))}"
+    verb = "hold" if len(columns) > 1 else "holds"
+    if scale == "logit":
+        return f"{named} {verb} logits{', as `teacher_scale` says' if asked else ''}, which are taken as they are"
+    if asked:
+        return f"{named} {verb} probabilities, as `teacher_scale` says; they become logits"
+    why = "all within [0, 1], each row adds up to 1" if several else "all within [0, 1]"
+    return (
+        f"{named} {verb} probabilities ({why}); they become logits. `teacher_scale: logit` takes them as they are, "
+        "`teacher_scale: probability` says what they are"
+    )

@@ -84,6 +84,7 @@ def write_demo_catalogue(
     products: int = 600,
     graded: bool = False,
     simple: bool = False,
+    short: bool = False,
 ) -> DemoPaths:
     """Writes a catalogue of query-product pairs; the same arguments give the same bytes.
 
@@ -97,18 +98,21 @@ def write_demo_catalogue(
         products: how many products the pairs are drawn from; two thirds of them may occur in every split.
         simple: queries ask for a type and one or two of brand, colour and material, with nothing negated or misspelt;
             a student learns them in minutes.
+        short: products are titles, of type, brand, colour and material alone; with `simple`, which asks for no more.
         graded: adds a column `relevance`: 3 for a match, 2 where one wish fails, 1 for the right type of product, 0.
 
     Raises:
         ConfigError: a number that is too small, or more queries than this catalogue can tell apart.
     """
     sizes = {"train": train_pairs, "dev": dev_pairs, "test": test_pairs}
+    if short and not simple:
+        raise ConfigError("the demo catalogue's titles (`short`) do not say what its queries ask for: add `simple`")
     if min(sizes.values()) < 1:
         raise ConfigError("the demo catalogue needs one pair or more in each of train, dev and test")
     if products < 20 * len(CATEGORIES):
         raise ConfigError(f"the demo catalogue needs {20 * len(CATEGORIES)} products or more, not {products}")
     draw = random.Random(seed)
-    catalogue = _make_products(products, draw)
+    catalogue = _make_products(products, draw, short)
     pools = _share_out(catalogue, draw)
     folder = Path(folder)
     told: dict[str, str] = {}
@@ -154,7 +158,7 @@ def _pairs(
 # --- products ------------------------------------------------------------------------------------------------------
 
 
-def _make_products(count: int, draw: random.Random) -> list[_Product]:
+def _make_products(count: int, draw: random.Random, short: bool) -> list[_Product]:
     made: dict[str, _Product] = {}
     attempts = 0
     while len(made) < count:
@@ -166,7 +170,7 @@ def _make_products(count: int, draw: random.Random) -> list[_Product]:
         values: dict[str, Any] = {"brand": draw.choice(category.brands)}
         values |= {name: draw.randrange(len(choices)) for name, choices in category.values.items()}
         values |= {feature: draw.random() < 0.5 for feature in category.features}
-        text = _product_text(category, values, draw)
+        text = _title(category, values, draw) if short else _product_text(category, values, draw)
         if text not in made:
             made[text] = _Product(id=f"P{len(made) + 1:06d}", category=number, values=values, text=text)
     return list(made.values())
@@ -174,6 +178,13 @@ def _make_products(count: int, draw: random.Random) -> list[_Product]:
 
 def _say(forms: Forms, draw: random.Random) -> str:
     return forms[0] if draw.random() < _USUAL_FORM else draw.choice(forms)
+
+
+def _title(category: Category, values: dict[str, Any], draw: random.Random) -> str:
+    said = [
+        _say(category.values[name][values[name]], draw) for name in ("colour", "material") if name in category.values
+    ]
+    return " ".join([BRANDS[values["brand"]], *said, _say(category.names, draw)])
 
 
 def _product_text(category: Category, values: dict[str, Any], draw: random.Random) -> str:

@@ -49,6 +49,16 @@ class Scorer:
         model: the student.
         kernel: what computes.
         why: why it is this kernel, a sentence for people.
+
+    Example:
+        ```python
+        from distilmatch import DiPair, RepresentationFolder, Scorer
+
+        scorer = Scorer(DiPair.from_pretrained("run/student"))
+        queries, products = RepresentationFolder.open("queries"), RepresentationFolder.open("products")
+        best = scorer.best(queries, products, top_k=2)
+        print(scorer.why, best.rows, best.scores)  # (n, 2) each: row numbers of the products, and raw logits
+        ```
     """
 
     def __init__(

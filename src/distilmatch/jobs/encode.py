@@ -5,7 +5,10 @@ Shape legend: n rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,14 +22,17 @@ from distilmatch.data.columns import Columns
 from distilmatch.data.tables import table_fingerprint
 from distilmatch.data.values import shown
 from distilmatch.errors import ConfigError, DataError
+from distilmatch.estimates import disk_bytes, spread_batches
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import output_place
+from distilmatch.jobs.rehearsal import REHEARSED_SECONDS, Rehearsal
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, use_bf16
 from distilmatch.store.codec import StoredDtype, stored_dtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.store.layout import MOST_SHARD_ROWS
+from distilmatch.store.writer import check_target
 from distilmatch.types import TableRow
 
 _CHUNK_BATCHES = 32
@@ -60,8 +66,8 @@ def encode_table(
     costs nothing. Memory grows with the table, by about 380 bytes a distinct text with an id, 250 without.
 
     Args:
-        source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them; also a pair table, of which
-            `text_column` names one side.
+        source: a file, a Hugging Face dataset, or a table in memory (pandas, polars, Arrow, `datasets`, rows as mappings); also
+            a pair table, of which `text_column` names one side.
         output: the representation folder.
         side: number or name of the model's side.
         text_column: by default "text", or the only column that is not the id.
@@ -93,20 +99,8 @@ def encode_table(
     index = model.side_index(side)
     config = TableConfig(on_bad_rows=on_bad_rows, split=split, delimiter=delimiter, quoting=quoting)
     source = rereadable(source)
-    text_column = text_column_of(source, config, text_column, id_column)
-    columns = Columns(texts=(text_column,), ids=() if id_column is None else (id_column,))
-    read_as = "" if (delimiter, quoting) == (None, "auto") else f", delimiter {delimiter!r}, quoting {quoting}"
-    used = "bf16" if use_bf16(precision, model.device) else "fp32"
-    manifest = RepresentationManifest(
-        model_fingerprint=model.representation_fingerprint(index),
-        side=index,
-        side_name=model.student.side_names[index],
-        kept_tokens=model.student.kept_tokens[index],
-        width=model.student.vector_width,
-        dtype=stored_dtype("dtype", dtype),
-        shard_rows=shard_rows,
-        texts_source=f"table {table_fingerprint(source, split)}, text {text_column!r}, id {id_column!r}{read_as}, {used}",
-    )
+    columns = text_columns(source, config, text_column, id_column)
+    manifest = encode_manifest(model, index, source, columns, config, dtype, shard_rows, precision)
     # What is to be overwritten is deleted only once the table is known to be good.
     total = counted_items(iter_columns(source, columns, config))[0] if overwrite else None
     with RepresentationWriter(output, manifest, resume=resume, overwrite=overwrite) as writer:
@@ -121,6 +115,148 @@ def encode_table(
                     bar.update()
                 encoder.flush()
     return RepresentationFolder.open(output)
+
+
+def rehearse_encode(
+    model: DiPair,
+    source: Any,
+    output: str | Path,
+    *,
+    side: int | str,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    dtype: StoredDtype | NumberFormat = "fp32",
+    shard_rows: int = 65536,
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+    on_bad_rows: OnBadRows = "stop",
+    split: str = "train",
+    delimiter: str | None = None,
+    quoting: Quoting = "auto",
+    overwrite: bool = False,
+    seconds: float = REHEARSED_SECONDS,
+) -> Rehearsal:
+    """Reads the table and refuses what `encode_table` would; encodes some texts to tell how long all will take.
+
+    Nothing is written to `output`. Arguments as of `encode_table`.
+
+    Args:
+        seconds: about how long texts are encoded.
+
+    Raises:
+        As `encode_table`.
+    """
+    check_encode(source, output, dtype=dtype, shard_rows=shard_rows, batch_size=batch_size, precision=precision)
+    index = model.side_index(side)
+    config = TableConfig(on_bad_rows=on_bad_rows, split=split, delimiter=delimiter, quoting=quoting)
+    source = rereadable(source)
+    columns = text_columns(source, config, text_column, id_column)
+    manifest = encode_manifest(model, index, source, columns, config, dtype, shard_rows, precision)
+    done = check_target(output, manifest, overwrite)
+    texts = _SomeTexts(max(_CHUNK_TEXTS, _CHUNK_BATCHES * batch_size))
+    started = time.perf_counter()
+    rows, items = counted_items(texts.watched(iter_columns(source, columns, config)))
+    reading = time.perf_counter() - started
+    todo = 0 if done < 0 else max(0, texts.distinct - done)
+    text_seconds, text_bytes = _rehearsed(model, texts.kept, manifest, batch_size, precision, seconds)
+    names = (*columns.ids, *columns.texts)
+    return Rehearsal(
+        facts={"rows": rows, "items": items, "distinct_texts": texts.distinct, "texts_to_encode": todo},
+        seconds={"read": reading if todo else 0.0, "encode": todo * text_seconds},
+        disk_bytes=round(texts.distinct * text_bytes),
+        sample=tuple(dict(zip(names, (*row.ids[: len(columns.ids)], *row.texts), strict=True)) for row in texts.first),
+    )
+
+
+class _SomeTexts:
+    """Rows of distinct texts, `most` of them kept, drawn evenly from all."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.distinct = most, 0
+        self.kept: list[TableRow] = []
+        self.first: list[TableRow] = []
+        self._keys: set[bytes] = set()
+        self._draw = random.Random(0)
+
+    def watched(self, rows: Iterable[TableRow]) -> Iterator[TableRow]:
+        """The same rows, which are looked at on their way."""
+        for row in rows:
+            if len(self.first) < 2:
+                self.first.append(row)
+            key = text_key("", row.texts)
+            if key not in self._keys:
+                self._keys.add(key)
+                self.distinct += 1
+                place = len(self.kept) if len(self.kept) < self.most else self._draw.randrange(self.distinct)
+                if place == len(self.kept):
+                    self.kept.append(row)
+                elif place < self.most:
+                    self.kept[place] = row
+            yield row
+
+
+def _rehearsed(
+    model: DiPair,
+    rows: list[TableRow],
+    manifest: RepresentationManifest,
+    batch_size: int,
+    precision: Precision,
+    seconds: float,
+) -> tuple[float, float]:
+    """Seconds and bytes that a text takes, by some that are encoded and written."""
+    lengths = [len(row.texts[0]) for row in rows]
+    middle = [rows[i].texts[0] for i in spread_batches(lengths, batch_size, 1)[0]]
+    for _ in range(2):  # the first call takes longer
+        started = time.perf_counter()
+        model.encode(middle, manifest.side, batch_size=batch_size, precision=precision, show_progress_bar=False)
+    batches = max(4, min(_CHUNK_BATCHES, round(seconds / (time.perf_counter() - started))))
+    chosen = [rows[i] for batch in spread_batches(lengths, batch_size, batches) for i in batch]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "texts"
+        started = time.perf_counter()
+        with RepresentationWriter(place, manifest) as writer:
+            encoder = _Encoder(model, writer, manifest.side, batch_size, precision)
+            for number, row in enumerate(chosen):
+                encoder.add(row.texts[0], row.ids[0], number)
+            encoder.flush()
+        return (time.perf_counter() - started) / len(chosen), disk_bytes(place) / len(chosen)
+
+
+def text_columns(source: Any, config: TableConfig, text_column: str | None, id_column: str | None) -> Columns:
+    """What is read of a table: its one text column and, if named, its one id column.
+
+    Raises:
+        DataError, BadRowsError: see `text_column_of`.
+    """
+    column = text_column_of(source, config, text_column, id_column)
+    return Columns(texts=(column,), ids=() if id_column is None else (id_column,))
+
+
+def encode_manifest(
+    model: DiPair,
+    side: int,
+    source: Any,
+    columns: Columns,
+    config: TableConfig,
+    dtype: StoredDtype | NumberFormat,
+    shard_rows: int,
+    precision: Precision,
+) -> RepresentationManifest:
+    """The settings of a folder that the texts of `source` are encoded into; arguments as of `encode_table`."""
+    plain = (config.delimiter, config.quoting) == (None, "auto")
+    read_as = "" if plain else f", delimiter {config.delimiter!r}, quoting {config.quoting}"
+    used = "bf16" if use_bf16(precision, model.device) else "fp32"
+    read = f"text {columns.texts[0]!r}, id {next(iter(columns.ids), None)!r}{read_as}, {used}"
+    return RepresentationManifest(
+        model_fingerprint=model.representation_fingerprint(side),
+        side=side,
+        side_name=model.student.side_names[side],
+        kept_tokens=model.student.kept_tokens[side],
+        width=model.student.vector_width,
+        dtype=stored_dtype("dtype", dtype),
+        shard_rows=shard_rows,
+        texts_source=f"table {table_fingerprint(source, config.split)}, {read}",
+    )
 
 
 def check_encode(

@@ -7,6 +7,8 @@ Shape legend: n, m texts of the two sides; d width of vectors; b texts of a bloc
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +26,14 @@ from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import Representations
 from distilmatch.errors import CacheError, ConfigError, ModelError
+from distilmatch.estimates import disk_bytes
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.folder_texts import check_texts
 from distilmatch.jobs.match_output import MatchedSide, MatchTables, ReverseMatches
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
+from distilmatch.jobs.rehearsal import REHEARSED_SECONDS, Rehearsal
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 
 _PAIRS_A_PART = 2**28
@@ -37,6 +41,7 @@ _PAIRS_A_PART_KEPT = 2**25  # under a low threshold all of them are kept
 _MOST_ROWS_A_PART = 65_536
 _FEWEST_ROWS_A_PART = 64
 _RECALL_PAIRS = 2**26
+_INDEXED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +53,14 @@ class MatchReport:
         pairs: that were scored, those of an earlier, stopped run of the same job included.
         recall: of candidates: the mean share of the exact best that they found, over a sample; None without.
         sampled: texts of that sample.
+        rehearsal: of a dry run, what the match will take.
     """
 
     rows: int
     pairs: int
     recall: float | None = None
     sampled: int = 0
+    rehearsal: Rehearsal | None = None
 
 
 def match_folders(
@@ -95,7 +102,7 @@ def match_folders(
         distinct_texts: match and count texts: of the items of one text the first alone.
         texts: those of both folders, row by row (`folder_texts`), which the output then shows as `SIDE_text`.
         rows_a_part: left texts a part file, the step in which a killed job goes on; by the size of the right side.
-        dry_run: check everything and count; nothing is scored or written.
+        dry_run: check everything, and match some left texts to tell how long all will take; nothing is written.
         resume, overwrite, show_progress_bar: as in `score_table`.
 
     Raises:
@@ -124,10 +131,13 @@ def match_folders(
         [question.reverse, distinct_texts, texts is not None, tables.schema.names, step],
     )
     pairs = len(sides[0]) * pairs_a_text
-    if dry_run:
-        return MatchReport(rows=0, pairs=pairs)
     if reverse_place is not None and reverse_place.exists() and not overwrite and job_of(reverse_place) != job.encode():
         raise CacheError(f"{reverse_place} exists and holds something else; name another file, or overwrite it")
+    if dry_run:
+        looked = PartWriter(place, tables.schema, job, resume=resume, overwrite=overwrite, looks_only=True)
+        done_texts = len(sides[0]) if looked.finished_rows is not None else min(len(sides[0]), looked.parts * step)
+        rehearsal = _rehearse(scorer, sides, question, tables, (place, reverse_place), done_texts)
+        return MatchReport(rows=0, pairs=pairs, rehearsal=rehearsal)
     with PartWriter(place, tables.schema, job, resume=resume, overwrite=overwrite) as writer:
         reverse = None
         if reverse_place is not None and question.top_k is not None:
@@ -243,6 +253,57 @@ def _check_top_k(tables: MatchTables, question: Question, counted: str) -> None:
         raise ConfigError(f"top_k is {question.top_k}, there are {most} {counted} to choose from")
 
 
+def _rehearse(
+    scorer: Scorer,
+    sides: Sequence[LoadedSide],
+    question: Question,
+    tables: MatchTables,
+    places: tuple[Path, Path | None],
+    done: int,
+) -> Rehearsal:
+    """Matches some left texts, in a folder that is deleted again.
+
+    Args:
+        done: left texts that a stopped run has matched already.
+    """
+    left, right = sides
+    if question.num_candidates is not None:  # an index takes long to build: that of a part tells
+        right = right.part(0, max(_INDEXED, 2 * question.num_candidates))
+    share = len(sides[1]) / len(right)
+    with tempfile.TemporaryDirectory() as folder:
+        named = [None if place is None else Path(folder) / place.name for place in places]
+        with PartWriter(str(named[0]), tables.schema, "rehearsal") as writer:
+            reverse = None
+            if named[1] is not None and question.top_k is not None:
+                reverse = ReverseMatches(writer, len(right), min(question.top_k, len(left)), named[1], "rehearsal")
+                reverse.take_up()
+            run = _Run(scorer, (left, right), question, None, tables, reverse)
+            times = run.rehearse(writer)
+        sizes = [0 if path is None else disk_bytes(path) for path in named]
+    exact = run.exact_seconds() * share if question.num_candidates is not None else 0.0
+    todo = len(left) - done
+    return Rehearsal(
+        facts={"left_texts": len(left), "right_texts": len(sides[1]), "left_texts_to_match": todo},
+        seconds={
+            "load": times.first * share if todo else 0.0,
+            "match": todo * times.a_text,
+            "join": len(left) * times.joined if todo else 0.0,
+            **({"recall": exact if todo else 0.0} if question.num_candidates is not None else {}),
+        },
+        disk_bytes=round(sizes[0] / times.texts * len(left) + sizes[1]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Times:
+    """Seconds of a rehearsal: until the right side is loaded, and of each left text (matched, joined), by `texts` of them."""
+
+    first: float
+    a_text: float
+    joined: float
+    texts: int
+
+
 class _Run:
     """The work of one match."""
 
@@ -277,6 +338,41 @@ class _Run:
         if self.reverse is not None:
             self.reverse.finish(self.tables)
         writer.finish(self.tables.order)
+
+    def rehearse(self, writer: PartWriter) -> _Times:
+        """Matches as many left texts as a few seconds have room for, and joins them."""
+        left = self.sides[0]
+        count, began = 1, time.perf_counter()
+        self._matched(writer, 0, count)
+        first, took = time.perf_counter() - began, 0.0
+        texts = 0
+        while texts < len(left) and took < REHEARSED_SECONDS:
+            count = min(len(left) - texts, 16 if texts == 0 else max(16, int(texts * REHEARSED_SECONDS / took / 2)))
+            began = time.perf_counter()
+            self._matched(writer, texts, count)
+            seconds = time.perf_counter() - began
+            took, texts = took + seconds, texts + count
+        began = time.perf_counter()
+        if self.reverse is not None:
+            self.reverse.finish(self.tables)
+        writer.finish(self.tables.order)
+        joined = time.perf_counter() - began
+        # The last and largest block is most like a part of the job; the text of the first call is joined too.
+        return _Times(first=first, a_text=seconds / count, joined=joined / (texts + 1), texts=texts + 1)
+
+    def _matched(self, writer: PartWriter, start: int, count: int) -> None:
+        block = self.sides[0].part(start, start + count)
+        writer.append(self.tables.of_block(self._find(block, start), start, len(block)))
+
+    def exact_seconds(self) -> float:
+        """How long the exact best of the sample that `recall` takes would need, by a few of its texts."""
+        left, right = self.sides
+        few = left.part(0, 16)
+        question = self.question.replaced(num_candidates=None)
+        self.scorer.best(few, right, question)
+        started = time.perf_counter()
+        self.scorer.best(few, right, question)
+        return (time.perf_counter() - started) / len(few) * min(len(left), 1000)
 
     def _find(self, block: LoadedSide, start: int) -> BestMatches | Matches:
         question, right = self.question, self.sides[1]

@@ -20,7 +20,7 @@ import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from distilmatch.errors import CacheError
-from distilmatch.files import locked, move_into_place, writing
+from distilmatch.files import check_writable, locked, move_into_place, writing
 from distilmatch.jobs.outputs import JOB, job_of, output_file, owner_of, write_rows
 
 __all__ = ["JOB", "PartWriter", "job_of", "parts_folder"]
@@ -47,7 +47,14 @@ class PartWriter:
     """
 
     def __init__(
-        self, output: str | Path, schema: pa.Schema, job: str, *, resume: bool = True, overwrite: bool = False
+        self,
+        output: str | Path,
+        schema: pa.Schema,
+        job: str,
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+        looks_only: bool = False,
     ) -> None:
         """Looks at what is there already.
 
@@ -56,6 +63,7 @@ class PartWriter:
             job: fingerprint of all that the output depends on.
             resume: go on with parts of this job; False deletes them.
             overwrite: replace an output, and delete parts, of other jobs.
+            looks_only: write and delete nothing, for a dry run.
 
         Raises:
             ConfigError: an output that is a folder, or of another form.
@@ -67,6 +75,9 @@ class PartWriter:
         self.parts = 0
         self.finished_rows: int | None = None
         self._job = job.encode()
+        if looks_only:
+            self._look_only(resume, overwrite)
+            return
         with writing(self.output):
             self._check_foreign()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +89,16 @@ class PartWriter:
         except BaseException:
             self._leave(empty=all(path.name == _LOCK for path in self._own()))
             raise
+
+    def _look_only(self, resume: bool, overwrite: bool) -> None:
+        with writing(self.output):
+            self._check_foreign()
+            check_writable(self.output)
+        with writing(self.folder):
+            self._look_at_output(resume, overwrite)
+            part_files = sorted(self.folder.glob("part-*.parquet"))
+            foreign = self._check_parts(part_files, resume, overwrite)
+        self.parts = 0 if foreign or not resume else len(part_files)
 
     def _look_at_output(self, resume: bool, overwrite: bool) -> None:
         if not self.output.exists():
@@ -108,13 +129,7 @@ class PartWriter:
         for leftover in self.folder.glob(f"{_WRITING}*"):
             leftover.unlink()
         part_files = sorted(self.folder.glob("part-*.parquet"))
-        foreign = any(job_of(part_file) != self._job for part_file in part_files)
-        if foreign and resume and not overwrite and self.finished_rows is None:
-            raise CacheError(
-                f"{self.folder} holds parts of another job (another model, table or setting); overwrite them, or "
-                "delete the folder"
-            )
-        if foreign or not resume:
+        if self._check_parts(part_files, resume, overwrite) or not resume:
             for part_file in part_files:
                 part_file.unlink()
         while self._part(self.parts).exists():
@@ -122,6 +137,16 @@ class PartWriter:
             if number != str(self.parts).encode():
                 raise CacheError(f"{self._part(self.parts)} is another part than its name says; delete {self.folder}")
             self.parts += 1
+
+    def _check_parts(self, part_files: Sequence[Path], resume: bool, overwrite: bool) -> bool:
+        """Whether there are parts of another job, which may be deleted."""
+        foreign = any(job_of(part_file) != self._job for part_file in part_files)
+        if foreign and resume and not overwrite and self.finished_rows is None:
+            raise CacheError(
+                f"{self.folder} holds parts of another job (another model, table or setting); overwrite them, or "
+                "delete the folder"
+            )
+        return foreign
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.parquet"

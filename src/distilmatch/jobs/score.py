@@ -5,6 +5,8 @@ Shape legend: n rows of the table; m rows of a batch; s sides; c labels.
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +28,12 @@ from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import FolderRows
 from distilmatch.errors import ConfigError, DataError
+from distilmatch.estimates import disk_bytes
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.outputs import output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
+from distilmatch.jobs.rehearsal import Rehearsal
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.types import TableRow
@@ -60,7 +64,7 @@ def score_table(
 
     Args:
         scorer: the model with its kernel, or the model alone, for which the best kernel here is taken.
-        source: a file, a Hugging Face dataset or mappings, as `data.tables` reads them.
+        source: a file, a Hugging Face dataset, or a table in memory (pandas, polars, Arrow, `datasets`, rows as mappings).
         output_parquet: the scores, as Parquet or in the form of its ending (.csv, .tsv, .jsonl), a row for each row of the
             table and in its order: the ids and texts under their
             names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, fp32), and `score`.
@@ -84,27 +88,8 @@ def score_table(
         CacheError: the output holds something else, is being written by another process or cannot be written; or a folder is
             damaged.
     """
-    table = table or TableConfig()
-    whole_number("batch_rows", batch_rows)
-    one_of("by", by, ("text", "id"))
-    folders = opened_folders(folders)
-    check_score(source, output_parquet, folders)
-    source = rereadable(source)
-    scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
+    scorer, folders, lookup, job = _prepared(scorer, source, output_parquet, folders, table, by, batch_rows)
     model = scorer.model
-    _check_folders(scorer, folders)
-    lookup = _make_lookup(model, source, folders, table, by)
-    job = fingerprint(
-        table_fingerprint(source, table.split),
-        table.replaced(quarantine_file=None).to_dict(),
-        by,
-        batch_rows,
-        fingerprint_tensors(model.state_dict()),
-        model.task.to_dict(),
-        model.student.to_dict(),
-        [folder.manifest.to_dict() for folder in folders],
-        scorer.kernel.name,
-    )
     with PartWriter(output_parquet, lookup.schema(model), job, resume=resume, overwrite=overwrite) as writer:
         if writer.finished_rows is not None:
             return writer.finished_rows
@@ -117,6 +102,91 @@ def score_table(
                     writer.append(_score_batch(scorer, lookup, sides, rows))
                 bar.update(len(rows))
         return writer.finish()
+
+
+def rehearse_score(
+    scorer: Scorer | DiPair,
+    source: Any,
+    output_parquet: str | Path,
+    folders: Sequence[RepresentationFolder | str | Path],
+    *,
+    table: TableConfig | None = None,
+    by: Literal["text", "id"] = "text",
+    batch_rows: int = 65536,
+    overwrite: bool = False,
+) -> Rehearsal:
+    """Reads the table and refuses what `score_table` would; scores its first rows to tell how long all will take.
+
+    Nothing is written to `output_parquet`. Arguments as of `score_table`.
+
+    Raises:
+        As `score_table`, but for another process that is at work.
+    """
+    scorer, folders, lookup, job = _prepared(scorer, source, output_parquet, folders, table, by, batch_rows)
+    schema = lookup.schema(scorer.model)
+    writer = PartWriter(output_parquet, schema, job, overwrite=overwrite, looks_only=True)
+    started = time.perf_counter()
+    total = lookup.check()
+    read = time.perf_counter()
+    done = total if writer.finished_rows is not None else min(total, writer.parts * batch_rows)
+    sides = [scorer.load(folder, j, uses=total) for j, folder in enumerate(folders)]
+    folded = time.perf_counter()
+    rows = next(in_batches(lookup.rows(), batch_rows))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / output_file(output_parquet).name
+        began = time.perf_counter()
+        with PartWriter(place, schema, job) as parts:
+            parts.append(_score_batch(scorer, lookup, sides, rows))
+            parts.finish()
+        row_seconds, row_bytes = (time.perf_counter() - began) / len(rows), disk_bytes(folder) / len(rows)
+    names = (*lookup.columns.ids, *lookup.columns.texts)
+    texts = slice(None) if lookup.columns.texts else slice(0)
+    ids = slice(len(lookup.columns.ids))
+    finished = done == total
+    return Rehearsal(
+        facts={"rows": total, "rows_to_score": total - done},
+        seconds={
+            "read": 0.0 if finished else read - started,
+            "load": 0.0 if finished else folded - read,
+            "score": (total - done) * row_seconds,
+        },
+        disk_bytes=round(total * row_bytes),
+        sample=tuple(dict(zip(names, (*row.ids[ids], *row.texts[texts]), strict=True)) for row in rows[:2]),
+    )
+
+
+def _prepared(
+    scorer: Scorer | DiPair,
+    source: Any,
+    output: str | Path,
+    folders: Sequence[RepresentationFolder | str | Path],
+    table: TableConfig | None,
+    by: Literal["text", "id"],
+    batch_rows: int,
+) -> tuple[Scorer, list[RepresentationFolder], _Lookup, str]:
+    """Checks all but the table's rows: the scorer, the opened folders, where rows are found, and the job's fingerprint."""
+    table = table or TableConfig()
+    whole_number("batch_rows", batch_rows)
+    one_of("by", by, ("text", "id"))
+    opened = opened_folders(folders)
+    check_score(source, output, opened)
+    source = rereadable(source)
+    scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
+    model = scorer.model
+    _check_folders(scorer, opened)
+    lookup = _make_lookup(model, source, opened, table, by)
+    job = fingerprint(
+        table_fingerprint(source, table.split),
+        table.replaced(quarantine_file=None).to_dict(),
+        by,
+        batch_rows,
+        fingerprint_tensors(model.state_dict()),
+        model.task.to_dict(),
+        model.student.to_dict(),
+        [folder.manifest.to_dict() for folder in opened],
+        scorer.kernel.name,
+    )
+    return scorer, opened, lookup, job
 
 
 def check_score(

@@ -21,6 +21,14 @@ class DiPairConfig(PreTrainedConfig):
         encoders: the `transformers` config of each encoder, as a dict: one where the encoder is shared, else one a
             side.
         unused_weights: names of the encoders' weights that no output depends on; they are kept and not trained.
+
+    Example:
+        ```python
+        from distilmatch import DiPairConfig
+
+        config = DiPairConfig.from_pretrained("run/student")
+        print(config.task_config().kind, config.student_config().kept_tokens)
+        ```
     """
 
     model_type = "dipair"

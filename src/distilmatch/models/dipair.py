@@ -38,6 +38,7 @@ from distilmatch.models.truncation import keep_tokens
 from distilmatch.pretrained.encoder import PretrainedEncoder, fitted, without_pooler
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.probe import as_buffers, unused_weights
+from distilmatch.pretrained.prompts import save_as_sentence_encoder
 from distilmatch.text_arguments import text_list
 from distilmatch.types import TokenRepresentations
 
@@ -82,6 +83,15 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     Sides with the same encoder, input length and prompt form one stream: a text that stands on two sides of a stream goes
     through the encoder once.
+
+    Example:
+        ```python
+        from distilmatch import DiPair
+
+        student = DiPair.from_pretrained("run/student")
+        scores = student.predict([("red shoe", "a red leather shoe"), ("red shoe", "a blue lamp")])
+        best = student.rank("red shoe", ["a blue lamp", "a red leather shoe"], return_documents=True)
+        ```
     """
 
     config_class = DiPairConfig
@@ -278,6 +288,10 @@ class DiPair(DiPairInference, PreTrainedModel):
     def save_encoder(self, folder: str | Path, side: int | str = 0) -> None:
         """Writes a side's encoder and tokenizer as a stock `transformers` folder, which `AutoModel` and
         `SentenceTransformer` load without this package.
+
+        Where sides have prompts, it is a sentence-transformers folder too: the mean of the tokens, this side's prompt as the
+        default, every side's by the side's name, and those of two sides as `query` and `document`. `AutoModel` puts none
+        before a text: a transformers folder has no place for them.
         """
         stream = self.side_streams[self.side_index(side)]
         index = self.streams[stream].encoder
@@ -285,6 +299,15 @@ class DiPair(DiPairInference, PreTrainedModel):
         assert isinstance(encoder, PreTrainedModel)
         encoder.save_pretrained(str(folder))
         self._tokenizer(index).save_pretrained(str(folder))
+        if any(self.student.prompts or ()):
+            save_as_sentence_encoder(folder, int(encoder.config.hidden_size), *self._named_prompts(side))
+
+    def _named_prompts(self, side: int | str) -> tuple[dict[str, str], str]:
+        """The sides' prompts by their names, and the name of this side's."""
+        names, number = self.student.side_names, self.side_index(side)
+        prompts = {name: self.student.prompt(place) for place, name in enumerate(names)}
+        usual = dict(zip(("query", "document"), prompts.values(), strict=True)) if len(names) == 2 else {}
+        return usual | prompts, names[number]
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from distilmatch.objectives.contrastive import (
     similarity_distillation,
 )
 from distilmatch.objectives.embedding_mixture import embedding_distillation_loss, embedding_objective_loss
+from distilmatch.objectives.gold_labels import gold_alone_loss, gold_items, listwise_gold
 from distilmatch.objectives.memory_bank import MemoryBank
 from distilmatch.objectives.pair_mixture import (
     check_soft_labels,
@@ -46,10 +47,13 @@ __all__ = [
     "embedding_mse",
     "embedding_objective_loss",
     "gather_rows",
+    "gold_alone_loss",
+    "gold_items",
     "gold_loss",
     "info_nce",
     "key_distillation",
     "lists",
+    "listwise_gold",
     "listwise_kl",
     "logit_mse",
     "loss_items",

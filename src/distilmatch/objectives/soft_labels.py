@@ -135,8 +135,8 @@ def margin_mse(student: torch.Tensor, teacher: torch.Tensor, queries: torch.Tens
     error = student.float()[:, 0] - teacher.float()[:, 0]
     _, groups = torch.unique(queries, return_inverse=True)
     # Over a query's n tuples the mean of (e_i - e_j)^2 over i != j is 2 n / (n - 1) times the variance of e.
-    count, squares = _grouped(torch.ones_like(error), groups), _grouped(error**2, groups)
-    total = _grouped(error, groups)
+    count, squares = grouped_sum(torch.ones_like(error), groups), grouped_sum(error**2, groups)
+    total = grouped_sum(error, groups)
     margins = 2 * (count * squares - total**2)
     return margins.sum() / (count * (count - 1)).sum().clamp_min(1)
 
@@ -157,9 +157,9 @@ def listwise_kl(
         queries: (p,) as in `margin_mse`.
     """
     _, groups = torch.unique(queries, return_inverse=True)
-    target = _grouped_log_softmax(teacher.float()[:, 0] / temperature, groups)
-    log_student = _grouped_log_softmax(student.float()[:, 0] / temperature, groups)
-    divergence = _grouped(target.exp() * (target - log_student), groups)
+    target = grouped_log_softmax(teacher.float()[:, 0] / temperature, groups)
+    log_student = grouped_log_softmax(student.float()[:, 0] / temperature, groups)
+    divergence = grouped_sum(target.exp() * (target - log_student), groups)
     compared = (torch.bincount(groups) >= 2).sum().clamp_min(1)
     return temperature**2 * divergence.sum() / compared
 
@@ -169,12 +169,14 @@ def _listwise_kl(objective: ListwiseObjective, batch: PairBatch) -> torch.Tensor
     return listwise_kl(batch.logits, batch.teacher, batch.lists, objective.temperature)
 
 
-def _grouped(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+def grouped_sum(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """The sum of (p,) values in each of the groups, numbered from 0, that (p,) `groups` names."""
     return values.new_zeros(int(groups.max()) + 1).index_add(0, groups, values)
 
 
-def _grouped_log_softmax(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+def grouped_log_softmax(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(p,) log-softmax of (p,) values within each group; arguments as of `grouped_sum`."""
     size = int(groups.max()) + 1
     highest = values.new_full((size,), -torch.inf).scatter_reduce(0, groups, values.detach(), "amax")
     shifted = values - highest[groups]
-    return shifted - _grouped(shifted.exp(), groups).log()[groups]
+    return shifted - grouped_sum(shifted.exp(), groups).log()[groups]

@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from distilmatch.arguments import one_of
+from distilmatch.config.base import WeightDtype
 from distilmatch.errors import ModelError, did_you_mean
 from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
@@ -27,6 +29,12 @@ _NOT_A_SETTING = frozenset(
 )
 
 
+_DTYPES: dict[WeightDtype, torch.dtype] = {
+    "auto": torch.float32,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
@@ -146,17 +154,23 @@ def safetensors_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_sentence_encoder(
-    name: str | Path, *, pooling: str = "auto", device: str | torch.device | None = None
+    name: str | Path,
+    *,
+    pooling: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: WeightDtype = "auto",
+    revision: str | None = None,
 ) -> SentenceTransformer:
-    """A `SentenceTransformer` in fp32 and evaluation mode.
+    """A `SentenceTransformer` in evaluation mode, in fp32 unless `dtype` says otherwise.
 
     Args:
         name: a sentence-transformers folder or hub name; or a transformer, on which a pooling is put.
         pooling: "auto" is the model's own, the mean where it has none; "mean", "cls", "max" or "lasttoken" take the
             model's transformer alone and pool it so.
+        dtype, revision: as of `loaded_model`.
 
     Raises:
-        ConfigError: no such folder or device.
+        ConfigError: no such folder, device or revision.
         ModelError: the model cannot be loaded, has another model's tokenizer, or no transformer to pool.
     """
     from sentence_transformers import SentenceTransformer
@@ -165,7 +179,9 @@ def load_sentence_encoder(
 
     target = device if isinstance(device, torch.device) else pick_device(device)
     advice = "Give a sentence-transformers folder, that of a transformer, or the name of one on the Hugging Face hub"
-    model = loaded_fp32(SentenceTransformer, name, target, "a sentence encoder", advice)
+    model = loaded_model(
+        SentenceTransformer, name, target, "a sentence encoder", advice, dtype=dtype, revision=revision
+    )
     if isinstance(model[0], Transformer):
         check_vocabulary(name, model[0].tokenizer, input_embeddings(model[0].model))
     if pooling != "auto":
@@ -175,24 +191,40 @@ def load_sentence_encoder(
                 f"{str(name)!r} is a {type(first).__name__} model, which has no tokens to pool by {pooling}"
             )
         width = first.get_embedding_dimension()
-        model = SentenceTransformer(modules=[first, Pooling(width, pooling_mode=pooling)], device=str(target))
+        model = SentenceTransformer(
+            modules=[first, Pooling(width, pooling_mode=pooling)],
+            device=str(target),
+            prompts=model.prompts,
+            default_prompt_name=model.default_prompt_name,
+        )
     return model.eval()
 
 
-def loaded_fp32(
-    kind: Callable[..., Any], name: str | Path, device: torch.device, shown: str, advice: str, **settings: Any
+def loaded_model(
+    kind: Callable[..., Any],
+    name: str | Path,
+    device: torch.device,
+    shown: str,
+    advice: str,
+    *,
+    dtype: WeightDtype = "auto",
+    revision: str | None = None,
+    **settings: Any,
 ) -> Any:
-    """A sentence-transformers model of class `kind` in fp32, from safetensors; no code of its own is run.
+    """A sentence-transformers model of class `kind`, from safetensors; no code of its own is run.
 
     Args:
         shown: what messages call such a model; advice: what they say to give.
+        dtype: of its weights; "auto" is fp32, whatever they were saved in.
+        revision: a commit or tag on the hub; None for what the hub has now.
         settings: for the class's initialiser.
 
     Raises:
-        ConfigError: no such folder.
+        ConfigError: no such folder or revision, or a folder with a revision.
         ModelError: the model cannot be loaded.
     """
-    path = resolve_model(name)
+    one_of("dtype", dtype, tuple(_DTYPES))
+    path = resolve_model(name, revision=revision)
     if Path(path).is_dir():
         check_model_folder(path)
     try:
@@ -200,7 +232,8 @@ def loaded_fp32(
             path,
             device=str(device),
             trust_remote_code=False,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            revision=revision,
+            model_kwargs={"dtype": _DTYPES[dtype], "use_safetensors": True},
             **settings,
         )
     except Exception as error:  # whatever a stranger's folder makes of it

@@ -58,6 +58,14 @@ class RepresentationFolder:
     Attributes:
         path: where it is.
         manifest: its settings and number of rows.
+
+    Example:
+        ```python
+        from distilmatch import RepresentationFolder
+
+        products = RepresentationFolder.open("products")  # written by: distilmatch encode
+        first = products.read([0, 1])  # kept tokens, fp32 (2, k, d), and their mask
+        ```
     """
 
     def __init__(self, path: Path, manifest: RepresentationManifest, table: pa.Table, ends: np.ndarray) -> None:

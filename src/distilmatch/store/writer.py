@@ -14,7 +14,7 @@ import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
 from distilmatch.errors import CacheError
-from distilmatch.files import checksum, locked, move_into_place, writing
+from distilmatch.files import check_writable, checksum, locked, move_into_place, writing
 from distilmatch.fingerprint import DIGEST_BYTES
 from distilmatch.store.codec import StoredTokens, encode_tokens
 from distilmatch.store.integrity import (
@@ -82,8 +82,6 @@ class RepresentationWriter:
         self.folder = Path(folder)
         self.manifest = manifest.replaced(rows=0, checksums=None, format_version=FORMAT_VERSION)
         with writing(self.folder):
-            if self.folder.exists() and not self.folder.is_dir():
-                raise CacheError(f"{self.folder} is a file; name a folder for the representations")
             _check_foreign(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = locked(self.folder / LOCK_NAME, self.folder)
@@ -118,12 +116,7 @@ class RepresentationWriter:
             _delete_own(self.folder)
             write_manifest(self.folder / PROGRESS_NAME, self.manifest)
             return
-        differences = earlier.differences(self.manifest)
-        if differences:
-            raise CacheError(
-                f"{self.folder} was written with other settings (there, now): {'; '.join(differences)}; "
-                "use another folder, or overwrite it"
-            )
+        _check_same(self.folder, earlier, self.manifest)
         self.finished = self._has_manifest()
         self._take_up(earlier)
 
@@ -377,7 +370,41 @@ def _plain_row(row: int) -> int:
     return ~row if row < 0 else row
 
 
+def check_target(folder: str | Path, manifest: RepresentationManifest, overwrite: bool = False) -> int:
+    """Refuses what `RepresentationWriter` would, as far as can be seen with nothing written or deleted.
+
+    Returns:
+        How many texts are in whole shards already; -1 where the folder is finished.
+
+    Raises:
+        CacheError: as `RepresentationWriter`, but for damage and other processes.
+    """
+    place = Path(folder)
+    with writing(place):
+        _check_foreign(place)
+        check_writable(place)
+        earlier = None if overwrite else _found_manifest(place)
+    if earlier is None:
+        return 0
+    finished = (place / MANIFEST_NAME).exists()
+    if not finished and not finished_shards(place):
+        return 0
+    _check_same(place, earlier, manifest.replaced(rows=0, checksums=None, format_version=FORMAT_VERSION))
+    return -1 if finished else finished_shards(place) * earlier.shard_rows
+
+
+def _check_same(folder: Path, earlier: RepresentationManifest, manifest: RepresentationManifest) -> None:
+    differences = earlier.differences(manifest)
+    if differences:
+        raise CacheError(
+            f"{folder} was written with other settings (there, now): {'; '.join(differences)}; "
+            "use another folder, or overwrite it"
+        )
+
+
 def _check_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CacheError(f"{folder} is a file; name a folder for the representations")
     if not folder.is_dir():
         return
     owned = {path for pattern in OWN_PATTERNS for path in folder.glob(pattern)}

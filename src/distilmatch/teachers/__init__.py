@@ -5,7 +5,12 @@ from distilmatch.teachers.classes import in_task_order, label_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
 from distilmatch.teachers.embedding_cache import cached_embeddings, read_embeddings
 from distilmatch.teachers.ensemble import TeacherEnsemble, check_teacher, load_teacher
-from distilmatch.teachers.in_memory import FunctionTeacher, loaded_teacher
+from distilmatch.teachers.in_memory import (
+    FunctionEmbeddingTeacher,
+    FunctionTeacher,
+    loaded_embedding_teacher,
+    loaded_teacher,
+)
 from distilmatch.teachers.label_cache import SoftLabelCache, verify_label_cache
 from distilmatch.teachers.sentence import (
     EmbeddingTeacher,
@@ -18,6 +23,7 @@ from distilmatch.teachers.sentence import (
 __all__ = [
     "CrossEncoderTeacher",
     "EmbeddingTeacher",
+    "FunctionEmbeddingTeacher",
     "FunctionTeacher",
     "PrecomputedTeacher",
     "SentenceTeacher",
@@ -31,6 +37,7 @@ __all__ = [
     "label_order",
     "load_embedding_teacher",
     "load_teacher",
+    "loaded_embedding_teacher",
     "loaded_teacher",
     "read_embeddings",
     "verify_label_cache",

@@ -66,6 +66,20 @@ def given_teachers(teachers: Any, method: str, what: str) -> tuple[Any, ...]:
     return several
 
 
+def check_loaded(name: str, *, dtype: str = "auto", revision: str | None = None) -> None:
+    """Refuses settings of loading for a model that is loaded already.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        ConfigError: a dtype or a revision.
+    """
+    for setting, is_given in (("dtype", dtype != "auto"), ("revision", revision is not None)):
+        if is_given:
+            raise ConfigError(f"{name} has its weights already: leave `{setting}` out, or give the model by name")
+
+
 def check_logits(logits: np.ndarray, pairs: Pairs, num_labels: int) -> np.ndarray:
     """(n, c) float32 of a teacher's answer, checked.
 

@@ -5,6 +5,7 @@ Shape legend: n pairs; b pairs of a batch; t tokens of a batch's longest pair; c
 
 from __future__ import annotations
 
+import copy
 import logging
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +18,15 @@ from sentence_transformers.base.modules import Transformer
 from tqdm.auto import tqdm
 
 from distilmatch.concurrency import frozen_tokenizer
+from distilmatch.config.base import WeightDtype
 from distilmatch.data.tokenising import length_order
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
 from distilmatch.pretrained.positions import UNLIMITED, position_limit
-from distilmatch.pretrained.sentence import loaded_fp32
+from distilmatch.pretrained.sentence import loaded_model
 from distilmatch.pretrained.tokenizers import check_vocabulary, padding_token
 from distilmatch.runtime import Precision, autocast, pick_device, use_bf16
-from distilmatch.teachers.base import Pairs, pair_list
+from distilmatch.teachers.base import Pairs, check_loaded, pair_list
 from distilmatch.teachers.views import ModelViews, score_in_fp32, score_layers
 
 logger = logging.getLogger(__name__)
@@ -50,10 +52,21 @@ class CrossEncoderTeacher:
         max_length: tokens a pair, special tokens included; None for the model's own.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies in it.
         device: of a model given by name; None for the best one here.
+        dtype: of the weights of a model given by name: "fp32", "bf16" or "fp16"; "auto" is fp32. A half-precision model computes
+            in its own numbers, but for the logits.
+        revision: of a model by its hub name: a commit or tag; None for what the hub has now.
 
     Raises:
-        ConfigError: there is no such folder, or a setting out of range.
+        ConfigError: there is no such folder or revision, or a setting out of range.
         ModelError: the model cannot be loaded, has no trained classification head, or a tokenizer that cannot pad.
+
+    Example:
+        ```python
+        from distilmatch import CrossEncoderTeacher
+
+        teacher = CrossEncoderTeacher("teacher", max_length=64)
+        logits = teacher.logits([("red shoe", "a red leather shoe"), ("red shoe", "a blue lamp")])  # (2, c)
+        ```
     """
 
     def __init__(
@@ -64,12 +77,16 @@ class CrossEncoderTeacher:
         max_length: int | None = None,
         precision: Precision = "auto",
         device: str | None = None,
+        dtype: WeightDtype = "auto",
+        revision: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"`batch_size` must be 1 or more, not {batch_size}")
         self.name = "a loaded CrossEncoder" if isinstance(model, CrossEncoder) else str(model)
         self._given = isinstance(model, CrossEncoder)
-        self.model = model if isinstance(model, CrossEncoder) else _load(str(model), device)
+        if isinstance(model, CrossEncoder):
+            check_loaded(self.name, dtype=dtype, revision=revision)
+        self.model = model if isinstance(model, CrossEncoder) else _load(str(model), device, dtype, revision)
         self.batch_size = batch_size
         self.precision: Precision = _precision(self.model, precision, self.name)
         self.max_length = _token_limit(self.model, max_length, self.name)
@@ -85,6 +102,19 @@ class CrossEncoderTeacher:
     def class_names(self) -> tuple[str, ...] | None:
         """The c label names of the model's configuration; None where it holds only the default LABEL_0, ..."""
         return configured_names(self.model.config, self.num_labels)
+
+    @property
+    def numbers(self) -> str:
+        """What its products are computed in: "fp32", "bf16" or "fp16"."""
+        loaded_in = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.model.dtype)  # type: ignore[arg-type]
+        return loaded_in or ("bf16" if self.precision == "bf16" else "fp32")
+
+    def in_precision(self, precision: Precision) -> CrossEncoderTeacher:
+        """The same teacher with another precision; both share the model."""
+        teacher = copy.copy(self)
+        teacher.precision = _precision(self.model, precision, self.name)
+        teacher.__dict__.pop("_fingerprint", None)  # that of the other precision
+        return teacher
 
     @property
     def fingerprint(self) -> str:
@@ -216,22 +246,23 @@ def configured_names(config: Any, count: int) -> tuple[str, ...] | None:
 
 
 def load_cross_encoder(name: str | Path, device: str | torch.device | None = None, **settings: Any) -> CrossEncoder:
-    """A `CrossEncoder` in fp32 from a folder or hub name; `settings` go to its initialiser.
+    """A `CrossEncoder` from a folder or hub name; `settings` go to `loaded_model` (`dtype`, by default fp32, and `revision`)
+    and to its initialiser.
 
     Raises:
-        ConfigError: no such folder or device.
+        ConfigError: no such folder, device or revision.
         ModelError: the model cannot be loaded.
     """
     target = device if isinstance(device, torch.device) else pick_device(device)
     advice = "Give a folder that save_pretrained wrote, or the name of a model on the Hugging Face hub"
-    model: CrossEncoder = loaded_fp32(CrossEncoder, name, target, "a cross-encoder", advice, **settings)
+    model: CrossEncoder = loaded_model(CrossEncoder, name, target, "a cross-encoder", advice, **settings)
     if isinstance(model[0], Transformer):
         check_vocabulary(name, model[0].tokenizer, model[0].model.get_input_embeddings())
     return model
 
 
-def _load(name: str, device: str | None) -> CrossEncoder:
-    model = load_cross_encoder(name, device)
+def _load(name: str, device: str | None, dtype: WeightDtype, revision: str | None) -> CrossEncoder:
+    model = load_cross_encoder(name, device, dtype=dtype, revision=revision)
     first = model[0]
     if len(model) == 1 and isinstance(first, Transformer) and first.transformer_task == "sequence-classification":
         saved_as = getattr(model.config, "architectures", None)

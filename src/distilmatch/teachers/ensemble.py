@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distilmatch.config.pairs import TeacherConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.config.weights import revision_of
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint
@@ -39,6 +40,14 @@ class TeacherEnsemble:
     Raises:
         ConfigError: no teacher, or something else.
         ModelError: different numbers of labels, or different names of labels.
+
+    Example:
+        ```python
+        from distilmatch import CrossEncoderTeacher, TeacherEnsemble
+
+        ensemble = TeacherEnsemble([CrossEncoderTeacher("teacher"), CrossEncoderTeacher("teacher", max_length=32)])
+        logits = ensemble.logits([("red shoe", "a red leather shoe")])  # (1, c), the mean of both
+        ```
     """
 
     def __init__(self, teachers: Teacher | Sequence[Teacher]) -> None:
@@ -91,6 +100,9 @@ def _ordered(teacher: Teacher, names: tuple[str, ...]) -> Teacher:
 def load_teacher(config: TeacherConfig, device: str | None = None) -> CrossEncoderTeacher | TeacherEnsemble:
     """The teacher that `config` describes: one cross-encoder, or the mean of several.
 
+    Args:
+        device: where the config names none.
+
     Raises:
         ConfigError, ModelError: see `CrossEncoderTeacher` and `TeacherEnsemble`.
     """
@@ -100,9 +112,11 @@ def load_teacher(config: TeacherConfig, device: str | None = None) -> CrossEncod
             batch_size=config.batch_size,
             max_length=config.max_length,
             precision=config.precision,
-            device=device,
+            device=config.device or device,
+            dtype=config.dtype,
+            revision=revision_of(config.revision, number),
         )
-        for name in config.models
+        for number, name in enumerate(config.models)
     ]
     return teachers[0] if len(teachers) == 1 else TeacherEnsemble(teachers)
 
@@ -117,14 +131,15 @@ def check_teacher(config: TeacherConfig, task: TaskConfig) -> None:
             teacher's positions.
         ModelError: a folder from which nothing can be loaded, or a model without a classification head.
     """
-    for name in config.models:
-        path = resolve_model(name)
+    for number, name in enumerate(config.models):
+        revision = revision_of(config.revision, number)
+        path = resolve_model(name, revision=revision)
         if Path(path).is_dir():
             check_model_folder(path)
         if _has_own_head(path):
             continue  # what its last module gives is known only when it is loaded
         try:
-            model_config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            model_config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False, revision=revision or "main")
         except Exception as error:  # whatever a stranger's folder makes of it
             raise ModelError(f"the configuration of the teacher {name} cannot be read: {first_line(error)}") from error
         heads = model_config.architectures or ()

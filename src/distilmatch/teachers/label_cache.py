@@ -52,6 +52,14 @@ class SoftLabelCache:
 
     Raises:
         CacheError: the folder cannot be written, or the database is damaged.
+
+    Example:
+        ```python
+        from distilmatch import CrossEncoderTeacher, SoftLabelCache
+
+        teacher, cache = CrossEncoderTeacher("teacher"), SoftLabelCache("labels")
+        labels = cache.label(teacher, [("red shoe", "a red leather shoe")])  # (1, c) logits; asked once
+        ```
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -241,6 +249,40 @@ class SoftLabelCache:
             f"the soft-label cache {self.path} cannot be used: {error}; if another job holds it, wait for that job, "
             "if it is damaged, delete it and label again"
         )
+
+
+def known_labels(folder: str | Path, teacher: Teacher, pairs: Pairs) -> int:
+    """How many of the distinct `pairs` a cache holds labels of, by this teacher; nothing is written, not even a cache.
+
+    Raises:
+        CacheError: the database is damaged.
+    """
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        return 0
+    if isinstance(teacher, InTaskOrder):
+        return known_labels(folder, teacher.teacher, pairs)
+    fingerprint = teacher.fingerprint
+    keys = list(dict.fromkeys(text_key(fingerprint, pair) for pair in pair_list(pairs)))
+    # Where no process is at work there is no log beside the database, and SQLite need not make one to read.
+    still = not path.with_name(f"{_FILE}-wal").exists()
+    place = f"{path.absolute().as_uri()}?mode=ro" + ("&immutable=1" if still else "")
+    known = 0
+    try:
+        with closing(sqlite3.connect(place, uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            for table in tables & {_TABLE, _OLD_TABLE}:
+                for start in range(0, len(keys), _LOOK_UP):
+                    chunk = keys[start : start + _LOOK_UP]
+                    marks = ",".join("?" * len(chunk))
+                    known += connection.execute(
+                        f"SELECT count(*) FROM {table} WHERE key IN ({marks})", chunk
+                    ).fetchone()[0]
+    except _FAULTS as error:
+        raise CacheError(
+            f"the soft-label cache {path} cannot be used: {error}; if it is damaged, delete it and label again"
+        ) from error
+    return int(known)
 
 
 def verify_label_cache(folder: str | Path) -> list[str]:

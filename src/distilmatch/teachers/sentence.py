@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import torch
 from sentence_transformers import SentenceTransformer
 
+from distilmatch.config.base import WeightDtype
 from distilmatch.config.embeddings import Combination, EmbeddingTeacherConfig, Pooling
+from distilmatch.config.weights import revision_of
 from distilmatch.data.columns import missing_column
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
 from distilmatch.pretrained.positions import position_limit
 from distilmatch.pretrained.sentence import encoder_fingerprint, encoder_width, load_sentence_encoder
 from distilmatch.runtime import Precision, autocast, use_bf16
-from distilmatch.teachers.base import given_teachers
+from distilmatch.teachers.base import check_loaded, given_teachers
 from distilmatch.teachers.views import ModelViews, encode_first_under
 from distilmatch.text_arguments import text_list
 
@@ -73,10 +75,21 @@ class SentenceTeacher:
         prompt: what is put before each text; None for the model's default prompt, where it has one.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the hardware multiplies in it.
         device: of a model given by name; None for the best one here.
+        dtype: of the weights of a model given by name: "fp32", "bf16" or "fp16"; "auto" is fp32. A half-precision model computes
+            in its own numbers.
+        revision: of a model by its hub name: a commit or tag; None for what the hub has now.
 
     Raises:
-        ConfigError: no such folder, or a setting out of range.
+        ConfigError: no such folder or revision, or a setting out of range.
         ModelError: the model cannot be loaded.
+
+    Example:
+        ```python
+        from distilmatch import SentenceTeacher
+
+        teacher = SentenceTeacher("all-MiniLM-L6-v2", max_length=64)
+        embeddings = teacher.embed(["a red leather shoe", "a blue lamp"])  # (2, 384)
+        ```
     """
 
     needs_rows = False
@@ -91,6 +104,8 @@ class SentenceTeacher:
         prompt: str | None = None,
         precision: Precision = "auto",
         device: str | None = None,
+        dtype: WeightDtype = "auto",
+        revision: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"`batch_size` must be 1 or more, not {batch_size}")
@@ -100,8 +115,10 @@ class SentenceTeacher:
             if pooling != "auto":
                 raise ConfigError("a loaded SentenceTransformer has a pooling of its own: leave `pooling` at auto")
             self.name, self.model = "a loaded SentenceTransformer", model
+            check_loaded(self.name, dtype=dtype, revision=revision)
         else:
-            self.name, self.model = str(model), load_sentence_encoder(model, pooling=pooling, device=device)
+            self.name = str(model)
+            self.model = load_sentence_encoder(model, pooling=pooling, device=device, dtype=dtype, revision=revision)
         self.batch_size = batch_size
         half = self.model.dtype in (torch.bfloat16, torch.float16)  # computes in its own numbers
         self.precision: Precision = "bf16" if not half and use_bf16(precision, self.model.device) else "fp32"
@@ -370,9 +387,11 @@ def load_embedding_teacher(config: EmbeddingTeacherConfig, device: str | None = 
             max_length=config.max_length,
             prompt=config.prompt,
             precision=config.precision,
-            device=device,
+            device=config.device or device,
+            dtype=config.model_dtype,
+            revision=revision_of(config.revision, number),
         )
-        for name in config.models
+        for number, name in enumerate(config.models)
     ]
     teachers += [PrecomputedTeacher(path, config.embedding_column) for path in config.embeddings]
     return teachers[0] if len(teachers) == 1 else TeacherCombination(teachers, config.combine)

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from distilmatch.config.embeddings import EmbeddingStageConfig
 from distilmatch.config.pairs import StageConfig
 from distilmatch.errors import ConfigError
+from distilmatch.metrics import sign_of
 from distilmatch.runtime import pick_device, use_bf16
 from distilmatch.training.processes import Processes
 
@@ -113,7 +114,7 @@ def training_arguments(
         save_total_limit=2,
         load_best_model_at_end=metric is not None,
         metric_for_best_model=None if metric is None else f"eval_{metric}",
-        greater_is_better=True,
+        greater_is_better=metric is None or sign_of(metric) > 0,
         logging_steps=max(1, min(50, steps // 20)),
         seed=seed,
         remove_unused_columns=False,

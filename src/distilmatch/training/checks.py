@@ -50,13 +50,13 @@ def check_dev(table: TupleTable, task: TaskConfig, name: str, has_teacher: bool)
         ) from error
 
 
-def check_model(name: str) -> None:
-    """Checks that a model's folder is there and holds a model; of the hub's, that it is to be had.
+def check_model(name: str, revision: str | None = None) -> None:
+    """Checks that a model's folder is there and holds a model; of the hub's, that it (of `revision`) is to be had.
 
     Raises:
         ConfigError, ModelError: see `resolve_model` and `check_model_folder`.
     """
-    path = resolve_model(name)
+    path = resolve_model(name, revision=revision)
     if Path(path).is_dir():
         check_model_folder(path)
 

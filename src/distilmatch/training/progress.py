@@ -33,6 +33,9 @@ class ShortProgress(ProgressCallback):
         """Opens the bar."""
         if self.with_bar:
             super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description_str("Train")
+            self.training_bar.unit = "step"
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves the bar."""

@@ -16,7 +16,7 @@ from distilmatch.files import check_outputs, write_json
 from distilmatch.runtime import environment
 
 _RECIPE = "recipe.yaml"
-_ENVIRONMENT = "environment.json"
+ENVIRONMENT = "environment.json"
 MARK = "fingerprint.txt"
 
 
@@ -49,6 +49,14 @@ def _written_over(source: Any, results: Sequence[Path]) -> Path | None:
         return None
     place = Path(os.path.realpath(Path(source).expanduser()))
     return next((result for result in results if place.is_relative_to(os.path.realpath(result))), None)
+
+
+def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe without where it runs, writes and reports to."""
+    kept = {name: value for name, value in settings.items() if name not in ("output", "device", "report_to")}
+    if isinstance(kept.get("teacher"), dict):
+        kept["teacher"] = {name: value for name, value in kept["teacher"].items() if name != "device"}
+    return kept
 
 
 class RecordedRun:
@@ -102,7 +110,7 @@ class RecordedRun:
             check_folder(self.cache, "`teacher.cache_folder`")
             check_outputs({"`teacher.cache_folder`": self.cache}, inputs)
         for name, source in inputs.items():
-            inside = _written_over(source, (*self.results(), self.root / _ENVIRONMENT))
+            inside = _written_over(source, (*self.results(), self.root / ENVIRONMENT))
             if inside is not None:
                 raise ConfigError(f"{name} is {source}, in {inside}, which this run writes: choose another `output`")
         self._check_recipe()
@@ -111,11 +119,8 @@ class RecordedRun:
         path = self.root / _RECIPE
         if not path.is_file():
             return
-        held = self._held(path)
-        wanted = self._settings.to_dict()
-        different = [
-            name for name in wanted if name not in ("output", "device", "report_to") and held.get(name) != wanted[name]
-        ]
+        held, wanted = _anywhere(self._held(path)), _anywhere(self._settings.to_dict())
+        different = [name for name in wanted if held.get(name) != wanted[name]]
         if different and any(folder.exists() for folder in self.begun()):
             raise ConfigError(
                 f"{self.root} holds a run of another recipe (different: {', '.join(different)}); "
@@ -134,6 +139,20 @@ class RecordedRun:
         if not path.is_file() or self._held(path) != self._settings.to_dict():
             self._settings.to_yaml(path)
 
+    def check_shared(self) -> None:
+        """Refuses, in a further process of `torchrun`, other settings or other data than the first process has recorded.
+
+        Raises:
+            ConfigError: they differ; the message says in what.
+        """
+        held, own = self._held(self.root / _RECIPE), self._settings.to_dict()
+        different = [name for name in own if name not in ("output", "device") and held.get(name) != own[name]]
+        if different:
+            raise ConfigError(
+                f"this process was given something else than the first one (different: {', '.join(different)}): all processes of "
+                "`torchrun` need the same recipe, and in memory the same rows and teacher"
+            )
+
     def _held(self, path: Path) -> dict[str, Any]:
         try:
             return type(self._settings).from_yaml(path).to_dict()
@@ -144,14 +163,14 @@ class RecordedRun:
                 ) from error
             return {}
 
-    def record(self) -> dict[str, Any]:
-        """Writes versions, machine and the fingerprints of the data, and returns them."""
+    def record(self, **more: Any) -> dict[str, Any]:
+        """Writes versions, machine, the fingerprints of the data and `more`, and returns them."""
         known = {name: source for name, source in self.sources().items() if source is not None}
-        facts = environment() | {"data": {name: table_fingerprint(source) for name, source in known.items()}}
-        write_json(self.root / _ENVIRONMENT, facts)
+        facts = environment() | {"data": {name: table_fingerprint(source) for name, source in known.items()}} | more
+        write_json(self.root / ENVIRONMENT, facts)
         return facts
 
     def copy_records(self) -> None:
         """Puts recipe and environment beside the finished student."""
-        for name in (_RECIPE, _ENVIRONMENT):
+        for name in (_RECIPE, ENVIRONMENT):
             shutil.copyfile(self.root / name, self.student / name)

@@ -21,15 +21,16 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from distilmatch.files import write_json
+from distilmatch.metrics import sign_of
 from distilmatch.models.attention import trained_attention
 from distilmatch.runtime import keep_freed_memory, pick_device
 from distilmatch.training.checkpoints import last_whole_checkpoint
+from distilmatch.training.curves import DONE, StageCurve, stage_curve
 from distilmatch.training.processes import Processes
 from distilmatch.training.progress import StepTimes, flat_history, show_shortly
 
 logger = logging.getLogger(__name__)
 
-DONE = "stage.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -68,6 +69,12 @@ class Stage:
         return f"{summary['steps']} steps, {summary['seconds']:.0f} s{dev}"
 
 
+def stage_curves(stages: Sequence[Stage]) -> tuple[StageCurve, ...]:
+    """How the stages that are done went, step by step."""
+    summaries = [(stage.name, finished_stage(stage.folder)) for stage in stages]
+    return tuple(stage_curve(name, summary) for name, summary in summaries if summary is not None)
+
+
 def run_stages(stages: Sequence[Stage]) -> Path:
     """Runs the stages that are not done, one after another; the folder of the last one's student."""
     latest: Path | None = None
@@ -92,11 +99,11 @@ def best_stage(stages: Sequence[Stage], advice: str) -> Path:
     best, highest = last, _metric_of(last)
     for stage in reversed(stages[:-1]):
         metric = _metric_of(stage)
-        if highest is not None and metric is not None and metric > highest:
+        if highest is not None and metric is not None and _sign(stage) * metric > _sign(stage) * highest:
             best, highest = stage, metric
     if best is not last:
         logger.warning(
-            "%s ended below %s on dev (%s %.4f against %.4f): the student of %s is kept; %s",
+            "%s ended behind %s on dev (%s %.4f against %.4f): the student of %s is kept; %s",
             last.shown,
             best.shown,
             (finished_stage(best.folder) or {})["metric"],
@@ -111,6 +118,10 @@ def best_stage(stages: Sequence[Stage], advice: str) -> Path:
 def _metric_of(stage: Stage) -> float | None:
     summary = finished_stage(stage.folder)
     return None if summary is None else summary["best_metric"]
+
+
+def _sign(stage: Stage) -> int:
+    return sign_of((finished_stage(stage.folder) or {})["metric"])
 
 
 class StageSettings(Protocol):

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss, CrossEntropyLoss
 from sentence_transformers.cross_encoder.trainer import CrossEncoderTrainer
 from sentence_transformers.cross_encoder.training_args import CrossEncoderTrainingArguments
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, TrainerCallback
 
 from distilmatch.config.pairs import FineTuneConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.files import write_json, writing
-from distilmatch.metrics import main_metric, task_metrics
+from distilmatch.metrics import MetricFunction, checked_metrics, main_metric, own_metrics, sign_of, task_metrics
+from distilmatch.metrics.own import check_best
 from distilmatch.models.attention import trained_attention
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.positions import position_limit
@@ -38,7 +39,7 @@ from distilmatch.runtime import Precision, environment, keep_freed_memory, seed_
 from distilmatch.teachers.classes import name_order
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher, configured_names, load_cross_encoder
 from distilmatch.teachers.views import score_layers
-from distilmatch.training.arguments import one_device
+from distilmatch.training.arguments import one_device, training_device
 from distilmatch.training.checks import check_reporters
 from distilmatch.training.progress import show_shortly
 from distilmatch.types import TupleTable
@@ -56,6 +57,8 @@ def fine_tune_teacher(
     dev: TupleTable | TableSource | None = None,
     *,
     read_as: TableConfig | None = None,
+    metrics: Mapping[str, MetricFunction] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Fine-tunes a cross-encoder on the rows of `train` that have a gold label.
 
@@ -68,7 +71,10 @@ def fine_tune_teacher(
         read_as: which columns are what, of tables that are yet to be read: `TableConfig(label_column="label")` at least.
         output: a folder that does not exist yet, or is empty; it appears whole, when all is done.
         config: base model, epochs and so on; a `max_length` beyond the base model's positions is cut to them.
-        dev: scored after each epoch; the weights of the epoch that is best by `main_metric(task)` are kept.
+        dev: scored after each epoch; the weights of the epoch that is best by `config.metric_for_best`, else by
+            `main_metric(task)`, are kept.
+        metrics: of your own, by name, measured on dev too; see `distil_pairs`.
+        callbacks: of `transformers.Trainer`.
 
     Returns:
         `output`: a sentence-transformers `CrossEncoder` folder with its model card, tokenizer, label names and
@@ -84,10 +90,15 @@ def fine_tune_teacher(
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ConfigError(f"{place} exists already; choose another output for the teacher, or delete it first")
     check_reporters(config.report_to)
+    own = checked_metrics(metrics)
+    if dev is None and (own or config.metric_for_best is not None):
+        raise ConfigError(
+            f"`{'metrics' if own else 'metric_for_best'}` needs a dev table to be measured on: give `dev`"
+        )
     train = tuple_table(train, read_as, task)
     dev = None if dev is None else tuple_table(dev, read_as, task)
-    rows, targets = _labelled(train, task, "train")
-    evaluator = None if dev is None else DevEvaluator(dev, task, config)
+    rows, targets = labelled_pairs(train, task, "train")
+    evaluator = None if dev is None else DevEvaluator(dev, task, config, own)
     seed_everything(config.seed)
     model = _new_cross_encoder(task, config)
     dataset = Dataset.from_dict(
@@ -104,8 +115,9 @@ def fine_tune_teacher(
             train_dataset=dataset,
             loss=CrossEntropyLoss(model) if task.kind == "classification" else BinaryCrossEntropyLoss(model),
             evaluator=evaluator,
+            callbacks=list(callbacks),
         )
-        show_shortly(trainer, (main_metric(task),))
+        show_shortly(trainer, (main_metric(task),) if evaluator is None else evaluator.shown)
         transformers = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
         with trained_attention(transformers[:1], model.device):
             trainer.train()
@@ -152,36 +164,47 @@ class DevEvaluator(BaseEvaluator):
     """Scores the dev set by the task's metrics and keeps a copy of the best weights seen, in memory.
 
     Attributes:
+        shown: the metrics that are printed: the one that picks the epoch, and the user's own.
         best: the best metrics so far, by name; None before the first evaluation.
         history: (epoch, metrics) of each evaluation.
     """
 
-    def __init__(self, dev: TupleTable, task: TaskConfig, config: FineTuneConfig) -> None:
+    def __init__(
+        self, dev: TupleTable, task: TaskConfig, config: FineTuneConfig, own: Mapping[str, MetricFunction] | None = None
+    ) -> None:
         super().__init__()
-        self.task = task
-        self.pairs, _ = _labelled(dev, task, "dev")
+        self.task, self.own = task, own or {}
+        self.pairs, _ = labelled_pairs(dev, task, "dev")
         assert dev.gold is not None
         labelled = ~np.isnan(dev.gold)
         self.gold = dev.gold[labelled]
         self.queries = None if dev.queries is None else dev.queries[labelled]
         self.batch_size = 2 * config.batch_size
         self.precision: Precision = config.precision
-        self.primary_metric = main_metric(task)
+        self.primary_metric: str = config.metric_for_best or main_metric(task)
+        self.shown = tuple(dict.fromkeys((self.primary_metric, *self.own)))
         self.best: dict[str, float] | None = None
         self.history: list[tuple[float, dict[str, float]]] = []
         self._best_weights: dict[str, torch.Tensor] = {}
-        # Labels for which the metrics are not defined must show before the training, not after its first epoch.
-        task_metrics(task, self.gold, np.zeros((len(self.gold), task.num_labels), dtype=np.float32), self.queries)
+        # Metrics that are not defined must show before the training, not after its first epoch.
+        random = np.random.default_rng(0).normal(size=(len(self.gold), task.num_labels))
+        check_best(self.primary_metric, tuple(self._measured(random.astype(np.float32))))
+
+    def _measured(self, logits: np.ndarray) -> dict[str, float]:
+        queries = self.queries if self.task.kind == "ranking" else None
+        own = own_metrics(self.own, self.task, self.gold, logits, queries)
+        return task_metrics(self.task, self.gold, logits, self.queries) | own
 
     def __call__(  # type: ignore[override]
         self, model: CrossEncoder, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """The metrics of `model` on the dev set, by name."""
         teacher = CrossEncoderTeacher(model, batch_size=self.batch_size, precision=self.precision)
-        metrics = task_metrics(self.task, self.gold, teacher.logits(self.pairs, False), self.queries)
+        metrics = self._measured(teacher.logits(self.pairs, False))
+        primary, sign = self.primary_metric, sign_of(self.primary_metric)
         self.history.append((float(epoch), metrics))
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)  # type: ignore[arg-type]
-        if self.best is None or metrics[main_metric(self.task)] > self.best[main_metric(self.task)]:
+        if self.best is None or sign * metrics[primary] > sign * self.best[primary]:
             self.best = metrics
             self._best_weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         return dict(metrics)
@@ -192,7 +215,7 @@ class DevEvaluator(BaseEvaluator):
             model.load_state_dict(self._best_weights)
 
 
-def _labelled(table: TupleTable, task: TaskConfig, name: str) -> tuple[list[tuple[str, str]], np.ndarray]:
+def labelled_pairs(table: TupleTable, task: TaskConfig, name: str) -> tuple[list[tuple[str, str]], np.ndarray]:
     """The pairs with a gold label, (n,) long, and their targets: (n,) int64 classes, or float32 in [0, 1]."""
     if table.sides != 2:
         raise DataError(f"a cross-encoder reads pairs, the {name} table has {table.sides} texts a row")
@@ -236,11 +259,14 @@ def _new_cross_encoder(task: TaskConfig, config: FineTuneConfig) -> CrossEncoder
         }
     model = load_cross_encoder(
         config.base_model,
+        training_device(config.device),
+        dtype=config.dtype,
+        revision=config.revision,
         num_labels=task.num_labels,
         max_length=config.max_length,
         config_kwargs=names,
     )
-    _put_head_in_order(model, config.base_model, task)
+    _put_head_in_order(model, config, task)
     limit = position_limit(model)
     if config.max_length > limit:
         logger.warning(
@@ -254,11 +280,13 @@ def _new_cross_encoder(task: TaskConfig, config: FineTuneConfig) -> CrossEncoder
     return model
 
 
-def _put_head_in_order(model: CrossEncoder, name: str, task: TaskConfig) -> None:
+def _put_head_in_order(model: CrossEncoder, settings: FineTuneConfig, task: TaskConfig) -> None:
     """Where the base model has the task's classes in another order, its head learns on with each row at its own class."""
     if task.kind != "classification":
         return
-    config = AutoConfig.from_pretrained(resolve_model(name), trust_remote_code=False)
+    name, revision = settings.base_model, settings.revision
+    place = resolve_model(name, revision=revision)
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False, revision=revision or "main")
     names = configured_names(config, task.num_labels)
     if names is None or config.num_labels != task.num_labels:
         return

@@ -156,6 +156,8 @@ def check_tune(recipe: PairRecipe, output: str | Path, *, minutes: float, trials
         ConfigError, DataError, ModelError: as `tune` and `check_pair_recipe`.
         MissingExtraError: Optuna is not installed.
     """
+    if recipe.metric_for_best is not None:
+        raise ConfigError("tune compares students by the task's own metric: leave `metric_for_best` out")
     if recipe.dev is None:
         raise ConfigError("tune compares students on the dev table: name one as `dev` in the recipe")
     if not (math.isfinite(minutes) and minutes > 0) or trials < 1:
@@ -244,8 +246,9 @@ def _objective(
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder.with_suffix(".json"), {"quality": quality, "parameters": trial.params})
     logger.info(
-        "trial %d: %s %.4f, %s pairs/s, %s bytes an item, %.1f min (%s)",
-        trial.number, dev_set.metric, quality, f"{speed:,.0f}", f"{size:,}", spent, trial.params,
+        "trial %d: %s %.4f, %s pairs/s, %s bytes an item, %.1f min\n  %s",
+        trial.number, dev_set.metric, quality, f"{speed:,.0f}", f"{size:,}", spent,
+        ", ".join(f"{name} {value}" for name, value in trial.params.items()),
     )  # fmt: skip
     return quality, speed, float(size)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +16,25 @@ from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.pairs.bootstrap import Intervals, query_intervals, resampled_intervals
+from distilmatch.evaluation.pairs.examples import pair_details
 from distilmatch.evaluation.pairs.report import PairReport
 from distilmatch.evaluation.pairs.results import CacheSize, Role, SpeedResult, SystemResult
-from distilmatch.evaluation.pairs.speed import PairTeacher, head_pairs_per_s, student_logits, teacher_pairs_per_s
-from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
+from distilmatch.evaluation.pairs.speed import PairTeacher, measured_speed, student_logits
+from distilmatch.metrics import (
+    MetricFunction,
+    agreement_metrics,
+    checked_metrics,
+    main_metric,
+    own_metrics,
+    task_metrics,
+)
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.teachers.classes import in_task_order
 from distilmatch.teachers.in_memory import ScoreFunction, loaded_teacher
+from distilmatch.teachers.precision import in_precision, numbers_of
+from distilmatch.training.curves import StageCurve, training_curves
 from distilmatch.types import TupleTable
 
 if TYPE_CHECKING:
@@ -40,6 +51,7 @@ def evaluate_pairs(
     teacher: PairTeacher | CrossEncoder | ScoreFunction | None = None,
     teacher_logits: np.ndarray | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
+    metrics: Mapping[str, MetricFunction] | None = None,
     measure_speed: bool = True,
     resamples: int = 200,
     seed: int = 0,
@@ -56,37 +68,47 @@ def evaluate_pairs(
         teacher_logits: (n, c) raw logits in the order of the student's classes (`model.task.classes`), a whole row NaN where
             there is none; by default the table's.
         baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name, in that order too.
-        measure_speed: time the student and the teacher; about 10 seconds and up to half a minute for the teacher.
+        metrics: of your own, by name, a column of the report each, without an interval; see `distil_pairs`.
+        measure_speed: time the student and the teacher; about 15 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
         seed: of the bootstrap and of the order of the timed pairs.
-        precision: in which the student runs; "auto" is bf16 where the hardware multiplies in it, as for teachers.
+        precision: in which student and teacher run; "auto" is bf16 where the hardware multiplies in it.
 
     Raises:
         DataError: an empty table, one with neither gold labels nor a teacher, gold labels that do not fit the task, or
             ranking without queries.
         ModelError: the table has another number of sides than the student, or logits another shape.
-        ConfigError: a teacher of other classes, baselines of a wrong shape or with a reserved name.
+        ConfigError: a teacher of other classes, baselines of a wrong shape or with a reserved name, metrics without gold
+            labels, or one that gives no number.
     """
-    task = model.task
+    task, own = model.task, checked_metrics(metrics)
     table = tuple_table(table, read_as, task, side_names=model.student.side_names)
     if teacher is not None:
-        teacher = in_task_order(loaded_teacher(teacher, task), task)
+        teacher = in_task_order(in_precision(loaded_teacher(teacher, task), precision), task)
     _check_table(model, table, teacher)
     known = _given_labels(model, table, teacher_logits)
     others = {name: _logits_of(f"baseline {name!r}", values, table, task) for name, values in (baselines or {}).items()}
     taken = {"student", "teacher"} & set(others)
     if taken:
         raise ConfigError(f"a baseline cannot be called {taken.pop()!r}: choose another name")
+    if own and (table.gold is None or np.isnan(table.gold).all()):
+        raise ConfigError("`metrics` compare scores with gold labels, and the table has none: name the label column")
     # Refuses unusable labels before the student and teacher run for minutes.
     _check_gold(model, table, teacher, known)
     predicted, end_to_end = student_logits(model, table, measure=measure_speed, precision=precision)
     # The teacher is slow: it labels only where no labels of it were given.
+    given = known is not None
     if known is None and teacher is not None:
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
     logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others
-    measure = _Measure(task, table, known, resamples, seed)
+    measure = _Measure(task, table, known, resamples, seed, own)
     systems = tuple(measure.system(name, values) for name, values in logits.items())
-    speed = _measure_speed(model, table, teacher, end_to_end, seed, precision) if end_to_end is not None else None
+    speed = None
+    if end_to_end is not None:
+        speed = measured_speed(model, table, teacher, end_to_end, seed=seed, precision=precision)
+    numbers = ("bf16" if use_bf16(precision, model.device) else "fp32", None if given else numbers_of(teacher))
+    notes = _notes(measure, table, speed, numbers, given)
+    curves, problem = _training_curves(model)
     student = model.student
     return PairReport(
         task=task,
@@ -108,9 +130,23 @@ def evaluate_pairs(
             )
             for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
         ),
-        notes=tuple(_notes(measure, table, speed, "bf16" if use_bf16(precision, model.device) else "fp32")),
+        notes=tuple(notes + problem),
         environment=environment(),
+        model=model.name_or_path or None,
+        student_numbers=numbers[0],
+        teacher_numbers=numbers[1],
+        details=pair_details(task, table, logits, measured=measure.measured, agreeing=measure.agreeing, seed=seed),
+        curves=curves,
     )
+
+
+def _training_curves(model: DiPair) -> tuple[tuple[StageCurve, ...], list[str]]:
+    """What the student's folder knows of its training, and a note where that is damaged."""
+    place = model.name_or_path
+    try:
+        return (training_curves(place) if place and Path(place).is_dir() else ()), []
+    except DataError as error:
+        return (), [f"{error}."]
 
 
 def _check_table(model: DiPair, table: TupleTable, teacher: PairTeacher | None) -> None:
@@ -168,9 +204,15 @@ class _Measure:
     """Measures every system on the same rows: `measured` have gold (and teacher) labels, `agreeing` a teacher's."""
 
     def __init__(
-        self, task: TaskConfig, table: TupleTable, teacher: np.ndarray | None, resamples: int, seed: int
+        self,
+        task: TaskConfig,
+        table: TupleTable,
+        teacher: np.ndarray | None,
+        resamples: int,
+        seed: int,
+        own: Mapping[str, MetricFunction],
     ) -> None:
-        self.task, self.table, self.teacher = task, table, teacher
+        self.task, self.table, self.teacher, self.own = task, table, teacher, own
         self.resamples, self.seed = resamples, seed
         labelled = np.isfinite(table.gold) if table.gold is not None else np.zeros(len(table), dtype=bool)
         taught = np.isfinite(teacher).all(1) if teacher is not None else np.zeros(len(table), dtype=bool)
@@ -197,7 +239,9 @@ class _Measure:
         assert self.table.gold is not None
         gold, scored = self.table.gold[self.measured], logits[self.measured]
         queries = None if self.table.queries is None else self.table.queries[self.measured]
+        ranked = queries if self.task.kind == "ranking" else None
         values = _finite(task_metrics(self.task, gold, scored, queries))
+        values |= own_metrics(self.own, self.task, gold, scored, ranked)
         if self.task.kind == "ranking":
             assert queries is not None
             return values, query_intervals(self.task, gold, scored, queries, resamples=self.resamples, seed=self.seed)
@@ -221,25 +265,16 @@ class _Measure:
         )
 
 
-def _measure_speed(
-    model: DiPair,
+def _notes(
+    measure: _Measure,
     table: TupleTable,
-    teacher: PairTeacher | None,
-    end_to_end: float,
-    seed: int,
-    precision: Precision,
-) -> SpeedResult:
-    rate, count = (None, None) if teacher is None else teacher_pairs_per_s(teacher, table)
-    return SpeedResult(
-        head_pairs_per_s=head_pairs_per_s(model, table, seed=seed, precision=precision),
-        end_to_end_pairs_per_s=end_to_end,
-        teacher_pairs_per_s=rate,
-        teacher_pairs=count,
-    )
-
-
-def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None, precision: str) -> list[str]:
-    notes = [f"The student ran in {precision}."]
+    speed: SpeedResult | None,
+    numbers: tuple[str, str | None],
+    given: bool,
+) -> list[str]:
+    notes = [_said_numbers(*numbers, given=given, has_teacher=bool(len(measure.agreeing)))]
+    if table.teacher_scale == "probability":
+        notes.append("The teacher's labels of the table are probabilities, which were turned into logits.")
     if not len(measure.agreeing):
         notes.append("No teacher was given: the student is reported alone, without a share of the teacher.")
     if not len(measure.measured):
@@ -256,11 +291,25 @@ def _notes(measure: _Measure, table: TupleTable, speed: SpeedResult | None, prec
         "Student, cached: the folded head alone, folded texts in memory, pairs in random order. Student, from text: "
         "every distinct text encoded once, then all rows scored. Each rate is the median of repeated runs."
     )
+    if speed.kernel_difference:
+        notes.append("Largest difference: of a logit from that of the same head in fp32, over the timed pairs.")
+    notes.append(f"The kernel that `score` and `match` take here is {speed.kernel_why}.")
     if speed.teacher_pairs is not None:
         notes.append(
-            f"The teacher's rate was measured on {speed.teacher_pairs:,} pairs spread over the table's lengths, in the "
-            "precision it was loaded with."
+            f"The teacher's rate was measured on {speed.teacher_pairs:,} pairs spread over the table's lengths."
         )
     elif len(measure.agreeing):
         notes.append("The teacher's labels were given, not the teacher: its speed was not measured.")
     return notes
+
+
+def _said_numbers(student: str, teacher: str | None, *, given: bool, has_teacher: bool) -> str:
+    if not has_teacher:
+        return f"The student ran in {student}."
+    if given:
+        return f"The student ran in {student}; the teacher's labels were given with the table."
+    if teacher is None:
+        return f"The student ran in {student}; the teacher is a function, which computes as it will."
+    if teacher == student:
+        return f"Student and teacher ran in {student}."
+    return f"The student ran in {student}, the teacher in {teacher}, which is all it can."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distilmatch.evaluation.look import dress
-from distilmatch.evaluation.pairs.markdown import agreement_label, main_label, rate_label, times_label
+from distilmatch.evaluation.pairs.wording import agreement_label, main_label, rate_label, times_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def _draw_speed(
     if "student" in value:
         for rate, ratio, marker, name in (
             (speed.end_to_end_pairs_per_s, speed.end_to_end_speedup, "o", "student, from text"),
-            (speed.head_pairs_per_s, speed.head_speedup, "D", "student, cached"),
+            (speed.cached_pairs_per_s, speed.cached_speedup, "D", "student, cached"),
         ):
             times = "" if ratio is None else f" ({times_label(ratio)})"
             points.append((rate, value["student"], marker, "student", f"{name}\n{rate_label(rate)} pairs/s{times}"))
@@ -126,7 +126,7 @@ def _draw_speed(
     axes.set_ylim(*limits)
     # Labels point away from the other system; two points of the student that stand close point apart.
     student_is_lower = value.get("student", 0.0) <= value.get("teacher", limits[1])
-    crowded = speed.head_pairs_per_s < 10 * speed.end_to_end_pairs_per_s
+    crowded = speed.cached_pairs_per_s < 10 * speed.end_to_end_pairs_per_s
     for number, (rate, quality, marker, role, text) in enumerate(points):
         axes.plot(rate, quality, marker, color=_COLOURS[role], markersize=9, zorder=3)
         below = student_is_lower == (role == "student")

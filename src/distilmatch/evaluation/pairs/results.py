@@ -8,6 +8,8 @@ from pydantic import Field
 
 from distilmatch.config.base import FrozenConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.evaluation.pairs.details import PairDetails
+from distilmatch.training.curves import StageCurve
 
 Role = Literal["teacher", "student", "baseline"]
 
@@ -32,13 +34,33 @@ class SystemResult(FrozenConfig):
 class SpeedResult(FrozenConfig):
     """Pairs per second: of the student's head from cached representations, of the student from text, of the teacher.
 
-    `teacher_pairs` is how many pairs the teacher was timed on.
+    Attributes:
+        head_pairs_per_s: in the precision that was asked for; PyTorch where that is fp32.
+        teacher_pairs: how many pairs the teacher was timed on.
+        kernel_pairs_per_s: from cached representations by the kernel that `score` and `match` take here; None in reports of
+            older versions.
+        kernel: its name; kernel_why: why it is this one.
+        kernel_difference: the largest difference of its logits from those in fp32.
     """
 
     head_pairs_per_s: float
     end_to_end_pairs_per_s: float
     teacher_pairs_per_s: float | None = None
     teacher_pairs: int | None = None
+    kernel_pairs_per_s: float | None = None
+    kernel: str | None = None
+    kernel_why: str = ""
+    kernel_difference: float | None = None
+
+    @property
+    def cached_pairs_per_s(self) -> float:
+        """From cached representations, as `score` and `match` do it: by the kernel, where it was measured."""
+        return self.head_pairs_per_s if self.kernel_pairs_per_s is None else self.kernel_pairs_per_s
+
+    @property
+    def cached_speedup(self) -> float | None:
+        """How many times as fast as the teacher that is; None without a teacher's speed."""
+        return self.cached_pairs_per_s / self.teacher_pairs_per_s if self.teacher_pairs_per_s else None
 
     @property
     def head_speedup(self) -> float | None:
@@ -73,6 +95,11 @@ class PairResults(FrozenConfig):
         systems: the teacher (if there is one), the student, the baselines.
         speed: None where it was not measured.
         notes: what a reader must know to read the figures rightly.
+        model: where the student was loaded from; None where that is not known.
+        student_numbers, teacher_numbers: what their products were computed in, such as "bf16"; None where it is not known, as
+            of labels that were given.
+        details: confusions, scores and the worst rows and queries; None in reports of older versions.
+        curves: how the student's training went; none where its folder does not tell.
     """
 
     format_version: Literal[1] = 1
@@ -88,6 +115,11 @@ class PairResults(FrozenConfig):
     cache: tuple[CacheSize, ...]
     notes: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
+    model: str | None = None
+    student_numbers: str | None = None
+    teacher_numbers: str | None = None
+    details: PairDetails | None = None
+    curves: tuple[StageCurve, ...] = ()
 
     @property
     def student(self) -> SystemResult:
@@ -123,6 +155,10 @@ class PairResults(FrozenConfig):
             flat["teacher_pairs_per_s"] = self.speed.teacher_pairs_per_s
             flat["head_speedup"] = self.speed.head_speedup
             flat["end_to_end_speedup"] = self.speed.end_to_end_speedup
+            if self.speed.kernel_pairs_per_s is not None:
+                flat["student_kernel_pairs_per_s"] = self.speed.kernel_pairs_per_s
+                flat["kernel_speedup"] = self.speed.cached_speedup
+                flat["kernel_difference"] = self.speed.kernel_difference
         for side in self.cache:
             flat[f"cache_bytes_per_item_{side.side_name}_fp32"] = float(side.fp32_bytes)
             flat[f"cache_bytes_per_item_{side.side_name}_fp16"] = float(side.fp16_bytes)

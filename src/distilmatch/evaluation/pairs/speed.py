@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from distilmatch.engine.kernels.choice import KernelName
 from distilmatch.engine.scorer import Scorer
 from distilmatch.evaluation.look import median_seconds
+from distilmatch.evaluation.pairs.results import SpeedResult
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision
-from distilmatch.types import TupleTable
+from distilmatch.types import TokenRepresentations, TupleTable
 
 _SAMPLED_ROWS = 2048
 _HEAD_PAIRS = 8192
@@ -62,25 +65,85 @@ def student_logits(
     return logits, len(tuples) / seconds
 
 
+@dataclass(frozen=True, kw_only=True)
+class CachedPairs:
+    """Pairs of a table whose texts are encoded, to be scored: (m, s) `rows` of the s representations in `sides`."""
+
+    sides: tuple[TokenRepresentations, ...]
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpeed:
+    """Pairs per second of a scorer's kernel, its name, and why it is this one."""
+
+    pairs_per_s: float
+    kernel: str
+    why: str
+
+
+def cached_pairs(model: DiPair, table: TupleTable, *, seed: int = 0) -> CachedPairs:
+    """8,192 pairs in random order, drawn from at most 2,048 rows whose lengths are spread as the table's."""
+    sample = table.rows[spread_over_lengths(table, _SAMPLED_ROWS)]
+    sides, columns = [], []
+    for side in range(table.sides):
+        distinct, column = np.unique(sample[:, side], return_inverse=True)
+        sides.append(model.encode([table.texts[i] for i in distinct], side, show_progress_bar=False))
+        columns.append(column)
+    rows = np.stack(columns, axis=1)[np.random.default_rng(seed).integers(0, len(sample), _HEAD_PAIRS)]
+    return CachedPairs(sides=tuple(sides), rows=rows)
+
+
+def kernel_speed(model: DiPair, pairs: CachedPairs, kernel: KernelName) -> tuple[KernelSpeed, np.ndarray]:
+    """The speed of the folded head alone, from texts in memory, by a kernel, and the (m, c) logits of the pairs."""
+    scorer = Scorer(model, kernel=kernel)
+    loaded = [scorer.load(texts, side, uses=len(pairs.rows)) for side, texts in enumerate(pairs.sides)]
+
+    def score() -> np.ndarray:
+        return scorer.score(*loaded, rows=pairs.rows, show_progress_bar=False)
+
+    logits = score()
+    rate = len(pairs.rows) / median_seconds(score)
+    return KernelSpeed(pairs_per_s=rate, kernel=scorer.kernel.name, why=scorer.why), logits
+
+
 def head_pairs_per_s(model: DiPair, table: TupleTable, *, seed: int = 0, precision: Precision = "fp32") -> float:
     """Pairs per second of the folded head alone, from representations in memory, in random order, by the kernel that
     scores in `precision` here: the fastest one with "auto" and "bf16", PyTorch in fp32 with "fp32".
     """
-    sample = table.rows[spread_over_lengths(table, _SAMPLED_ROWS)]
-    scorer = Scorer(model, kernel="torch" if precision == "fp32" else "auto")
-    sides, columns = [], []
-    for side in range(table.sides):
-        distinct, column = np.unique(sample[:, side], return_inverse=True)
-        texts = model.encode([table.texts[i] for i in distinct], side, show_progress_bar=False)
-        sides.append(scorer.load(texts, side, uses=_HEAD_PAIRS))
-        columns.append(column)
-    rows = np.stack(columns, axis=1)[np.random.default_rng(seed).integers(0, len(sample), _HEAD_PAIRS)]
+    pairs = cached_pairs(model, table, seed=seed)
+    speed, _ = kernel_speed(model, pairs, "torch" if precision == "fp32" else "auto")
+    return speed.pairs_per_s
 
-    def score() -> np.ndarray:
-        return scorer.score(*sides, rows=rows, show_progress_bar=False)
 
-    score()
-    return len(rows) / median_seconds(score)
+def measured_speed(
+    model: DiPair,
+    table: TupleTable,
+    teacher: PairTeacher | None,
+    end_to_end_pairs_per_s: float,
+    *,
+    seed: int,
+    precision: Precision,
+) -> SpeedResult:
+    """All of a report's speeds: of the teacher, and of the student in fp32 and by the kernel that is used.
+
+    Args:
+        end_to_end_pairs_per_s: of the student from text, as `student_logits` measured it.
+    """
+    rate, count = (None, None) if teacher is None else teacher_pairs_per_s(teacher, table)
+    pairs = cached_pairs(model, table, seed=seed)
+    full, full_logits = kernel_speed(model, pairs, "torch")
+    used, logits = kernel_speed(model, pairs, "auto")
+    return SpeedResult(
+        head_pairs_per_s=full.pairs_per_s if precision == "fp32" else used.pairs_per_s,
+        end_to_end_pairs_per_s=end_to_end_pairs_per_s,
+        teacher_pairs_per_s=rate,
+        teacher_pairs=count,
+        kernel_pairs_per_s=used.pairs_per_s,
+        kernel=used.kernel,
+        kernel_why=used.why,
+        kernel_difference=float(np.abs(logits - full_logits).max()),
+    )
 
 
 def teacher_pairs_per_s(teacher: PairTeacher, table: TupleTable) -> tuple[float, int]:

@@ -6,7 +6,8 @@ Shape legend: n pairs of a task; t distinct texts of all tasks; d width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from distilmatch.evaluation.sts.retrieval import RetrievalSet, measure_retrieval
 from distilmatch.evaluation.sts.tasks import StsTask
 from distilmatch.metrics import alignment, cosine_spearman, uniformity
 from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.prompts import query_and_document, texts_of
 from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
 from distilmatch.runtime import Precision, pick_device, use_bf16
 from distilmatch.teachers.sentence import SentenceTeacher
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BATCH = 64
+
+
+_STS = "sts"  # what models call a prompt for texts that are compared with their like
 
 
 _TIMED_TEXTS = 512
@@ -53,6 +58,9 @@ def evaluate_sts(
     retrieval: RetrievalSet | None = None,
 ) -> StsReport:
     """Measures sentence encoders, one after another in memory; each distinct text is embedded once.
+
+    A model's own prompts are used, and said: in the tasks the one that it calls `sts`, else its default prompt where it has one;
+    in the retrieval those of queries and of documents.
 
     Args:
         models: sentence-transformers folders, hub names, transformers (their mean is taken) or loaded models, one or
@@ -111,12 +119,8 @@ def _measure(
     measure_speed: bool,
     retrieval: RetrievalSet | None,
 ) -> StsResult:
-    # As a teacher: in evaluation mode whatever the model's own, and nothing of the model changed.
-    encoder = SentenceTeacher(model, batch_size=_BATCH, precision=precision)
-
-    def embed(sentences: list[str]) -> np.ndarray:
-        return encoder.embed(sentences, show_progress_bar=False)
-
+    prompts = texts_of(model.prompts or {})
+    embed = _embedder(model, precision, next((prompts[key] for key in prompts if key.lower() == _STS), None))
     place = {text: number for number, text in enumerate(texts)}
     embeddings = embed(texts)
     spearman = {}
@@ -141,8 +145,25 @@ def _measure(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         width=encoder_width(model),
         texts_per_s=rate,
-        retrieval=None if retrieval is None else measure_retrieval(embed, retrieval),
+        retrieval=None if retrieval is None else _retrieval(model, precision, retrieval),
     )
+
+
+def _embedder(
+    model: SentenceTransformer, precision: Precision, prompt: str | None
+) -> Callable[[list[str]], np.ndarray]:
+    """What embeds texts after a prompt; None for the model's default prompt, where it has one."""
+    # As a teacher: in evaluation mode whatever the model's own, and nothing of the model changed.
+    encoder = SentenceTeacher(model, batch_size=_BATCH, precision=precision, prompt=prompt)
+    if prompt:
+        logger.info("asked with the prompt %r", prompt)
+    return partial(encoder.embed, show_progress_bar=False)
+
+
+def _retrieval(model: SentenceTransformer, precision: Precision, task: RetrievalSet) -> dict[str, float]:
+    """Queries and documents each after their own prompt, where the model has such."""
+    query, document = query_and_document(model.prompts or {}) or (None, None)
+    return measure_retrieval(_embedder(model, precision, query), task, _embedder(model, precision, document))
 
 
 def _sides(task: StsTask, embeddings: np.ndarray, place: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:

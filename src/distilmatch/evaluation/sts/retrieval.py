@@ -68,13 +68,19 @@ def load_retrieval(folder: str | Path) -> RetrievalSet:
     )
 
 
-def measure_retrieval(embed: Callable[[list[str]], np.ndarray], task: RetrievalSet) -> dict[str, float]:
+def measure_retrieval(
+    embed: Callable[[list[str]], np.ndarray],
+    task: RetrievalSet,
+    embed_documents: Callable[[list[str]], np.ndarray] | None = None,
+) -> dict[str, float]:
     """ndcg@10, map and mrr@10 of the cosines; see `ranking_metrics`.
 
     Args:
         embed: (n, d) embeddings of n texts.
+        embed_documents: those of documents, where they are embedded otherwise than queries.
     """
-    queries, documents = (unit_rows(embed(list(texts))) for texts in (task.queries, task.documents))
+    queries = unit_rows(embed(list(task.queries)))
+    documents = unit_rows((embed_documents or embed)(list(task.documents)))
     scores = queries @ documents.T
     numbers = np.repeat(np.arange(len(queries)), len(documents))
     return ranking_metrics(task.relevance.ravel().astype(np.float64), scores.ravel(), numbers)

@@ -7,6 +7,7 @@ triplets); d width of the teacher.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,14 @@ class LabelledTables:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+
+def prompted(table: TupleTable, prompts: Sequence[str]) -> TupleTable:
+    """The same rows with a prompt before each text, one prompt a side; a text on two sides is two then."""
+    sides = len(table.side_names)
+    used, rows = np.unique(table.rows * sides + np.arange(sides), return_inverse=True)
+    texts = [prompts[number % sides] + table.texts[number // sides] for number in used.tolist()]
+    return replace(table, texts=texts, rows=rows.reshape(table.rows.shape))
 
 
 class TableSampler(Sampler[int]):

@@ -5,9 +5,11 @@ Shape legend: n texts of the corpus; d width of the teacher.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,22 +21,28 @@ from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
 from distilmatch.config.embeddings import EmbeddingRecipe, LabelledConfig, NamedEmbeddingStageConfig
+from distilmatch.config.weights import revision_of
 from distilmatch.data.corpus import TextCorpus, write_corpus
 from distilmatch.data.readers import local_file
 from distilmatch.data.tables import load_table
 from distilmatch.data.token_file import MappedTokenIds, write_token_ids
 from distilmatch.errors import ConfigError, DataError
-from distilmatch.files import write_json
+from distilmatch.files import MANIFEST, write_json
 from distilmatch.fingerprint import fingerprint
 from distilmatch.models.sentence_card import save_student
 from distilmatch.models.sentence_student import build_student
+from distilmatch.pretrained.names import resolve_model
+from distilmatch.pretrained.prompts import default_prompt, named_prompts, texts_of
 from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
 from distilmatch.runtime import keep_freed_memory, seed_everything
 from distilmatch.teachers import PrecomputedTeacher, cached_embeddings, load_embedding_teacher, read_embeddings
 from distilmatch.teachers.embedding_cache import embedding_key
+from distilmatch.teachers.in_memory import is_cached
+from distilmatch.teachers.sentence import EmbeddingTeacher, SentenceTeacher
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_model, check_reporters, check_scores
-from distilmatch.training.embeddings.batches import LabelledTables, StudentTokens
+from distilmatch.training.embeddings.batches import LabelledTables, StudentTokens, prompted
+from distilmatch.training.embeddings.inputs import EmbeddingInputs, with_inputs
 from distilmatch.training.embeddings.projected import ProjectedStudent, trained_body
 from distilmatch.training.embeddings.run import EmbeddingRun
 from distilmatch.training.embeddings.stages import run_contrastive, run_distillation
@@ -48,15 +56,31 @@ logger = logging.getLogger(__name__)
 _FITTED_TEXTS = 2048
 
 
-def distil_embeddings(recipe: EmbeddingRecipe, *, callbacks: Sequence[TrainerCallback] = ()) -> SentenceTransformer:
+def distil_embeddings(
+    recipe: EmbeddingRecipe | Mapping[str, Any],
+    *,
+    corpus: Any = None,
+    labelled: Any = None,
+    dev: Any = None,
+    teacher: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> SentenceTransformer:
     """Distils a sentence encoder into a smaller student.
 
     Every part goes on where it was when the same recipe is run again after a stop: the teacher's embeddings from their
     cache, training from the last checkpoint and its memory bank, a finished stage is not repeated. Under `torchrun` the
-    processes share the training; the first one makes the corpus and asks the teacher.
+    processes share the training; the first one makes the corpus and asks the teacher. What is given in memory must be the
+    same in each of them.
 
     Args:
         recipe: everything; `recipe.output` receives the student (`student/`), embeddings, logs and records.
+        corpus: the texts, in the place of the recipe's: a list, an iterator or a column of texts, a table (pandas, polars,
+            Arrow, `datasets`, rows as mappings) whose columns `recipe.corpus.text_columns` names, or a path.
+        labelled, dev: tables in the place of the recipe's, one or a list, of the same forms; the entries of
+            `recipe.labelled` and `recipe.dev` say in turn how each is read. A list of mappings is one table.
+        teacher: in the place of the recipe's: a folder or hub name, a loaded `SentenceTransformer`, a `SentenceTeacher`, or a
+            function that takes a list of texts and returns (n, t) numbers. Its embeddings are cached under its attribute
+            `name`; without one none are, and that is said (`distilmatch.teachers.FunctionEmbeddingTeacher`).
         callbacks: of `transformers.Trainer`, called in every stage.
 
     Returns:
@@ -66,21 +90,52 @@ def distil_embeddings(recipe: EmbeddingRecipe, *, callbacks: Sequence[TrainerCal
         ConfigError: the settings do not go together, or the output folder belongs to another recipe.
         DataError: texts, tables or embeddings that cannot be used.
     """
+    recipe, inputs = with_inputs(recipe, corpus=corpus, labelled=labelled, dev=dev, teacher=teacher)
     device = training_device(recipe.device)
-    checked = check_embedding_recipe(recipe)
-    tables, dev, run = checked.labelled, checked.dev, EmbeddingRun(recipe)
+    checked = check_embedding_recipe(recipe, inputs)
+    tables, run = checked.labelled, EmbeddingRun(recipe, inputs)
     processes = Processes(cpu=device.type == "cpu")
+    _share(run, processes)
     seed_everything(recipe.seed)
-    if processes.is_main:
-        run.claim()
-        run.record()
     watch = Watch(report_to=recipe.report_to, callbacks=callbacks)
-    stages = _Training(run, tables, dev, processes, watch).stages()
-    run_stages(stages)
+    stages = _Training(run, tables, checked.dev, processes, watch).stages()
+    try:
+        run_stages(stages)
+    finally:
+        if processes.is_main:
+            _forget_uncached(run)
     if processes.is_main:
         _finish(run, stages, best_stage(stages, f"try a lower {stages[-1].name}.learning_rate"), tables)
     processes.wait()
     return SentenceTransformer(str(run.student), device=str(device), trust_remote_code=False).eval()
+
+
+def _share(run: EmbeddingRun, processes: Processes) -> None:
+    """The first process records the run; the others check that they were given the same.
+
+    Raises:
+        ConfigError: they were not, or their teacher is a function without a name.
+    """
+    teacher = run.inputs.teacher
+    if processes.count > 1 and teacher is not None and not is_cached(teacher):
+        raise ConfigError("several processes share a teacher's embeddings by its name: give the function a `name`")
+    if processes.is_main:
+        run.claim()
+        run.record()
+    processes.wait()
+    if not processes.is_main:
+        run.check_shared()
+
+
+def _forget_uncached(run: EmbeddingRun) -> None:
+    """Takes away the embeddings of a function without a name: no other run could know them again."""
+    teacher, config = run.inputs.teacher, run.recipe.teacher
+    if teacher is None or config is None or is_cached(teacher) or not (run.corpus / MANIFEST).is_file():
+        return
+    folder = run.embeddings / embedding_key(teacher, TextCorpus(run.corpus, checked=True), config.dtype)
+    shutil.rmtree(folder, ignore_errors=True)
+    if _pointer(run).get("folder") == str(folder):
+        run.teacher.unlink()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +146,11 @@ class EmbeddingTables:
     dev: DevPairs | None
 
 
-def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
+def check_embedding_recipe(recipe: EmbeddingRecipe, inputs: EmbeddingInputs | None = None) -> EmbeddingTables:
     """Looks at all that can be refused, before the corpus is made and the teacher asked; nothing is written.
+
+    Args:
+        inputs: what the job reads; None for what the recipe names.
 
     Raises:
         ConfigError: settings that do not go together, an output that cannot be used or belongs to another recipe.
@@ -100,59 +158,81 @@ def check_embedding_recipe(recipe: EmbeddingRecipe) -> EmbeddingTables:
         ModelError: a teacher or a model that does not exist, or with which the student cannot begin.
     """
     check_reporters(recipe.report_to)
-    run = EmbeddingRun(recipe)
+    run = EmbeddingRun(recipe, inputs)
+    inputs = run.inputs
     run.check()
-    for source in recipe.corpus.sources if recipe.corpus is not None else ():
+    for source in inputs.corpus:
         path = local_file(source)
         if path is not None and not path.is_file():
             raise DataError(f"no file at {path}; check `corpus.sources`")
     dev = None
     if recipe.dev:
-        dev = DevPairs(tables=tuple(map(_load, recipe.dev)))
+        dev = DevPairs(tables=tuple(map(_load, recipe.dev, inputs.dev)))
         for table, config in zip(dev.tables, recipe.dev, strict=True):
             check_scores(table, config.source)
-    labelled = _tables(recipe) if recipe.fine_tunes else None
+    labelled = _tables(recipe, inputs) if recipe.fine_tunes else None
     first = recipe.all_stages[0]
     if finished_stage(run.stage(first.name)) is None:
-        student = new_student(recipe)
+        student = new_student(recipe, inputs)
         StudentTokens(student, recipe.student.max_length)
-        width = _checked_teacher(recipe) if recipe.distils else None
+        width = _checked_teacher(recipe, inputs) if recipe.distils else None
         ProjectedStudent(student, recipe.student, teacher_width=width or encoder_width(student))
     return EmbeddingTables(labelled=labelled, dev=dev)
 
 
-def _checked_teacher(recipe: EmbeddingRecipe) -> int | None:
+def _checked_teacher(recipe: EmbeddingRecipe, inputs: EmbeddingInputs) -> int | None:
     """Checks that the teacher can be loaded; its width, where the student must have the same."""
+    if inputs.teacher is not None:
+        return inputs.teacher.width if recipe.student.projection == "none" else None
     assert recipe.teacher is not None  # `EmbeddingRecipe` refuses a stage 1 without
     if recipe.student.projection == "none":
-        return load_embedding_teacher(recipe.teacher, device="cpu").width
-    for name in recipe.teacher.models:
-        check_model(name)
+        return load_embedding_teacher(recipe.teacher.replaced(device=None), device="cpu").width
+    for number, name in enumerate(recipe.teacher.models):
+        check_model(name, revision_of(recipe.teacher.revision, number))
     for file in recipe.teacher.embeddings:
         PrecomputedTeacher(file, recipe.teacher.embedding_column)
     return None
 
 
-def embed_corpus(recipe: EmbeddingRecipe) -> tuple[TextCorpus, np.ndarray]:
+def embed_corpus(
+    recipe: EmbeddingRecipe | Mapping[str, Any], *, corpus: Any = None, teacher: Any = None
+) -> tuple[TextCorpus, np.ndarray]:
     """Makes the corpus and has the teacher embed it; both are taken from disk where they are there already.
 
+    Args:
+        recipe, corpus, teacher: as of `distil_embeddings`.
+
     Returns:
-        The n distinct texts, and (n, d) float16 or float32, memory-mapped. The teacher has left memory.
+        The n distinct texts, and (n, d) float16 or float32, memory-mapped; in memory where the teacher is a function without a
+        name. A teacher that the recipe names has left memory.
 
     Raises:
         ConfigError: the recipe has no corpus or no teacher.
         DataError, ModelError, CacheError: see `write_corpus` and `cached_embeddings`.
     """
+    recipe, inputs = with_inputs(recipe, corpus=corpus, teacher=teacher)
+    run = EmbeddingRun(recipe, inputs)
+    try:
+        texts, embeddings = _embedded(run)
+        if inputs.teacher is not None and not is_cached(inputs.teacher):
+            embeddings = np.array(embeddings)
+    finally:
+        _forget_uncached(run)
+    return texts, embeddings
+
+
+def _embedded(run: EmbeddingRun) -> tuple[TextCorpus, np.ndarray]:
+    """The corpus and its embeddings, both on disk."""
+    recipe = run.recipe
     if recipe.corpus is None or recipe.teacher is None:
         raise ConfigError("embedding a corpus needs a `corpus` and a `teacher`: add them to the recipe")
-    run = EmbeddingRun(recipe)
-    corpus = write_corpus(recipe.corpus, run.corpus)
-    wanted = fingerprint(corpus.fingerprint, recipe.teacher.to_dict())
+    corpus = write_corpus(recipe.corpus, run.corpus, run.inputs.corpus)
+    wanted = fingerprint(corpus.fingerprint, recipe.teacher.embedding_settings())
     known = _pointer(run)
     if known.get("wanted") == wanted and (Path(known["folder"]) / "manifest.json").is_file():
         return corpus, read_embeddings(known["folder"])
     keep_freed_memory()
-    teacher = load_embedding_teacher(recipe.teacher, device=recipe.device)
+    teacher = run.inputs.teacher or load_embedding_teacher(recipe.teacher, device=recipe.device)
     folder = run.embeddings / embedding_key(teacher, corpus, recipe.teacher.dtype)
     embeddings = cached_embeddings(teacher, corpus, run.embeddings, dtype=recipe.teacher.dtype)
     write_json(run.teacher, {"wanted": wanted, "folder": str(folder), "width": teacher.width})
@@ -162,19 +242,58 @@ def embed_corpus(recipe: EmbeddingRecipe) -> tuple[TextCorpus, np.ndarray]:
     return corpus, embeddings
 
 
-def new_student(recipe: EmbeddingRecipe) -> SentenceTransformer:
+def new_student(recipe: EmbeddingRecipe, inputs: EmbeddingInputs | None = None) -> SentenceTransformer:
     """The untrained student of a recipe, on the CPU, without projection and normalisation.
+
+    Args:
+        inputs: what the job reads, its teacher among it; None for what the recipe names.
 
     Raises:
         ConfigError, ModelError: see `build_student`.
     """
-    name, pooling = recipe.student.encoder, recipe.student.pooling
-    if name is None:
-        assert recipe.teacher is not None and recipe.teacher.models
-        name, pooling = recipe.teacher.models[0], recipe.teacher.pooling
-    source = load_sentence_encoder(name, pooling=pooling, device="cpu")
+    name, pooling, revision = recipe.student.encoder, recipe.student.pooling, None
+    loaded = None if inputs is None else inputs.teacher
+    if name is None and isinstance(loaded, SentenceTeacher):
+        source = copy.deepcopy(loaded.model).cpu().float().eval()  # as loading it by its name would
+    else:
+        if name is None:
+            assert recipe.teacher is not None and recipe.teacher.models
+            name, pooling = recipe.teacher.models[0], recipe.teacher.pooling
+            revision = revision_of(recipe.teacher.revision, 0)
+        source = load_sentence_encoder(name, pooling=pooling, device="cpu", revision=revision)
     seed_everything(recipe.seed)
-    return build_student(recipe.student, source)
+    student = build_student(recipe.student, source)
+    student.prompts.update(_prompts(recipe, loaded, source))
+    return student
+
+
+def _prompts(recipe: EmbeddingRecipe, loaded: EmbeddingTeacher | None, source: SentenceTransformer) -> dict[str, str]:
+    """The prompts that the student keeps, by name: those of the teacher that it is distilled from, else those of the model
+    that it begins with. None of a teacher that puts a prompt before each text by itself: the student learns what it gives
+    with that prompt for texts without.
+    """
+    if not recipe.distils or recipe.teacher is None:
+        return texts_of(source.prompts)
+    asked = recipe.teacher.prompt
+    if isinstance(loaded, SentenceTeacher):
+        known, usual = texts_of(loaded.model.prompts), loaded.model.default_prompt_name
+        asked = loaded.prompt
+    elif recipe.teacher.models and recipe.student.encoder is None:
+        known, usual = texts_of(source.prompts), source.default_prompt_name
+    else:
+        folder = resolve_model(recipe.teacher.models[0]) if recipe.teacher.models and loaded is None else ""
+        known, usual = named_prompts(folder), default_prompt(folder)
+    used = known.get(usual or "") if asked is None else asked
+    if known and used:
+        logger.info(
+            "the teacher reads each text after the prompt %r: the student learns to do without, and keeps none", used
+        )
+        return {}
+    if known:
+        logger.info(
+            "the student keeps the teacher's prompts: %s", ", ".join(f"{n} {text!r}" for n, text in known.items())
+        )
+    return known
 
 
 @dataclass(frozen=True)
@@ -205,13 +324,13 @@ class _Training:
     def _distil(self, config: NamedEmbeddingStageConfig, seed: int, latest: Path | None) -> None:
         recipe, processes = self.run.recipe, self.processes
         if processes.is_main:
-            embed_corpus(recipe)
+            _embedded(self.run)
         processes.wait()
         corpus, embeddings = TextCorpus(self.run.corpus), read_embeddings(_pointer(self.run)["folder"])
         logger.info("%s texts, the teacher is %d wide", f"{len(corpus):,}", embeddings.shape[1])
         objective = recipe.objective
         student = ProjectedStudent(
-            new_student(recipe) if latest is None else trained_body(latest),
+            new_student(recipe, self.run.inputs) if latest is None else trained_body(latest),
             recipe.student,
             teacher_width=int(embeddings.shape[1]),
             temperature=objective.learned_temperature,
@@ -240,7 +359,7 @@ class _Training:
         recipe, tables = self.run.recipe, self.tables
         assert tables is not None, "a recipe with such a stage has labelled tables"
         logger.info("%s labelled rows in %d table(s)", f"{len(tables):,}", len(tables.tables))
-        encoder = new_student(recipe) if latest is None else trained_body(latest)
+        encoder = new_student(recipe, self.run.inputs) if latest is None else trained_body(latest)
         contrastive = recipe.contrastive
         learns = contrastive.learn_temperature and any(kind != "scored" for kind in tables.kinds)
         student = ProjectedStudent(encoder, recipe.student, temperature=contrastive.temperature if learns else None)
@@ -273,14 +392,15 @@ def _fit_projection(
     student.train()
 
 
-def _load(config: LabelledConfig) -> TupleTable:
-    return load_table(config.source, config.table, config.task if config.kind == "scored" else None)
+def _load(config: LabelledConfig, source: Any) -> TupleTable:
+    table = load_table(source, config.table, config.task if config.kind == "scored" else None)
+    return prompted(table, config.prompts) if config.prompts else table
 
 
-def _tables(recipe: EmbeddingRecipe) -> LabelledTables:
+def _tables(recipe: EmbeddingRecipe, inputs: EmbeddingInputs) -> LabelledTables:
     tables = []
-    for config in recipe.labelled:
-        table = _load(config)
+    for config, source in zip(recipe.labelled, inputs.labelled, strict=True):
+        table = _load(config, source)
         if config.kind == "scored" and (table.gold is None or np.isnan(table.gold).any()):
             raise DataError(f"{config.source}: scored pairs need a score in every row; leave those without one out")
         tables.append(table)

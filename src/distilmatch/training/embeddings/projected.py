@@ -18,6 +18,7 @@ from torch import nn
 from distilmatch.config.embeddings import EmbeddingStudentConfig
 from distilmatch.errors import ConfigError
 from distilmatch.models.sentence_student import rest_unused
+from distilmatch.pretrained.prompts import texts_of
 from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
 
 
@@ -116,8 +117,9 @@ class ProjectedStudent(nn.Module):
             modules.append(dense)
         if self.shape.normalize:
             modules.append(Normalize())
-        made = SentenceTransformer(modules=modules, device=str(self.encoder.device))
-        return made
+        return SentenceTransformer(
+            modules=modules, device=str(self.encoder.device), prompts=texts_of(self.encoder.prompts)
+        )
 
 
 def trained_body(folder: str | Path) -> SentenceTransformer:
@@ -126,7 +128,8 @@ def trained_body(folder: str | Path) -> SentenceTransformer:
     Raises:
         ModelError: it cannot be loaded.
     """
-    modules = [module for module in load_sentence_encoder(folder, device="cpu") if not isinstance(module, Normalize)]
+    saved = load_sentence_encoder(folder, device="cpu")
+    modules = [module for module in saved if not isinstance(module, Normalize)]
     if isinstance(modules[0], Transformer):
         rest_unused(cast(Any, modules[0].model), modules[0].tokenizer)
-    return SentenceTransformer(modules=modules, device="cpu")
+    return SentenceTransformer(modules=modules, device="cpu", prompts=texts_of(saved.prompts))

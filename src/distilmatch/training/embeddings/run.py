@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.training.embeddings.inputs import EmbeddingInputs
 from distilmatch.training.run_folder import RecordedRun
 
 
@@ -14,13 +15,15 @@ class EmbeddingRun(RecordedRun):
     """Paths of an embedding job's output, and its records.
 
     Attributes:
+        inputs: what it reads.
         corpus: the distinct unlabelled texts; embeddings: the cache of the teacher's; teacher: which of them this run
             reads; tokens: the student's token ids of the corpus; student: the finished one.
     """
 
-    def __init__(self, recipe: EmbeddingRecipe) -> None:
+    def __init__(self, recipe: EmbeddingRecipe, inputs: EmbeddingInputs | None = None) -> None:
         super().__init__(recipe)
         self.recipe = recipe
+        self.inputs = EmbeddingInputs.of(recipe) if inputs is None else inputs
         self.corpus = self.root / "corpus"
         self.tokens = self.root / "tokens"
         self.teacher = self.root / "teacher.json"
@@ -45,7 +48,6 @@ class EmbeddingRun(RecordedRun):
 
     def sources(self) -> Mapping[str, Any]:
         """The files of the corpus, the labelled tables and the dev sets, by their names."""
-        recipe = self.recipe
-        corpus = recipe.corpus.sources if recipe.corpus else ()
-        tables = [*recipe.labelled, *recipe.dev]
-        return {source: source for source in (*corpus, *(table.source for table in tables))}
+        named, read = EmbeddingInputs.of(self.recipe), self.inputs
+        names = (*named.corpus, *named.labelled, *named.dev)
+        return dict(zip(names, (*read.corpus, *read.labelled, *read.dev), strict=True))

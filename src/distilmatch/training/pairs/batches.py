@@ -23,14 +23,20 @@ Batch = dict[str, Any]
 
 
 class BlockDataset(Dataset[np.ndarray]):
-    """The blocks of a labelled table; item i is the (p,) row numbers of block i."""
+    """The blocks of a labelled table; item i is the (p,) row numbers of block i.
+
+    Every row has a label of the teacher or, of a table without any, a gold label.
+    """
 
     def __init__(self, table: TupleTable) -> None:
-        if table.teacher is None or table.blocks is None:
-            raise DataError("training needs teacher labels and blocks: make them with label_transfer_set")
-        unlabelled = int(np.isnan(table.teacher).any(axis=1).sum())
+        labels, kind = (table.gold, "gold") if table.teacher is None else (table.teacher, "teacher")
+        if labels is None or table.blocks is None:
+            raise DataError(
+                "training needs blocks and labels, a teacher's or gold ones: make them with label_transfer_set"
+            )
+        unlabelled = int(np.isnan(labels.reshape(len(table), -1)).any(axis=1).sum())
         if unlabelled:
-            raise DataError(f"{unlabelled} of {len(table)} rows have no teacher label: label them, or leave them out")
+            raise DataError(f"{unlabelled} of {len(table)} rows have no {kind} label: label them, or leave them out")
         self.table = table
         _, starts = np.unique(table.blocks, return_index=True)
         self.bounds = np.append(starts, len(table))
@@ -50,9 +56,9 @@ class _Collator:
     def __call__(self, blocks: Sequence[np.ndarray]) -> Batch:
         chosen = np.concatenate(blocks)
         table = self.table
-        assert table.teacher is not None
-        batch: Batch = {"teacher": torch.from_numpy(table.teacher[chosen])}
-        batch["texts"] = torch.from_numpy(table.rows[chosen])
+        batch: Batch = {"texts": torch.from_numpy(table.rows[chosen])}
+        if table.teacher is not None:
+            batch["teacher"] = torch.from_numpy(table.teacher[chosen])
         if table.gold is not None:
             batch["gold"] = torch.from_numpy(table.gold[chosen])
         batch["queries"] = torch.from_numpy(self._lists(blocks, chosen))

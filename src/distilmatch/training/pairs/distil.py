@@ -23,6 +23,7 @@ from distilmatch.data.corpus import read_texts
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import check_table, load_table
 from distilmatch.errors import ConfigError
+from distilmatch.metrics import MetricFunction, checked_metrics, sign_of
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_for
 from distilmatch.pretrained.names import resolve_model
@@ -32,13 +33,15 @@ from distilmatch.teachers.base import check_logits
 from distilmatch.teachers.in_memory import is_cached
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev, check_reporters
+from distilmatch.training.curves import save_training_curves
 from distilmatch.training.pairs.inputs import PairInputs, with_inputs
+from distilmatch.training.pairs.own_labels import check_own_labels, with_gold
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.pairs.starts import keep_better_start, possible_starts, stages_from, start_of
 from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import Stage, Watch, best_stage, finished_stage, run_stages
+from distilmatch.training.stages import Stage, Watch, best_stage, finished_stage, run_stages, stage_curves
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
@@ -51,9 +54,10 @@ def distil_pairs(
     dev: Any = None,
     test: Any = None,
     teacher: Any = None,
+    metrics: Mapping[str, MetricFunction] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> DiPair:
-    """Distils a cross-encoder into a DiPair student.
+    """Distils a cross-encoder into a DiPair student; without a teacher the student learns from the table's own labels.
 
     Every part goes on where it was when the same recipe is run again after a stop: labels from their cache, training
     from the last checkpoint, a finished stage is not repeated. Under `torchrun` the processes share the work.
@@ -65,30 +69,34 @@ def distil_pairs(
         teacher: in the place of the recipe's: a folder or hub name, a loaded `CrossEncoder`, a teacher, or a function that takes
             a list of pairs and returns their logits. Its labels are cached under its attribute `name`; without one none are,
             and that is said (`distilmatch.teachers.FunctionTeacher`).
+        metrics: of your own, by name, measured on dev at every evaluation: functions of (n,) gold labels and the logits, (n,)
+            or of several classes (n, c), and where they take a third argument (n,) numbers of the queries. `metric_for_best`
+            of the recipe may name one: more is better.
         callbacks: of `transformers.Trainer`, called in every stage.
 
     Returns:
         The trained student, in evaluation mode, as `DiPair.from_pretrained(output / "student")` loads it.
 
     Raises:
-        ConfigError: the settings do not go together, or the output folder belongs to another recipe.
+        ConfigError: the settings do not go together, the output folder belongs to another recipe, or a metric gives no number.
         DataError: a table cannot be used.
     """
     recipe, inputs = with_inputs(recipe, train=train, dev=dev, test=test, teacher=teacher)
+    own = checked_metrics(metrics)
     device = training_device(recipe.device)
     processes = Processes(cpu=device.type == "cpu")
     run = RunFolder(recipe, inputs)
-    checked = check_pair_recipe(recipe, inputs)
+    checked = check_pair_recipe(recipe, inputs, metrics=own)
     dev_table = checked.dev
     seed_everything(recipe.seed)
     if processes.is_main:
         run.claim()
-        run.record()
+        run.record_pairs(checked.train, dev_table)
         make_transfer_set(recipe, run, checked.train)
     processes.wait()
     del checked  # the train table is not needed any more
     table = read_saved_table(run.transfer)
-    dev_set = None if dev_table is None else _dev_set(recipe, run, dev_table, processes)
+    dev_set = None if dev_table is None else _dev_set(recipe, run, dev_table, own, processes)
     watch = Watch(report_to=recipe.report_to, callbacks=callbacks)
     stages = _Training(recipe, run, table, dev_set, processes, watch).stages()
     run_stages(stages)
@@ -182,10 +190,11 @@ def make_transfer_set(recipe: PairRecipe, run: RunFolder, train: TupleTable | No
     if train is None:  # the transfer set is made
         return read_saved_table(run.transfer)
     table = plan_transfer_set(recipe, train)
-    if len(unlabelled_rows(table)):
-        table = with_soft_labels(recipe, run, table)
-    assert table.teacher is not None
-    check_soft_labels(recipe.objective, recipe.task, table.teacher)
+    if not recipe.learns_gold_alone:
+        if len(unlabelled_rows(table)):
+            table = with_soft_labels(recipe, run, table)
+        assert table.teacher is not None
+        check_soft_labels(recipe.objective, recipe.task, table.teacher)
     if run.transfer.exists():
         shutil.rmtree(run.transfer)
     save_table(table, run.transfer)
@@ -202,14 +211,20 @@ class PairTables:
 
 
 def check_pair_recipe(
-    recipe: PairRecipe, inputs: PairInputs | None = None, *, trains: bool = True, encoder: str | None = None
+    recipe: PairRecipe,
+    inputs: PairInputs | None = None,
+    *,
+    trains: bool = True,
+    encoder: str | None = None,
+    metrics: Mapping[str, MetricFunction] | None = None,
 ) -> PairTables:
     """Looks at all that can be refused, before the teacher is asked for the first label; nothing is written.
 
     Args:
         inputs: what the job reads; None for what the recipe names.
-        trains: False for what only labels.
+        trains: False for what only labels, which needs a teacher or its labels.
         encoder: a folder in the place of the recipe's encoder, which is not made yet.
+        metrics: of the user's own.
 
     Raises:
         ConfigError: settings that do not go together, an output that cannot be used or belongs to another recipe.
@@ -228,13 +243,19 @@ def check_pair_recipe(
     if dev is not None:
         assert recipe.dev is not None
         check_dev(dev, recipe.task, recipe.dev, recipe.teacher is not None)
+        measured = DevSet(table=dev, task=recipe.task, own=metrics or {}, best=recipe.metric_for_best)
+        measured.check(recipe.teacher is not None)
+    elif metrics or recipe.metric_for_best is not None:
+        raise ConfigError(
+            f"`{'metrics' if metrics else 'metric_for_best'}` needs a dev table to be measured on: name one as `dev`"
+        )
     if recipe.test is not None:
         check_table(run.inputs.test, recipe.table, recipe.task)
     train = None if run.has_transfer() else _load(recipe, run.inputs.train)
     if train is not None and recipe.unlabelled:
         read_texts(recipe.unlabelled, recipe.table)
-    if train is not None and recipe.teacher is None and len(unlabelled_rows(train)):
-        raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
+    if recipe.teacher is None:
+        check_own_labels(recipe, train, trains=trains)
     unfinished = any(stage.epochs and finished_stage(run.stage(stage.name)) is None for stage in recipe.all_stages)
     if train is not None or unfinished:
         if run.inputs.teacher is not None:
@@ -254,11 +275,14 @@ def plan_transfer_set(recipe: PairRecipe, train: TupleTable | None = None) -> Tu
         train: the train table, where it is read already.
     """
     source = _load(recipe, recipe.train) if train is None else train
-    if recipe.unlabelled and recipe.transfer.rounds != 0 and recipe.transfer.unlabelled:
+    transfer = recipe.used_transfer
+    if recipe.learns_gold_alone:
+        source = with_gold(source)
+    if recipe.unlabelled and transfer.rounds != 0 and transfer.unlabelled:
         more = read_texts(recipe.unlabelled, recipe.table)
         source = replace(source, texts=list(dict.fromkeys([*source.texts, *more])))
     embeddings = mean_embeddings(recipe, source.texts)
-    return build_blocks(source, embeddings, recipe.transfer, recipe.transfer_seed)
+    return build_blocks(source, embeddings, transfer, recipe.transfer_seed)
 
 
 def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> TupleTable:
@@ -334,13 +358,15 @@ def _load(recipe: PairRecipe, source: Any) -> TupleTable:
     return load_table(source, recipe.table, recipe.task, side_names=recipe.student.side_names)
 
 
-def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable, processes: Processes) -> DevSet:
+def _dev_set(
+    recipe: PairRecipe, run: RunFolder, table: TupleTable, own: Mapping[str, MetricFunction], processes: Processes
+) -> DevSet:
     if recipe.teacher is not None and len(unlabelled_rows(table)):
         if processes.is_main:  # the others find every label in the cache
             with_soft_labels(recipe, run, table)
         processes.wait()
         table = with_soft_labels(recipe, run, table)
-    return DevSet(table=table, task=recipe.task)
+    return DevSet(table=table, task=recipe.task, own=own, best=recipe.metric_for_best)
 
 
 def _say_quality(stages: Sequence[Stage], dev_set: DevSet | None) -> None:
@@ -350,15 +376,18 @@ def _say_quality(stages: Sequence[Stage], dev_set: DevSet | None) -> None:
     if dev_set is None or not reached:
         return
     teacher = dev_set.teacher_quality() if dev_set.table.gold is not None else None
-    beside = "" if not teacher else f", the teacher {teacher:.4f} ({max(reached) / teacher:.1%} of it)"
-    logger.info("dev %s: the student %.4f%s", dev_set.metric, max(reached), beside)
+    sign = sign_of(dev_set.metric)
+    best = sign * max(sign * metric for metric in reached)
+    share = f" ({best / teacher:.1%} of it)" if teacher and teacher > 0 and sign > 0 else ""
+    beside = "" if teacher is None else f", the teacher {teacher:.4f}{share}"
+    logger.info("dev %s: the student %.4f%s", dev_set.metric, best, beside)
 
 
 def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleTable) -> None:
     model = DiPair.from_pretrained(latest)
     recipe = run.recipe
     model.training_summary = {
-        "teacher": ", ".join(Path(name).name for name in recipe.teacher.models) if recipe.teacher else "given labels",
+        "teacher": _taught_by(recipe),
         "encoder": ", ".join(Path(name).name for name in recipe.encoder),
         "started from": f"the {start_of(run)}",
         "labelled pairs": f"{len(table):,}",
@@ -367,4 +396,11 @@ def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleT
     }
     model.training_summary |= {stage.shown: stage.described() for stage in stages}
     model.save_pretrained(run.student)
+    save_training_curves(stage_curves(stages), run.student)
     run.copy_records()
+
+
+def _taught_by(recipe: PairRecipe) -> str:
+    if recipe.teacher is not None:
+        return ", ".join(Path(name).name for name in recipe.teacher.models)
+    return "none, gold labels alone" if recipe.learns_gold_alone else "given labels"

@@ -8,9 +8,11 @@ from typing import Any
 
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.tables import table_fingerprint
+from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint
 from distilmatch.training.pairs.inputs import PairInputs
-from distilmatch.training.run_folder import MARK, RecordedRun
+from distilmatch.training.run_folder import ENVIRONMENT, MARK, RecordedRun
+from distilmatch.types import TupleTable
 
 _LABEL_SETTINGS = ("train", "table", "task", "teacher", "encoder", "transfer", "seed")
 
@@ -31,6 +33,21 @@ class RunFolder(RecordedRun):
         self.transfer = self.root / "transfer"
         self.starts = self.root / "starts"
         self.labels = Path(self.cache) if self.cache else self.root / "labels"
+
+    def record_pairs(self, train: TupleTable | None, dev: TupleTable | None) -> None:
+        """As `record`, with `teacher_scale`: what the teacher's labels of the tables were taken for.
+
+        Args:
+            train: None where it is not read again; what an earlier run of the folder has recorded of it stays.
+        """
+        try:
+            scales = dict(read_json(self.root / ENVIRONMENT).get("teacher_scale", {}))
+        except (OSError, ValueError, AttributeError, TypeError):
+            scales = {}
+        for name, table in (("train", train), ("dev", dev)):
+            if table is not None and table.teacher_scale is not None:
+                scales[name] = table.teacher_scale
+        self.record(**({"teacher_scale": scales} if scales else {}))
 
     def begun(self) -> Sequence[Path]:
         """The folders of the stages."""
@@ -64,6 +81,8 @@ class RunFolder(RecordedRun):
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
         needed = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
+        if self.recipe.teacher is not None:
+            needed["teacher"] = self.recipe.teacher.label_settings()
         if self.recipe.teacher is not None and self.recipe.table.teacher_columns and self.recipe.transfer.rounds != 0:
             needed["given labels"] = "kept"  # once they were asked for again
         if self.recipe.teacher is not None and self.recipe.task.kind == "classification":

@@ -9,6 +9,7 @@ import numpy as np
 
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.pairs import StageConfig
+from distilmatch.metrics import sign_of
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device
 from distilmatch.training.arguments import training_arguments
@@ -124,7 +125,8 @@ def _keep_average(trainer: BlockTrainer, average: WeightAverage, dev_set: DevSet
         return True
     metric = trainer.evaluate(metric_key_prefix="averaged")[f"averaged_{dev_set.metric}"]
     best = trainer.state.best_metric
-    if best is not None and metric <= best:
+    sign = sign_of(dev_set.metric)
+    if best is not None and sign * metric <= sign * best:
         average.swap()
         return False
     trainer.state.best_metric = metric

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from distilmatch.config.pairs import NamedStageConfig, PairRecipe
 from distilmatch.errors import ConfigError
 from distilmatch.files import write_json
+from distilmatch.metrics import sign_of
 from distilmatch.pretrained.layers import different_architecture
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.training.pairs.inputs import IN_MEMORY
@@ -63,7 +64,9 @@ def keep_better_start(run: RunFolder, dev_set: DevSet, first: Path) -> None:
     """Makes the chosen start's first stage the run's, in the folder `first`."""
     summaries = {start: finished_stage(run.starts / start) for start in ("encoder", "teacher")}
     metrics = {start: float(summary["best_metric"]) for start, summary in summaries.items() if summary is not None}
-    chosen = better_start(metrics, dev_set.teacher_quality())
+    sign, teacher = sign_of(dev_set.metric), dev_set.teacher_quality()
+    signed = {start: sign * metric for start, metric in metrics.items()}
+    chosen = better_start(signed, None if teacher is None else sign * teacher)
     logger.info("start: %s; going on from the %s", ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()), chosen)
     write_json(run.root / _START, {"start": chosen, "dev": metrics})
     shutil.rmtree(first, ignore_errors=True)
@@ -78,7 +81,7 @@ def better_start(metrics: Mapping[str, float], teacher: float | None) -> str:
     SICK they were behind after stage 1 and ahead at the end).
 
     Args:
-        metrics: of "encoder" and "teacher".
+        metrics: of "encoder" and "teacher"; more is better.
         teacher: the same metric of the teacher, None where it is not known.
 
     Returns:
@@ -94,6 +97,8 @@ def _no_teacher_start(recipe: PairRecipe) -> str | None:
         return "that needs one teacher and one encoder"
     if recipe.teacher.models[0].startswith(IN_MEMORY):
         return "that needs a teacher by name, and this one is in memory"
+    if any(recipe.teacher.revision):
+        return "its layers are taken from what the hub has now, and this teacher is of a revision"
     if recipe.student.head != "transformer" or recipe.student.head_start == "random":
         return "its last layers start a transformer head, and this student's head does not start from layers"
     configs = []

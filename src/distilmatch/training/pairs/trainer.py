@@ -6,7 +6,8 @@ Shape legend: n rows of the dev set; c labels.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,18 @@ from transformers import PreTrainedModel
 
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.metrics import agreement_metrics, main_metric, task_metrics
+from distilmatch.errors import ConfigError
+from distilmatch.metrics import MetricFunction, agreement_metrics, main_metric, own_metrics, task_metrics
+from distilmatch.metrics.own import agreement_names, check_best
 from distilmatch.models import DiPair
-from distilmatch.objectives import PairBatch, loss_items, objective_for, pair_objective_loss
+from distilmatch.objectives import (
+    PairBatch,
+    gold_alone_loss,
+    gold_items,
+    loss_items,
+    objective_for,
+    pair_objective_loss,
+)
 from distilmatch.runtime import Precision
 from distilmatch.training.accumulation import step_shares
 from distilmatch.training.checkpoints import CheckpointTrainer
@@ -27,42 +37,76 @@ from distilmatch.types import TupleTable
 
 @dataclass(frozen=True, kw_only=True)
 class DevSet:
-    """What the student is scored on during training; it needs gold labels, teacher labels, or both."""
+    """What the student is scored on during training; it needs gold labels, teacher labels, or both.
+
+    Attributes:
+        own: metrics of the user's own by name, measured on the rows with a gold label (`distilmatch.metrics.own_metrics`).
+        best: the metric that picks the best checkpoint; None is the task's usual one.
+    """
 
     table: TupleTable
     task: TaskConfig
+    own: Mapping[str, MetricFunction] = field(default_factory=dict)
+    best: str | None = None
 
     @property
     def metric(self) -> str:
-        """The metric that picks the best checkpoint; higher is better."""
-        if self.table.gold is not None:
-            return main_metric(self.task)
-        return "teacher_agreement" if self.task.kind == "classification" else "teacher_spearman"
+        """The metric that picks the best checkpoint; whether more is better says `distilmatch.metrics.sign_of`."""
+        if self.best is not None:
+            return self.best
+        return main_metric(self.task) if self.table.gold is not None else agreement_names(self.task)[0]
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The metrics that a run prints: the one that picks the checkpoint, and agreement with the teacher."""
-        agreement = "teacher_agreement" if self.task.kind == "classification" else "teacher_spearman"
-        return (self.metric,) if self.table.teacher is None else tuple(dict.fromkeys((self.metric, agreement)))
+        """The metrics that a run prints: the one that picks the checkpoint, agreement with the teacher, the user's own."""
+        agreement = () if self.table.teacher is None else (agreement_names(self.task)[0],)
+        return tuple(dict.fromkeys((self.metric, *agreement, *self.own)))
+
+    def check(self, has_teacher: bool) -> None:
+        """Tries the user's metrics on random logits and looks for `best`, before anything is trained.
+
+        Args:
+            has_teacher: whether a teacher will label the table.
+
+        Raises:
+            ConfigError: metrics but no gold labels; a metric that fails or gives no number; a `best` that is not measured.
+        """
+        names: tuple[str, ...] = ()
+        if self.table.gold is not None:
+            random = np.random.default_rng(0).normal(size=(len(self.table), self.task.num_labels))
+            names = tuple(self._task_metrics(random.astype(np.float32)))
+        elif self.own:
+            raise ConfigError(
+                "`metrics` compare scores with gold labels, and the dev table has none: name their column in "
+                "`table.label_column`, or leave `metrics` out"
+            )
+        if has_teacher or self.table.teacher is not None:
+            names += agreement_names(self.task)
+        if self.best is not None:
+            check_best(self.best, names)
 
     def teacher_quality(self) -> float | None:
         """`metric` of the teacher itself; None where a row has no teacher label."""
         table = self.table
         if table.teacher is None or np.isnan(table.teacher).any():
             return None
-        return 1.0 if table.gold is None else self._task_metrics(table.teacher)[self.metric]
+        return 1.0 if table.gold is None and self.best is None else self.measured(table.teacher)[self.metric]
 
     def _task_metrics(self, logits: np.ndarray) -> dict[str, float]:
         table = self.table
         assert table.gold is not None
         labelled = ~np.isnan(table.gold)
         queries = None if table.queries is None else table.queries[labelled]
-        return task_metrics(self.task, table.gold[labelled], logits[labelled], queries)
+        gold, scored = table.gold[labelled], logits[labelled]
+        return task_metrics(self.task, gold, scored, queries) | own_metrics(
+            self.own, self.task, gold, scored, queries if self.task.kind == "ranking" else None
+        )
 
-    def measure(self, model: DiPair, precision: Precision) -> dict[str, float]:
-        """Task metrics (with gold labels) and agreement with the teacher (with its labels, as `teacher_*`)."""
+    def measured(self, logits: np.ndarray) -> dict[str, float]:
+        """Task metrics and the user's own (with gold labels) and agreement with the teacher (with its labels, as
+        `teacher_*`) of (n, c) logits.
+        """
         table = self.table
-        logits = model.logits(table.tuples(), precision=precision, show_progress_bar=False)
         metrics: dict[str, float] = {}
         if table.gold is not None:
             metrics |= self._task_metrics(logits)
@@ -72,12 +116,17 @@ class DevSet:
             metrics |= {f"teacher_{name}": value for name, value in agreement.items()}
         return metrics
 
+    def measure(self, model: DiPair, precision: Precision) -> dict[str, float]:
+        """`measured` of a student."""
+        return self.measured(model.logits(self.table.tuples(), precision=precision, show_progress_bar=False))
+
 
 class BlockTrainer(CheckpointTrainer):
     """Trains a `DiPair` on blocks; an item of its dataset is a block, a batch a few blocks.
 
     Args:
-        task, objective: what the loss is (`distilmatch.objectives.pair_objective_loss`).
+        task, objective: what the loss is (`distilmatch.objectives.pair_objective_loss`); of batches without teacher labels
+            `gold_alone_loss`.
         encoder_learning_rate: of the encoders; None freezes them.
         highest_grade: of the labels of a ranking table.
         dev_set: scored at every evaluation; None for none.
@@ -109,30 +158,35 @@ class BlockTrainer(CheckpointTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of one step; each gets its share in the step's means, as `shares`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        items = [
-            loss_items(self.objective, self.task, len(batch["teacher"]), batch.get("gold"), batch.get("queries"))
-            for batch in batches
-        ]
-        shares, totals = step_shares(items, self.accelerator)
+        shares, totals = step_shares([self._items(batch) for batch in batches], self.accelerator)
         for batch, share in zip(batches, shares, strict=True):
             batch["shares"] = share
         return batches, totals
 
+    def _items(self, batch: dict[str, Any]) -> tuple[int, ...]:
+        if "teacher" not in batch:
+            return (gold_items(self.task, batch["gold"], batch["queries"]),)
+        return loss_items(self.objective, self.task, len(batch["teacher"]), batch.get("gold"), batch.get("queries"))
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The distillation loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
+        """The loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
         labels = {name: inputs.pop(name, None) for name in ("teacher", "gold", "queries", "texts")}
         shares = inputs.pop("shares", None)
         outputs = model(**inputs)
         self.pairs_supervised += len(outputs.logits)
-        loss = pair_objective_loss(
-            PairBatch(logits=outputs.logits, tokens=outputs.sides, rows=inputs["rows"], **labels),
-            self.task,
-            self.objective,
-            highest_grade=self.highest_grade,
-            shares=(1.0, 1.0) if shares is None else (shares[0], shares[1]),
-        )
+        if labels["teacher"] is None:
+            share = 1.0 if shares is None else shares[0]
+            loss = gold_alone_loss(outputs.logits, labels["gold"], self.task, labels["queries"], share)
+        else:
+            loss = pair_objective_loss(
+                PairBatch(logits=outputs.logits, tokens=outputs.sides, rows=inputs["rows"], **labels),
+                self.task,
+                self.objective,
+                highest_grade=self.highest_grade,
+                shares=(1.0, 1.0) if shares is None else (shares[0], shares[1]),
+            )
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -1,0 +1,123 @@
+"""How long an evaluation takes: the encoders' rates on some of its texts, the rest by counting.
+
+Shape legend: n rows; s sides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from distilmatch.config.pairs import TeacherConfig
+from distilmatch.config.tables import TaskConfig
+from distilmatch.estimates import Estimate, spread_batches
+from distilmatch.metrics import agreement_metrics, task_metrics
+from distilmatch.models import DiPair
+from distilmatch.planning.labels import pairs_per_s, random_labels
+from distilmatch.planning.training import text_seconds
+from distilmatch.pretrained.sentence import load_sentence_encoder
+from distilmatch.runtime import Precision
+from distilmatch.teachers import load_teacher
+from distilmatch.teachers.sentence import SentenceTeacher
+from distilmatch.types import TupleTable
+
+_BATCH = 64
+_SECONDS = 3.0
+_TIMED = 2.0  # seconds that a speed is measured for
+_TIMED_PAIRS, _TIMED_ROWS, _TIMED_TEXTS = 256, 2048, 512
+_RESAMPLES = 200
+_REPORT_SECONDS, _REPORT_BYTES = 3.0, 120_000  # plots and tables, whatever is measured
+
+
+def plan_evaluation(
+    student: DiPair,
+    table: TupleTable,
+    teacher: TeacherConfig | None,
+    *,
+    device: str | None,
+    precision: Precision,
+    speed: bool,
+    start: float,
+) -> Estimate:
+    """What `evaluate_pairs` and its report take.
+
+    Args:
+        start: seconds of all that came before, which the run does too.
+    """
+    texts = [[table.texts[i] for i in np.unique(table.rows[:, side])] for side in range(table.sides)]
+    by_text = [text_seconds(student, side, j, precision) for j, side in enumerate(texts)]
+    student_seconds = sum(len(side) * each for side, each in zip(texts, by_text, strict=True))
+    seconds = {"start": start, "student": student_seconds}
+    if teacher is not None:
+        began = time.perf_counter()
+        loaded = load_teacher(teacher, device=device)
+        loading = time.perf_counter() - began
+        pairs = [(left, right) for left, right in table.tuples()]
+        rate = pairs_per_s(loaded, pairs, teacher.batch_size)
+        seconds["teacher"] = loading + (len(pairs) / rate if table.teacher is None else 0.0)
+        if speed:
+            seconds["speed of the teacher"] = _repeated(min(_TIMED_PAIRS, len(pairs)) / rate, once_more=True)
+    if speed:
+        head = sum(min(_TIMED_ROWS, len(side)) * each for side, each in zip(texts, by_text, strict=True))
+        seconds["speed of the student"] = _repeated(student_seconds) + head + _TIMED
+    both = teacher is not None or table.teacher is not None
+    seconds["intervals"] = _RESAMPLES * _metric_seconds(table, student.task, both)
+    seconds["report"] = _REPORT_SECONDS
+    return Estimate(seconds=seconds, disk_bytes=_REPORT_BYTES)
+
+
+def _repeated(run: float, once_more: bool = False) -> float:
+    """Seconds of repeated runs of `run` seconds each: three at least, for two seconds, unless one takes as long."""
+    first = run if once_more else 0.0
+    return first if run >= _TIMED else first + max(2 * run, _TIMED)
+
+
+def _metric_seconds(table: TupleTable, task: TaskConfig, both: bool) -> float:
+    """Seconds of the metrics of all systems, once."""
+    logits = random_labels(len(table), task.num_labels)
+    began = time.perf_counter()
+    if table.gold is not None:
+        labelled = ~np.isnan(table.gold)
+        queries = None if table.queries is None else table.queries[labelled]
+        for _ in range(2 if both else 1):
+            task_metrics(task, table.gold[labelled], logits[labelled], queries)
+    if both:
+        agreement_metrics(task, logits, logits[::-1])
+    return time.perf_counter() - began
+
+
+def plan_sts(
+    models: Sequence[str], texts: Sequence[str], *, device: str | None, precision: Precision, speed: bool, start: float
+) -> Estimate:
+    """What `evaluate_sts` and its report take.
+
+    Args:
+        texts: the distinct texts that every model embeds.
+        start: seconds of all that came before, which the run does too.
+    """
+    seconds = {"start": start}
+    for number, name in enumerate(models, start=1):
+        began = time.perf_counter()
+        encoder = SentenceTeacher(load_sentence_encoder(name, device=device), batch_size=_BATCH, precision=precision)
+        loading = time.perf_counter() - began
+        rate = _texts_per_s(encoder, texts)
+        timed = _repeated(min(_TIMED_TEXTS, len(texts)) / rate, once_more=True) if speed else 0.0
+        seconds[f"model {number}"] = loading + len(texts) / rate + timed
+    seconds["report"] = _REPORT_SECONDS
+    return Estimate(seconds=seconds, disk_bytes=_REPORT_BYTES)
+
+
+def _texts_per_s(encoder: SentenceTeacher, texts: Sequence[str]) -> float:
+    lengths = [len(text) for text in texts]
+
+    def embed(chosen: np.ndarray) -> float:
+        began = time.perf_counter()
+        encoder.embed([texts[i] for i in chosen], show_progress_bar=False)
+        return time.perf_counter() - began
+
+    middle = spread_batches(lengths, _BATCH, 1)[0]
+    embed(middle)
+    batches = spread_batches(lengths, _BATCH, max(3, min(64, round(_SECONDS / max(embed(middle), 1e-6)))))
+    return sum(map(len, batches)) / sum(map(embed, batches))
