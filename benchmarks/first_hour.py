@@ -1,6 +1,6 @@
 """What a newcomer meets: the demo's time, alone and beside a busy core, honest dry runs, and commands from a table to a report.
 
-`python -m benchmarks.first_hour [--skip demo|busy|dry_run|steps]`. Everything runs as a process of its own, as typed.
+`python -m benchmarks.first_hour [--skip demo|busy|dry_run|steps] [--scale X]`. Everything runs as a process of its own, as typed.
 Wanted of an idle machine of two cores: demo at most 180 s, at most three times that beside one busy core (of two threads
 one then has half a core, so twice is what sharing costs), 99 % of the teacher, promises within 30 %, three commands.
 
@@ -84,7 +84,9 @@ def main() -> None:
     """Measures, prints and saves."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--skip", action="append", default=[], choices=["demo", "busy", "dry_run", "steps"])
-    skipped = parser.parse_args().skip
+    parser.add_argument("--scale", type=float, default=1.0, help="Of the amounts of work of the five jobs.")
+    arguments = parser.parse_args()
+    skipped = arguments.skip
     metrics: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -94,7 +96,7 @@ def main() -> None:
             (folder / "steps").mkdir()
             metrics |= steps_from_csv(folder / "steps")
         if "dry_run" not in skipped:
-            errors = relative_errors(dry_run_errors(folder / "jobs"))
+            errors = relative_errors(dry_run_errors(folder / "jobs", arguments.scale))
             metrics |= errors
             metrics["dry_run_relative_error"] = statistics.median(errors.values())
             metrics["dry_run_largest_error"] = max(errors.values())
