@@ -63,6 +63,7 @@ def run(
     ),
 ) -> None:
     """Measure this machine for a few seconds, then estimate how long it takes to score so many texts."""
+    from distilmatch.estimates import seconds_so_far
     from distilmatch.files import write_json
     from distilmatch.store.codec import stored_dtype
 
@@ -85,7 +86,7 @@ def run(
     student = student_of(model, device)
     texts = _texts(sample, text_columns, words) if encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
-    rates = calibrate(student, work, start=_seconds_so_far(), **settings)
+    rates = calibrate(student, work, start=seconds_so_far(), **settings)
     estimate = plan(student, work, rates)
     _show(estimate, work, rates.kernel)
     say_busy()
@@ -167,14 +168,6 @@ def _texts(sample: str | None, text_columns: str | None, words: int) -> list[lis
 
     table = load_table(sample, table_config(text_columns=text_columns))
     return [[table.texts[i] for i in table.rows[:, side]] for side in (0, 1)]
-
-
-def _seconds_so_far() -> float:
-    import time
-
-    import psutil
-
-    return time.time() - float(psutil.Process().create_time())
 
 
 def _size(amount: float) -> str:

@@ -40,6 +40,8 @@ Config = TypeVar("Config", bound=FrozenConfig)
 
 TableSource = Any  # str | Path | datasets.Dataset | DataFrame | Iterable[Mapping]; none of them is imported for it
 
+IN_MEMORY = "in memory"  # what a recipe says of a table or teacher that no path or name leads to
+
 
 def iter_rows(
     source: TableSource, config: TableConfig | None = None, task: TaskConfig | None = None
@@ -201,6 +203,11 @@ class _Loading:
 
 def _default_side_names(sides: int) -> tuple[str, ...]:
     return ("left", "right") if sides == 2 else tuple(f"side{i}" for i in range(sides))
+
+
+def described_table(source: Any) -> str:
+    """What stands in a recipe for a table: its path or name, or of one in memory a word with a fingerprint."""
+    return str(source) if isinstance(source, str | Path) else f"{IN_MEMORY}, {table_fingerprint(source)[:12]}"
 
 
 def table_fingerprint(source: TableSource, split: str = "train") -> str:

@@ -18,6 +18,7 @@ from distilmatch.arguments import one_of
 from distilmatch.config.embeddings import EmbeddingTeacherConfig
 from distilmatch.config.pairs import TeacherConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.data.tables import IN_MEMORY
 from distilmatch.data.teacher_scale import logits_of
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.fingerprint import fingerprint
@@ -248,3 +249,8 @@ def is_cached(teacher: Any) -> bool:
         type(teacher).__name__,
     )
     return False
+
+
+def described_teacher(given: Any, loaded: Teacher | EmbeddingTeacher) -> str:
+    """What stands in a recipe for a teacher in memory: its class as it was given, and a fingerprint."""
+    return f"{IN_MEMORY}, {type(given).__name__} {loaded.fingerprint[:12]}"

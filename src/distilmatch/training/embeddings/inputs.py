@@ -9,12 +9,10 @@ from typing import Any
 
 from distilmatch.config.embeddings import EmbeddingRecipe, EmbeddingTeacherConfig
 from distilmatch.data.corpus import corpus_source
-from distilmatch.data.tables import table_fingerprint
+from distilmatch.data.tables import IN_MEMORY, described_table
 from distilmatch.errors import ConfigError
-from distilmatch.teachers.in_memory import loaded_embedding_teacher
+from distilmatch.teachers.in_memory import described_teacher, loaded_embedding_teacher
 from distilmatch.teachers.sentence import EmbeddingTeacher, SentenceTeacher
-
-IN_MEMORY = "in memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ def with_inputs(
     sources: dict[str, tuple[Any, ...]] = {}
     if corpus is not None:
         sources["corpus"] = (corpus_source(corpus),)
-        settings["corpus"] = {**(settings.get("corpus") or {}), "sources": [_described(sources["corpus"][0])]}
+        settings["corpus"] = {**(settings.get("corpus") or {}), "sources": [described_table(sources["corpus"][0])]}
     for name, given in (("labelled", labelled), ("dev", dev)):
         if given is not None:
             sources[name] = tuple(_several(given))
@@ -81,16 +79,11 @@ def with_inputs(
         loaded = loaded_embedding_teacher(teacher, EmbeddingTeacherConfig.from_dict(asked))
         # Only a model has layers or a tokenizer that a student can begin with.
         place = "models" if isinstance(loaded, SentenceTeacher) else "embeddings"
-        shown = f"{IN_MEMORY}, {type(teacher).__name__} {loaded.fingerprint[:12]}"
-        settings["teacher"] = {**asked, "models": [], place: [shown]}
+        settings["teacher"] = {**asked, "models": [], place: [described_teacher(teacher, loaded)]}
     merged = EmbeddingRecipe.from_dict(settings)
     named = EmbeddingInputs.of(merged)
     read = {name: sources.get(name, getattr(named, name)) for name in ("corpus", "labelled", "dev")}
     return merged, EmbeddingInputs(**read, teacher=loaded)
-
-
-def _described(source: Any) -> str:
-    return str(source) if isinstance(source, str | Path) else f"{IN_MEMORY}, {table_fingerprint(source)[:12]}"
 
 
 def _several(given: Any) -> list[Any]:
@@ -109,4 +102,4 @@ def _with_sources(name: str, described: Any, tables: tuple[Any, ...]) -> list[di
             f"`{name}`: {len(tables)} table(s) given, and the recipe says of {len(entries)} how to read them: give one table for "
             f"each entry of its `{name}`, in their order"
         )
-    return [{**entry, "source": _described(table)} for entry, table in zip(entries, tables, strict=True)]
+    return [{**entry, "source": described_table(table)} for entry, table in zip(entries, tables, strict=True)]

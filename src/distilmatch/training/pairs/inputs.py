@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distilmatch.config.pairs import PairRecipe, TeacherConfig
-from distilmatch.data.tables import table_fingerprint
+from distilmatch.data.tables import IN_MEMORY, described_table
 from distilmatch.errors import ConfigError
 from distilmatch.teachers import Teacher
-from distilmatch.teachers.in_memory import loaded_teacher
-
-IN_MEMORY = "in memory"
+from distilmatch.teachers.in_memory import described_teacher, loaded_teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ def with_inputs(
         if isinstance(source, Iterator):
             tables[name] = list(source)  # it can be read only once
         if source is not None:
-            settings[name] = str(source) if isinstance(source, str | Path) else described_table(tables[name])
+            settings[name] = described_table(tables[name])
     if isinstance(recipe, PairRecipe) and settings["train"] == PairRecipe.NO_TABLE:
         raise ConfigError("the recipe names no `train` table: name one in it, or give one (`train=`)")
     loaded = None
@@ -75,12 +73,7 @@ def with_inputs(
         settings["teacher"] = {**(settings.get("teacher") or {}), "models": [IN_MEMORY]}
         known = PairRecipe.from_dict(settings)
         loaded = loaded_teacher(teacher, known.task, known.teacher)
-        settings["teacher"]["models"] = [f"{IN_MEMORY}, {type(teacher).__name__} {loaded.fingerprint[:12]}"]
+        settings["teacher"]["models"] = [described_teacher(teacher, loaded)]
     merged = PairRecipe.from_dict(settings)
     read = {name: getattr(merged, name) if source is None else source for name, source in tables.items()}
     return merged, PairInputs(**read, teacher=loaded)
-
-
-def described_table(source: Any) -> str:
-    """What stands in a recipe for a table in memory."""
-    return f"{IN_MEMORY}, {table_fingerprint(source)[:12]}"

@@ -11,12 +11,12 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from distilmatch.config.pairs import NamedStageConfig, PairRecipe
+from distilmatch.data.tables import IN_MEMORY
 from distilmatch.errors import ConfigError
 from distilmatch.files import write_json
 from distilmatch.metrics import sign_of
 from distilmatch.pretrained.layers import different_architecture
 from distilmatch.pretrained.names import resolve_model
-from distilmatch.training.pairs.inputs import IN_MEMORY
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.trainer import DevSet
 from distilmatch.training.stages import finished_stage
