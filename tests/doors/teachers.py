@@ -111,6 +111,7 @@ INSIDE = {
     "loaded_teacher": "gives the teacher's own order",
     "with_inputs": "behind distil_pairs; tests/training/test_in_memory.py",
     "is_cached": "whether labels are kept",
+    "described_teacher": "words for a recipe; tests/training/test_in_memory.py",
     "PairInputs.of": "names alone",
     "InTaskOrder": "made by in_task_order",
     "in_task_order": "what the doors use; tests/teachers/test_class_order.py",
