@@ -42,7 +42,9 @@ def dry_run_errors(folder: Path | None = None, scale: float = 1.0) -> dict[str, 
         with tempfile.TemporaryDirectory() as made:
             return dry_run_errors(Path(made), scale)
     figures = {}
-    for name, command, output in _Jobs(folder, scale).in_order():
+    jobs = _Jobs(folder, scale).in_order()
+    _run([*jobs[0][1], "--dry-run"])  # so that no promise pays for files that the system has not read yet
+    for name, command, output in jobs:
         if name in _PREPARES:
             _run(command)
         else:
