@@ -15,6 +15,7 @@ from typer.core import TyperArgument, TyperOption
 from distilmatch.cli.app import app
 from distilmatch.cli.demo import step_line
 from distilmatch.cli.examples import EXAMPLES, WIDTH, wrapped_command
+from distilmatch.cli.options import below_itself
 from distilmatch.config.pairs import FineTuneConfig
 
 GROUP = typer.main.get_command(app)
@@ -99,3 +100,14 @@ def test_a_step_of_the_demo_says_the_time_left_where_it_is_known() -> None:
     assert step_line(1, "Data", 0.0, (0.0, 0.25)) == "[   0 s] 1/6 Data"
     assert step_line(2, "Teacher", 20.0, (0.0, 0.25)) == "[  20 s] 2/6 Teacher\n         about 60 s left"
     assert step_line(2, "Teacher", 100.0, (0.0, 0.25)).endswith("about 5.0 min left")
+
+
+def test_a_long_line_goes_on_below_its_value_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "/" + "x" * 90
+    line = f"kernel  native: {'compiled for this processor, ' * 5}{path} ends"
+    told = below_itself(line, 8, True).splitlines()
+    assert len(told) > 2 and all(len(row) <= 80 or path in row for row in told)
+    assert all(row.startswith(" " * 8) for row in told[1:])
+    assert " ".join(row.strip() for row in told).split() == line.split()
+    assert below_itself(line, 8, False) == line and below_itself("kernel  torch", 8, True) == "kernel  torch"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,39 +146,59 @@ def test_a_place_that_cannot_be_is_one_line(
     assert (tmp_path / "file").read_text() == "a file"
 
 
+# Reads [limit, words] lines; runs each command in a fresh copy of a process that has imported all; answers [code, stderr].
 _LIMITED = """
-import sys
+import json, os, resource, signal, sys
 import torch
 torch.set_num_threads(1)
+import distilmatch.jobs.encode, distilmatch.jobs.match, distilmatch.jobs.score
 from distilmatch.cli import main
-main(sys.argv[1:])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+while line := sys.stdin.readline():
+    limit, words = json.loads(line)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.close(writing)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        main(words)
+        sys.exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as told:
+        text = told.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text]), flush=True)
 """
 
 
-def _limit() -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
+@pytest.fixture
+def limited() -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs a command whose files cannot grow beyond a limit, in bytes; gives its exit status and what it printed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", _LIMITED], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        asks, answers = process.stdin, process.stdout
+
+        def call(limit: int, *arguments: str) -> tuple[int, str]:
+            asks.write(json.dumps([limit, arguments]) + "\n")
+            asks.flush()
+            code, told = json.loads(answers.readline())
+            return code, told
+
+        yield call
+        asks.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(student: DiPair, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    student: DiPair, limited: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     student.save_pretrained(tmp_path / "model")
     rows = [{"query": f"query {'very ' * (i % 7)}{i}", "document": f"document {i}", "qid": f"q{i}"} for i in range(300)]
     table = write_jsonl(tmp_path / "pairs.jsonl", rows)
-
-    def call(limit: int, *arguments: str) -> tuple[int, str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "LIMIT": str(limit)}
-        done = subprocess.run(
-            [sys.executable, "-c", _LIMITED, *arguments], env=environment, preexec_fn=_limit, capture_output=True,
-            text=True, timeout=300, check=False,
-        )  # fmt: skip
-        return done.returncode, done.stderr
-
-    # preexec_fn reads the limit of this process, so that it is set here.
-    def limited(limit: int, *arguments: str) -> tuple[int, str]:
-        os.environ["LIMIT"] = str(limit)
-        return call(limit, *arguments)
-
     places = {side: str(tmp_path / side) for side in ("query", "document")}
     scores, best, reverse = (str(tmp_path / name) for name in ("scores.csv", "best.parquet", "reverse.parquet"))
     sides = ["--left", places["query"], "--right", places["document"], "--kernel", "torch"]

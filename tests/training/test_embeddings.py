@@ -25,6 +25,7 @@ from distilmatch.metrics import cosine_spearman
 from distilmatch.metrics.similarity import cosines
 from distilmatch.models import DiPair
 from distilmatch.pretrained.sentence import load_sentence_encoder
+from distilmatch.training.curves import training_curves
 from distilmatch.training.embeddings import trainer as trainer_module
 from distilmatch.training.embeddings.batches import (
     ContrastiveCollator,
@@ -106,6 +107,9 @@ def test_a_run_learns_and_leaves_its_records(settings: dict[str, Any], tiny_sent
     for name in ("recipe.yaml", "environment.json", "student/recipe.yaml", "student/environment.json"):
         assert (output / name).is_file(), name
     assert EmbeddingRecipe.from_yaml(output / "recipe.yaml") == recipe
+    (curve,) = training_curves(output / "student")
+    assert (output / "student" / "training.json").is_file()
+    assert curve.name == "stage1" and curve.metric == "spearman" and curve.loss and len(curve.dev) > 1
     facts = json.loads((output / "environment.json").read_text())
     assert set(facts["data"]) == {recipe.corpus.sources[0], recipe.dev[0].source}  # type: ignore[union-attr]
     summary = json.loads((output / "stage1" / "stage.json").read_text())

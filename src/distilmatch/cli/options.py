@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -264,11 +267,28 @@ def _put(settings: dict[str, Any], keys: list[str], value: Any, said: str) -> No
 
 
 def say(**facts: Any) -> None:
-    """Prints facts, one a line: names to the left, values to the right."""
+    """Prints facts, one a line: names to the left, values to the right; in a terminal long values go on below themselves."""
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         text = f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else json.dumps(value)
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {text}")
+        line = f"{name.replace('_', ' '):<{width}}  {text}"
+        typer.echo(below_itself(line, width + 2, sys.stdout.isatty()))
+
+
+def below_itself(line: str, indent: int, in_terminal: bool) -> str:
+    """A line broken between words at a terminal's width, all but its beginning `indent` characters to the right.
+
+    Paths and other long words stay whole. What goes to a file or a pipe is not broken: programs read it line by line.
+    """
+    room = max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
+    if not in_terminal or len(line) <= room:
+        return line
+    return "\n".join(
+        textwrap.wrap(
+            line, room, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True, replace_whitespace=False,
+        )
+    )  # fmt: skip
 
 
 def duration(seconds: float) -> str:

@@ -41,6 +41,7 @@ from distilmatch.teachers.in_memory import is_cached
 from distilmatch.teachers.sentence import EmbeddingTeacher, SentenceTeacher
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_model, check_reporters, check_scores
+from distilmatch.training.curves import save_training_curves
 from distilmatch.training.embeddings.batches import LabelledTables, StudentTokens, prompted
 from distilmatch.training.embeddings.inputs import EmbeddingInputs, with_inputs
 from distilmatch.training.embeddings.projected import ProjectedStudent, trained_body
@@ -48,7 +49,7 @@ from distilmatch.training.embeddings.run import EmbeddingRun
 from distilmatch.training.embeddings.stages import run_contrastive, run_distillation
 from distilmatch.training.embeddings.trainer import DevPairs
 from distilmatch.training.processes import Processes
-from distilmatch.training.stages import Stage, Watch, best_stage, finished_stage, run_stages
+from distilmatch.training.stages import Stage, Watch, best_stage, finished_stage, run_stages, stage_curves
 from distilmatch.types import TupleTable
 
 logger = logging.getLogger(__name__)
@@ -437,4 +438,5 @@ def _finish(run: EmbeddingRun, stages: Sequence[Stage], latest: Path, tables: La
         facts,
         recipe.student.matryoshka,
     )
+    save_training_curves(stage_curves(stages), run.student)
     run.copy_records()
