@@ -71,7 +71,7 @@ _SIZES = {
 def run(
     place: str = typer.Option("demo-output", "--output", help="Folder for everything that the demo writes."),
     seed: int = typer.Option(0, "--seed", help="Random seed."),
-    quick: bool = typer.Option(False, "--quick", help="Finish in half a minute; the student learns little."),
+    quick: bool = typer.Option(False, "--quick", help="Finish in about a minute; the student learns little."),
     full: bool = typer.Option(False, "--full", help="Longer texts and training: about ten minutes on two cores."),
     encoder: str = typer.Option("all-MiniLM-L6-v2", "--encoder", help="Pre-trained model for teacher and student."),
 ) -> None:
