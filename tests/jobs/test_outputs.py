@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,10 @@ def limited() -> Iterator[Callable[..., tuple[int, str]]]:
             code, told = json.loads(answers.readline())
             return code, told
 
+        deadline = threading.Timer(300, process.kill)  # a command that hangs is no answer
+        deadline.start()
         yield call
+        deadline.cancel()
         asks.close()
 
 

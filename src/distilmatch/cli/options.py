@@ -283,12 +283,8 @@ def below_itself(line: str, indent: int, in_terminal: bool) -> str:
     room = max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
     if not in_terminal or len(line) <= room:
         return line
-    return "\n".join(
-        textwrap.wrap(
-            line, room, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
-            drop_whitespace=True, replace_whitespace=False,
-        )
-    )  # fmt: skip
+    rows = textwrap.wrap(line, room, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(rows)
 
 
 def duration(seconds: float) -> str:
