@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from distilmatch.cli.options import load_recipe_of
 from distilmatch.config.base import FrozenConfig
 from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.ladder import LadderRecipe
-from distilmatch.config.pairs import FineTuneConfig, PairRecipe, TeacherConfig
+from distilmatch.config.pairs import PairRecipe, TeacherConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.yaml_files import yaml_value

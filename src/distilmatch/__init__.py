@@ -18,16 +18,10 @@ if TYPE_CHECKING:
         EmbeddingTeacherConfig,
         LabelledConfig,
     )
+    from distilmatch.config.fine_tuning import FineTuneConfig
     from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
     from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
-    from distilmatch.config.pairs import (
-        FineTuneConfig,
-        PairRecipe,
-        StageConfig,
-        StudentConfig,
-        TeacherConfig,
-        TransferConfig,
-    )
+    from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig, TransferConfig
     from distilmatch.config.tables import TableConfig, TaskConfig
     from distilmatch.data.tables import load_table
     from distilmatch.engine.scorer import Scorer
@@ -44,7 +38,7 @@ if TYPE_CHECKING:
     from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, SoftLabelCache, TeacherEnsemble
     from distilmatch.training.embeddings.distil import distil_embeddings, embed_corpus
     from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set
-    from distilmatch.training.teacher import fine_tune_teacher
+    from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
 __version__ = "0.1.0"
 

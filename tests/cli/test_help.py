@@ -16,7 +16,7 @@ from distilmatch.cli.app import app
 from distilmatch.cli.demo import step_line
 from distilmatch.cli.examples import EXAMPLES, WIDTH, wrapped_command
 from distilmatch.cli.options import below_itself
-from distilmatch.config.pairs import FineTuneConfig
+from distilmatch.config.fine_tuning import FineTuneConfig
 
 GROUP = typer.main.get_command(app)
 COMMANDS = GROUP.commands  # type: ignore[attr-defined]

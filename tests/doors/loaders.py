@@ -12,7 +12,8 @@ import torch
 from tests.helpers import write_jsonl
 
 from distilmatch.config.embeddings import EmbeddingTeacherConfig
-from distilmatch.config.pairs import FineTuneConfig, TeacherConfig
+from distilmatch.config.fine_tuning import FineTuneConfig
+from distilmatch.config.pairs import TeacherConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.evaluation.sts.measure import evaluate_sts
@@ -22,7 +23,7 @@ from distilmatch.models.dipair import DiPair
 from distilmatch.pretrained.sentence import load_sentence_encoder
 from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, load_embedding_teacher, load_teacher
 from distilmatch.teachers.ensemble import check_teacher
-from distilmatch.training.teacher import fine_tune_teacher
+from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
 from .outputs import OUTPUT_DOORS
 from .setup import TEXTS, Setup

@@ -17,7 +17,7 @@ from distilmatch import CrossEncoderTeacher, DiPair, StudentConfig, TableConfig,
 from distilmatch.config import FineTuneConfig
 from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError, DataError
-from distilmatch.training.teacher import fine_tune_teacher
+from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
 BINARY = TaskConfig(kind="binary")
 READ_AS = TableConfig(label_column="same")

@@ -7,14 +7,8 @@ from pathlib import Path
 import numpy as np
 from tests.helpers import COLOURS, write_jsonl
 
-from distilmatch.config.pairs import (
-    FineTuneConfig,
-    PairRecipe,
-    StageConfig,
-    StudentConfig,
-    TeacherConfig,
-    TransferConfig,
-)
+from distilmatch.config.fine_tuning import FineTuneConfig
+from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig, TransferConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.engine.scorer import Scorer
@@ -24,7 +18,7 @@ from distilmatch.jobs.score import score_table
 from distilmatch.metrics import task_metrics
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.pairs.distil import distil_pairs, new_student
-from distilmatch.training.teacher import fine_tune_teacher
+from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
 TASK = TaskConfig(kind="binary")
 COLUMNS = TableConfig(text_columns=("query", "product"), label_column="label")

@@ -13,13 +13,17 @@ from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from tests.helpers import interrupt
 
-from distilmatch.config.pairs import FineTuneConfig
+from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import task_metrics
 from distilmatch.teachers import CrossEncoderTeacher
-from distilmatch.training import teacher as teacher_module
-from distilmatch.training.teacher import DevEvaluator, LengthGroupedBatches, fine_tune_teacher
+from distilmatch.training.teacher import dev as dev_module
+from distilmatch.training.teacher import fine_tune as fine_tune_module
+from distilmatch.training.teacher.dev import DevEvaluator
+from distilmatch.training.teacher.fine_tune import fine_tune_teacher
+from distilmatch.training.teacher.fit import Choices, training_arguments
+from distilmatch.training.teacher.rows import LengthGroupedBatches
 from distilmatch.types import TupleTable
 
 _FIRST = ["red", "blue", "green", "black"]
@@ -47,7 +51,14 @@ def toy(task: TaskConfig, n: int = 96, seed: int = 0) -> TupleTable:
 
 
 def settings(base: Path, **changes: Any) -> FineTuneConfig:
-    defaults = {"epochs": 10, "batch_size": 8, "learning_rate": 2e-3, "max_length": 32, "precision": "fp32"}
+    defaults = {
+        "epochs": 10,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "max_length": 32,
+        "precision": "fp32",
+        "minutes": 0,
+    }
     return FineTuneConfig(base_model=str(base), **(defaults | changes))
 
 
@@ -80,18 +91,18 @@ def test_it_learns_each_kind_of_task(
 def test_the_best_weights_on_dev_are_kept(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
     dev = toy(_CLASSES, 32, seed=2)
-    scores = iter([0.0, 0.5, 0.9, 0.1])  # the first is of random numbers: the check of labels, before the training
+    scores = iter([0.0, 0.0, 0.5, 0.9, 0.1])  # the first two are of random numbers: checks of labels
 
     def measured(task: TaskConfig, gold: np.ndarray, logits: np.ndarray, queries: Any) -> dict[str, float]:
         seen.append(logits)
         return {"accuracy": next(scores)}
 
-    monkeypatch.setattr(teacher_module, "task_metrics", measured)
+    monkeypatch.setattr(dev_module, "task_metrics", measured)
     output = fine_tune_teacher(toy(_CLASSES), _CLASSES, tmp_path / "teacher", settings(tiny_encoder, epochs=3), dev)
     kept = CrossEncoderTeacher(output, precision="fp32", device="cpu").logits(dev.tuples())
-    assert len(seen) == 4
-    np.testing.assert_allclose(kept, seen[2], atol=1e-5)
-    assert np.abs(kept - seen[3]).max() > 1e-3
+    assert len(seen) == 5
+    np.testing.assert_allclose(kept, seen[3], atol=1e-5)
+    assert np.abs(kept - seen[4]).max() > 1e-3
     record = json.loads((output / "fine_tuning.json").read_text())
     assert record["dev"] == {"accuracy": 0.9}
     assert [entry["accuracy"] for entry in record["dev_history"]] == [0.5, 0.9, 0.1]
@@ -128,7 +139,9 @@ def test_a_length_beyond_the_positions_is_cut(
 def test_an_unfinished_teacher_leaves_no_folder(
     tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_module, "write_json", interrupt)  # the last thing before the folder is moved into place
+    monkeypatch.setattr(
+        fine_tune_module, "write_json", interrupt
+    )  # the last thing before the folder is moved into place
     with pytest.raises(KeyboardInterrupt):
         fine_tune_teacher(toy(_CLASSES, 16), _CLASSES, tmp_path / "teacher", settings(tiny_encoder, epochs=1))
     assert list(tmp_path.iterdir()) == []
@@ -214,5 +227,14 @@ def test_two_visible_gpus_train_as_one(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", with_two)
     config = FineTuneConfig(batch_size=8, precision="fp32")
-    args = teacher_module._training_arguments(tmp_path, config, False, torch.device("cpu"))
+    choices = Choices(
+        readout="first",
+        learning_rate=1e-4,
+        dropout=0.0,
+        encoder_layers=None,
+        balanced=False,
+        max_length=32,
+        epochs=1.0,
+    )
+    args = training_arguments(tmp_path, config, choices, torch.device("cpu"), 0, 100, None, None)
     assert args.n_gpu == 1 and args.train_batch_size == 8

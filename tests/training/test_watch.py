@@ -15,7 +15,7 @@ from distilmatch.errors import ConfigError
 from distilmatch.training import checks
 from distilmatch.training.embeddings.distil import distil_embeddings
 from distilmatch.training.pairs.distil import distil_pairs
-from distilmatch.training.teacher import fine_tune_teacher
+from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
 ROWS = [
     {"a": f"the {x} car", "b": f"a {y} car", "label": int(x == y)} for x in ("red", "blue") for y in ("red", "blue")

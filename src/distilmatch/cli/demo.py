@@ -12,7 +12,7 @@ import typer
 from distilmatch.cli.options import duration, say, say_next
 
 if TYPE_CHECKING:
-    from distilmatch.config.pairs import FineTuneConfig
+    from distilmatch.config.fine_tuning import FineTuneConfig
 
 _MARK = "demo.json"
 _STEPS = 6
@@ -93,7 +93,7 @@ def run(
     from distilmatch.jobs.score import score_table
     from distilmatch.teachers import CrossEncoderTeacher
     from distilmatch.training.pairs.distil import distil_pairs, label_transfer_set
-    from distilmatch.training.teacher import fine_tune_teacher
+    from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
     if quick and full:
         raise ConfigError("--quick and --full are two sizes of the demo: give one of them")
@@ -195,7 +195,7 @@ def check_demo(output: Path, asked: dict[str, Any]) -> None:
 
 def teacher_settings(encoder: str, seed: int, epochs: float) -> FineTuneConfig:
     """How the demo's teacher is fine-tuned."""
-    from distilmatch.config.pairs import FineTuneConfig
+    from distilmatch.config.fine_tuning import FineTuneConfig
 
     return FineTuneConfig(base_model=encoder, seed=seed, epochs=epochs, batch_size=16, dropout=0.0, max_length=96)
 

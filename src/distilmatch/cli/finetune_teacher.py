@@ -29,7 +29,7 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from distilmatch.config.pairs import FineTuneConfig
+    from distilmatch.config.fine_tuning import FineTuneConfig
     from distilmatch.config.tables import TableConfig, TaskConfig
     from distilmatch.types import TupleTable
 
@@ -70,13 +70,45 @@ def run(
     dtype: str = typer.Option(
         "auto", "--dtype", metavar="auto|fp32|bf16", help="Dtype of the trained weights; auto is fp32."
     ),
-    epochs: float = typer.Option(4.0, "--epochs", help="Number of epochs."),
-    batch_size: int = typer.Option(32, "--batch-size", help="Pairs per training step."),
-    learning_rate: float = typer.Option(1e-4, "--learning-rate", help="Peak learning rate."),
-    dropout: float | None = typer.Option(
-        None, "--dropout", help="Dropout in training.", show_default="that of the base model"
+    minutes: float = typer.Option(
+        30.0,
+        "--minutes",
+        help="Time for the search and the trainings after it; what is left open below is chosen on the dev table.",
     ),
-    max_length: int = typer.Option(256, "--max-length", help="Maximum tokens per pair."),
+    quick: bool = typer.Option(False, "--quick", help="One training with the usual settings, no search: --minutes 0."),
+    seeds: int = typer.Option(1, "--seeds", help="How many teachers, each from another seed: an ensemble."),
+    epochs: float | None = typer.Option(
+        None, "--epochs", help="Number of epochs.", show_default="3 to 10, by the number of rows"
+    ),
+    batch_size: int = typer.Option(32, "--batch-size", help="Pairs per training step."),
+    learning_rate: float | None = typer.Option(
+        None, "--learning-rate", help="Peak learning rate.", show_default="searched"
+    ),
+    dropout: str | None = typer.Option(
+        None,
+        "--dropout",
+        metavar="NUMBER|model",
+        help="Dropout in training; model is that of the base model.",
+        show_default="searched",
+    ),
+    readout: str = typer.Option(
+        "auto",
+        "--readout",
+        metavar="auto|mean|first",
+        help="What the score is computed from: the mean output of all tokens, or the first token's.",
+    ),
+    encoder_layers: int | None = typer.Option(
+        None, "--encoder-layers", help="Layers of the base model that are kept.", show_default="searched"
+    ),
+    class_weights: str = typer.Option(
+        "auto",
+        "--class-weights",
+        metavar="auto|none|balanced",
+        help="Whether rows of a rare class weigh more; auto tries it.",
+    ),
+    max_length: int | None = typer.Option(
+        None, "--max-length", help="Maximum tokens per pair.", show_default="what the longest pairs need, 512 at most"
+    ),
     seed: int = typer.Option(0, "--seed", help="Random seed."),
     split: Split = "train",
     delimiter: Delimiter = None,
@@ -86,7 +118,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a cross-encoder on labelled pairs, to use as a teacher."""
-    from distilmatch.config.pairs import FineTuneConfig
+    from distilmatch.config.fine_tuning import FineTuneConfig
     from distilmatch.config.tables import TaskConfig
     from distilmatch.data.quarantine import nothing_set_aside
     from distilmatch.data.tables import load_table
@@ -117,7 +149,12 @@ def run(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "max_length": max_length,
-        "dropout": dropout,
+        "dropout": dropout if dropout in (None, "model") else _number("--dropout", dropout),
+        "readout": readout,
+        "encoder_layers": encoder_layers,
+        "class_weights": class_weights,
+        "minutes": 0.0 if quick else minutes,
+        "seeds": seeds,
         "revision": revision,
         "dtype": dtype,
         "device": device,
@@ -140,12 +177,22 @@ def run(
     if dry_run:
         _plan({"train": (table, rows), "dev": (dev, dev_rows)}, read, learned, config, output)
         return
-    from distilmatch.training.teacher import fine_tune_teacher
+    from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
     started = time.perf_counter()
     teacher = fine_tune_teacher(rows, learned, Path(output), config, dev_rows)
     say(teacher=str(teacher), took=duration(time.perf_counter() - started))
-    say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{teacher}]")
+    members = sorted(teacher.iterdir()) if seeds > 1 else [teacher]
+    say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{', '.join(map(str, members))}]")
+
+
+def _number(option: str, value: str) -> float:
+    from distilmatch.errors import ConfigError
+
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{option} {value!r} must be a number, such as 0.1, or `model`") from None
 
 
 def _plan(

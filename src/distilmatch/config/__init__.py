@@ -19,11 +19,11 @@ from distilmatch.config.embeddings import (
     StoredPrecision,
     StudentStart,
 )
+from distilmatch.config.fine_tuning import FineTuneConfig, Readout
 from distilmatch.config.kinds import ConfigOfKinds
 from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
 from distilmatch.config.pairs import (
-    FineTuneConfig,
     HeadKind,
     KeptStrategy,
     NamedStageConfig,
@@ -64,6 +64,7 @@ __all__ = [
     "Pooling",
     "Precision",
     "Quoting",
+    "Readout",
     "StageConfig",
     "StoredPrecision",
     "StudentConfig",

@@ -66,44 +66,6 @@ class TeacherConfig(FrozenConfig):
         return with_weights(self.to_dict(), "dtype")
 
 
-class FineTuneConfig(FrozenConfig):
-    """Fine-tuning of a cross-encoder teacher on the user's gold labels, on sentence-transformers' trainer.
-
-    The learning rate suits a small base model; a BERT-base wants about 3e-5.
-
-    Attributes:
-        base_model: what it starts from; revision: its commit or tag on the hub; None for what the hub has now.
-        dtype: of the weights that are trained; "auto" is fp32. In bf16 they take half the space and learn less exactly.
-        device: None for the best one here.
-        report_to: services that `transformers` logs to, such as wandb or mlflow, whose packages are to be installed.
-        dropout: in training; None keeps the base model's own. 0 helps where labels are clean and matches are fine.
-        metric_for_best: the dev metric that picks the best epoch; None is the task's (accuracy, auc, spearman or ndcg@10).
-
-    Example:
-        ```python
-        from distilmatch import FineTuneConfig
-
-        config = FineTuneConfig(base_model="all-MiniLM-L6-v2", epochs=2, dropout=0)
-        ```
-    """
-
-    base_model: Place = "all-MiniLM-L6-v2"
-    revision: Place | None = None
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Place | None = None
-    epochs: float = Field(default=4.0, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    report_to: tuple[Reporter, ...] = ()
-    metric_for_best: Place | None = None
-    max_length: int = Field(default=256, ge=8)
-    precision: Precision = "auto"
-    seed: int = 0
-
-
 class TransferConfig(FrozenConfig):
     """The pairs that the teacher labels: blocks of texts that share many pairs.
 

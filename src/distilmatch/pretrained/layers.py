@@ -158,6 +158,21 @@ def layer_list(model: PreTrainedModel) -> tuple[str, int]:
     )
 
 
+def cut_layers(model: PreTrainedModel, count: int) -> None:
+    """Keeps the first `count` layers of a loaded transformer, and says so in its config.
+
+    Raises:
+        ConfigError: it has fewer. ModelError: no list of layers is found.
+    """
+    place, available = layer_list(model)
+    if count > available:
+        raise ConfigError(f"`encoder_layers` asks for {count}, the model has {available}")
+    *path, name = place.rstrip(".").split(".")
+    parent = model.get_submodule(".".join(path))
+    setattr(parent, name, nn.ModuleList(list(getattr(parent, name))[:count]))
+    keep_layers(model.config, available, range(count))
+
+
 def set_dropout(shape: Any, dropout: float | None) -> None:
     """Sets every dropout of an encoder's config; None leaves them."""
     if dropout is not None:

@@ -176,7 +176,7 @@ class CrossEncoderTeacher:
 
     def _label_window(self, view: CrossEncoder, pairs: Pairs, window: np.ndarray, out: np.ndarray, bar: Any) -> None:
         window_pairs = [tuple(pairs[i]) for i in window]
-        tokenizer = _pair_tokenizer(self.model)
+        tokenizer = pair_tokenizer(self.model)
         encoded = None if tokenizer is None else self._token_ids(tokenizer, window_pairs)
         # Characters ordered the windows; tokens order the batches, so that each pads as little as it can.
         if encoded is not None:
@@ -294,7 +294,7 @@ def _precision(model: CrossEncoder, precision: Precision, name: str) -> Precisio
     return "fp32"
 
 
-def _pair_tokenizer(model: CrossEncoder) -> Any | None:
+def pair_tokenizer(model: CrossEncoder) -> Any | None:
     """The tokenizer where pairs can go straight to it; None where sentence-transformers must prepare them (prompts,
     chat templates, own processing).
     """
@@ -313,7 +313,7 @@ def _check_padding(model: CrossEncoder, name: str) -> None:
     tokenizer = getattr(model[0], "tokenizer", None)
     if tokenizer is None or not hasattr(tokenizer, "pad_token_id"):
         return
-    if padding_token(tokenizer, model.config if _pair_tokenizer(model) is not None else None) is None:
+    if padding_token(tokenizer, model.config if pair_tokenizer(model) is not None else None) is None:
         raise ModelError(
             f"the tokenizer of {name} has no padding token, so pairs of different lengths cannot be labelled together: set "
             "`tokenizer.pad_token` and `config.pad_token_id` (the end-of-text token will do) and save the model again"

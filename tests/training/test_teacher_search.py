@@ -1,0 +1,271 @@
+"""The search for a teacher's settings: what is tried, how the minutes are spent, and that a stopped search goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers import CrossEncoder
+from tests.training.test_teacher import toy
+
+from distilmatch.config.fine_tuning import FineTuneConfig
+from distilmatch.config.tables import TaskConfig
+from distilmatch.errors import ConfigError
+from distilmatch.teachers import CrossEncoderTeacher
+from distilmatch.training.teacher import search as search_module
+from distilmatch.training.teacher.choices import BaseModel, base_model, moves, usual_choices
+from distilmatch.training.teacher.dev import DevEvaluator, dev_rows
+from distilmatch.training.teacher.fine_tune import fine_tune_teacher
+from distilmatch.training.teacher.fit import Choices, fit, loss_of, new_cross_encoder
+from distilmatch.training.teacher.rows import LabelledRows, labelled_pairs, needed_length, smallest_share
+from distilmatch.training.teacher.search import planned
+from distilmatch.types import TupleTable
+
+_BINARY = TaskConfig(kind="binary")
+_CLASSES = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
+_BASE = BaseModel(width=384, layers=6, positions=512, readouts=("mean", "first"), dropout=True, tokenizer=None)
+
+
+def config(base: Path, **changes: Any) -> FineTuneConfig:
+    settings = {"batch_size": 8, "precision": "fp32", "minutes": 1.0, "epochs": 2, "learning_rate": 2e-3}
+    return FineTuneConfig(base_model=str(base), **(settings | changes))
+
+
+def rows_of(table: TupleTable, task: TaskConfig) -> LabelledRows:
+    pairs, targets = labelled_pairs(table, task, "train")
+    return LabelledRows(pairs=pairs, targets=targets)
+
+
+def test_a_search_tries_changes_and_keeps_the_best_on_dev(tiny_encoder: Path, tmp_path: Path) -> None:
+    output = fine_tune_teacher(
+        toy(_BINARY, 160), _BINARY, tmp_path / "teacher", config(tiny_encoder), toy(_BINARY, 64, seed=1)
+    )
+    record = json.loads((output / "fine_tuning.json").read_text())
+    short = [done for done in record["tries"] if done["kind"] == "short"]
+    assert [done["name"] for done in short] == [
+        "the usual settings",
+        "logits from the first token",
+        "the base model's dropout",
+    ]
+    assert short[0]["choices"]["readout"] == "mean" and short[1]["choices"]["readout"] == "first"
+    kept = [done for done in short if done["kept"]]
+    assert kept[-1]["score"] == max(done["score"] for done in short)
+    chosen = [done for done in record["tries"] if done["chosen"]]
+    assert len(chosen) == 1 and chosen[0]["kind"] == "whole" and record["dev"] == chosen[0]["metrics"]
+    assert chosen[0]["score"] == max(done["score"] for done in record["tries"] if done["kind"] == "whole")
+    assert {"readout", "dropout", "learning_rate", "epochs"} <= set(record["chosen"])
+    assert CrossEncoder(str(output)).num_labels == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_a_stopped_search_goes_on(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Choices] = []
+    stop_at = 3
+
+    def counted(rows: Any, task: Any, settings: Any, choices: Choices, *args: Any, **more: Any) -> Any:
+        calls.append(choices)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return fit(rows, task, settings, choices, *args, **more)
+
+    monkeypatch.setattr(search_module, "fit", counted)
+    given = toy(_BINARY, 160), _BINARY, tmp_path / "teacher", config(tiny_encoder), toy(_BINARY, 64, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_teacher(*given)
+    assert [path.name for path in tmp_path.iterdir()] == [".teacher.search"]
+    assert len(calls) == 3  # steps timed, one short training, and the one that was stopped
+    stop_at = -1
+    fine_tune_teacher(*given)
+    record = json.loads((tmp_path / "teacher" / "fine_tuning.json").read_text())
+    assert len(calls) == 3 + len(record["tries"]) - 1
+    assert calls[3].readout == "first"  # not the usual settings again
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_another_call_does_not_take_a_stopped_ones_trainings(tmp_path: Path) -> None:
+    folder = search_module.SearchFolder(tmp_path / "search", "one")
+    folder.planned(lambda: planned(1.0, _usual(), 2, FineTuneConfig(), rows=1000, dev_rows=100))
+    assert search_module.SearchFolder(tmp_path / "search", "one")._state["plan"] is not None
+    assert search_module.SearchFolder(tmp_path / "search", "two")._state["plan"] is None
+
+
+def _usual(**changes: Any) -> Choices:
+    settings: dict[str, Any] = {
+        "readout": "mean",
+        "learning_rate": 1e-4,
+        "dropout": 0.0,
+        "encoder_layers": None,
+        "balanced": False,
+        "max_length": 32,
+        "epochs": 5.0,
+    }
+    return Choices(**(settings | changes))
+
+
+@given(
+    step=st.floats(0.01, 3),
+    minutes=st.floats(0.5, 120),
+    rows=st.integers(50, 200_000),
+    dev=st.integers(50, 20_000),
+    options=st.integers(0, 7),
+)
+def test_a_plan_keeps_to_its_minutes(step: float, minutes: float, rows: int, dev: int, options: int) -> None:
+    plan = planned(step, _usual(), options, FineTuneConfig(minutes=minutes), rows=rows, dev_rows=dev)
+    fewest = 16 * 32 / rows * (step * -(-rows // 32) + dev * step / 96)  # sixteen steps and their share of dev
+    assert plan.tries * plan.try_seconds + plan.whole_seconds <= max(60 * minutes, fewest) * 1.001
+    assert plan.tries != 1 and plan.tries <= 1 + options
+    assert 0 < plan.whole_epochs <= 5.01 or rows < 512
+    assert 0 <= plan.try_rows <= rows and (plan.try_rows > 0) == (plan.tries > 0)
+
+
+def test_a_fixed_number_of_epochs_stays(tiny_encoder: Path) -> None:
+    plan = planned(1.0, _usual(epochs=7.0), 3, FineTuneConfig(minutes=1, epochs=7), rows=10_000, dev_rows=100)
+    assert plan.whole_epochs == 7 and plan.tries == 0
+
+
+def test_only_what_is_open_is_tried() -> None:
+    table = toy(_BINARY, 64)
+    assert table.gold is not None
+    table.gold[:] = 0
+    table.gold[:4] = 1
+    rows = rows_of(table, _BINARY)
+    open_settings = FineTuneConfig()
+    names = [
+        move.name
+        for move in moves(usual_choices(rows, _BINARY, open_settings, _BASE), rows, _BINARY, open_settings, _BASE)
+    ]
+    assert names == [
+        "twice the learning rate",
+        "logits from the first token",
+        "the base model's dropout",
+        "balanced classes",
+        "half the learning rate",
+        "the first 5 of 6 layers",
+    ]
+    fixed = FineTuneConfig(learning_rate=1e-5, readout="first", dropout=0.1, class_weights="none", encoder_layers=3)
+    usual = usual_choices(rows, _BINARY, fixed, _BASE)
+    assert not moves(usual, rows, _BINARY, fixed, _BASE)
+    assert (usual.learning_rate, usual.readout, usual.dropout, usual.encoder_layers) == (1e-5, "first", 0.1, 3)
+
+
+@pytest.mark.parametrize(("width", "rate"), [(384, 1e-4), (768, 3e-5), (1024, 1.8e-5)])
+def test_the_usual_rate_falls_with_the_width(width: int, rate: float) -> None:
+    base = BaseModel(width=width, layers=6, positions=512, readouts=("first",), dropout=True, tokenizer=None)
+    rows = rows_of(toy(_BINARY, 8000), _BINARY)
+    usual = usual_choices(rows, _BINARY, FineTuneConfig(), base)
+    assert usual.learning_rate == pytest.approx(rate, rel=0.05) and usual.epochs == 5 and usual.max_length == 512
+
+
+def test_a_trained_cross_encoder_keeps_its_head(tiny_cross_encoder: Path, tiny_encoder: Path) -> None:
+    assert base_model(FineTuneConfig(base_model=str(tiny_cross_encoder)), 1).readouts == ("first",)
+    found = base_model(FineTuneConfig(base_model=str(tiny_encoder)), 1)
+    assert found.readouts == ("mean", "first") and found.layers == 2 and found.positions == 64 and found.dropout
+
+
+def test_the_length_is_what_the_pairs_need(tiny_encoder: Path) -> None:
+    tokenizer = base_model(FineTuneConfig(base_model=str(tiny_encoder)), 1).tokenizer
+    pairs = [("red " * count, "car") for count in range(1, 41)]
+    lengths = sorted(len(tokenizer(*pair)["input_ids"]) for pair in pairs)
+    needed = needed_length(tokenizer, pairs, 64)
+    assert needed % 8 == 0 and lengths[-1] <= needed < lengths[-1] + 8
+    assert needed_length(tokenizer, pairs, 24) == 24 and needed_length(None, pairs, 24) == 24
+
+
+@pytest.mark.parametrize("task", [_BINARY, _CLASSES], ids=["binary", "classes"])
+def test_balanced_classes_weigh_the_same_together(tiny_encoder: Path, task: TaskConfig) -> None:
+    model = new_cross_encoder(task, FineTuneConfig(base_model=str(tiny_encoder), device="cpu"), _usual())
+    if task is _CLASSES:
+        targets = np.array([0] * 6 + [1] * 3 + [2])
+        weights = loss_of(model, task, targets, True).ce_loss.weight
+        np.testing.assert_allclose(weights.numpy() * np.bincount(targets), 10 / 3, rtol=1e-6)
+        assert loss_of(model, task, targets, False).ce_loss.weight is None
+    else:
+        targets = np.array([1, 0, 0, 0], dtype=np.float32)
+        assert float(loss_of(model, task, targets, True).pos_weight) == pytest.approx(3.0)
+        assert loss_of(model, task, targets, False).pos_weight is None
+
+
+def test_fewer_layers_and_the_mean_are_kept_on_disk(tiny_encoder: Path, tmp_path: Path) -> None:
+    table = toy(_CLASSES, 24)
+    output = fine_tune_teacher(
+        table, _CLASSES, tmp_path / "teacher", config(tiny_encoder, minutes=0, encoder_layers=1, epochs=1)
+    )
+    assert json.loads((output / "config.json").read_text())["num_hidden_layers"] == 1
+    teacher = CrossEncoderTeacher(output, precision="fp32", device="cpu")
+    assert teacher.class_names == _CLASSES.classes
+    # The slow way: the mean of the outputs under the mask, then the linear layer.
+    model = CrossEncoder(str(output), device="cpu")
+    features = model.preprocess(table.tuples()[:5])
+    with torch.inference_mode():
+        names = {"input_ids", "attention_mask", "token_type_ids"} & set(features)
+        outputs = model[0].model(**{name: features[name] for name in names})
+        mask = features["attention_mask"].unsqueeze(-1)
+        mean = (outputs.last_hidden_state * mask).sum(1) / mask.sum(1)
+        expected = model[2].linear(mean).numpy()
+    np.testing.assert_allclose(teacher.logits(table.tuples()[:5]), expected, atol=1e-5)
+
+
+def test_too_many_layers_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the model has 2"):
+        fine_tune_teacher(
+            toy(_BINARY), _BINARY, tmp_path / "teacher", config(tiny_encoder, minutes=0, encoder_layers=3)
+        )
+
+
+def test_a_training_without_progress_ends_early(tiny_encoder: Path, tmp_path: Path) -> None:
+    rows = rows_of(toy(_BINARY, 32), _BINARY)
+    settings = config(tiny_encoder, patience=2)
+    evaluator = DevEvaluator(toy(_BINARY, 32, seed=1), _BINARY, settings)
+    fitted = fit(rows, _BINARY, settings, _usual(learning_rate=1e-12, epochs=9.0), tmp_path, evaluator=evaluator)
+    assert len(evaluator.history) == 3 and fitted.steps == 12
+
+
+def test_several_seeds_are_an_ensemble_of_folders(tiny_encoder: Path, tmp_path: Path) -> None:
+    output = fine_tune_teacher(
+        toy(_BINARY, 32), _BINARY, tmp_path / "teachers", config(tiny_encoder, minutes=0, epochs=1, seeds=2, seed=4)
+    )
+    assert sorted(path.name for path in output.iterdir()) == ["seed-4", "seed-5"]
+    first, second = (
+        CrossEncoderTeacher(path, precision="fp32").logits([("red car", "hot dog")]) for path in output.iterdir()
+    )
+    assert np.abs(first - second).max() > 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["teachers"]
+
+
+@pytest.mark.parametrize("most", [10, 33, 500])
+def test_some_rows_of_dev_keep_the_share_of_each_class(most: int) -> None:
+    table = toy(_CLASSES, 300)
+    assert table.gold is not None
+    table.gold[::3] = np.nan
+    some = dev_rows(table, _CLASSES, most)
+    assert some.gold is not None
+    labelled = table.gold[~np.isnan(table.gold)]
+    assert len(some) == (most if most < len(labelled) else len(table))
+    if most < len(labelled):
+        for label in range(3):
+            assert abs((some.gold == label).mean() - (labelled == label).mean()) <= 1.0 / most + 1e-9
+
+
+def test_some_queries_of_dev_are_whole() -> None:
+    task = TaskConfig(kind="ranking")
+    table = toy(task, 96)
+    some = dev_rows(table, task, 20)
+    assert some.queries is not None and table.queries is not None
+    assert all((some.queries == query).sum() == (table.queries == query).sum() for query in np.unique(some.queries))
+    assert 8 <= len(some) <= 20
+
+
+def test_rare_matches_are_compared_by_average_precision(tiny_encoder: Path) -> None:
+    table = toy(_BINARY, 64)
+    assert DevEvaluator(table, _BINARY, config(tiny_encoder)).primary_metric == "auc"
+    assert table.gold is not None
+    table.gold[:] = 0
+    table.gold[:4] = 1
+    assert DevEvaluator(table, _BINARY, config(tiny_encoder)).primary_metric == "average_precision"
+    assert smallest_share(table.gold, _BINARY) == 4 / 64
