@@ -99,6 +99,7 @@ from distilmatch.models import DiPair
 from distilmatch.planning.planner import Work, calibrate, plan
 from distilmatch.types import TokenRepresentations
 
+torch.manual_seed(0)
 shape = StudentConfig(head="sum", width=16, kept_tokens=(3, 4), max_lengths=(12, 16))
 model = DiPair.from_encoder(encoder, shape, TaskConfig(kind="binary")).eval()
 left, right = ["red car", "blue lamp", "a coat"], ["a red car", "lamp", "coat", "old book"]

@@ -340,6 +340,11 @@ def test_finetune_teacher(recipe: Path, tiny_encoder: Path) -> None:
                  "--max-length", "32", "--output", output)  # fmt: skip
     assert tuned == 0
     assert (output / "model.safetensors").is_file()
+    page = (output / "teacher.html").read_text()
+    assert "Training loss" in page and "no dev table" in page
+    assert (
+        call("finetune-teacher", recipe.parent / "train.jsonl", *arguments, "--dropout", "lots", "--output", "x") == 1
+    )
 
 
 @pytest.mark.parametrize(

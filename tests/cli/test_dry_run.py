@@ -162,7 +162,7 @@ def test_finetune_teacher(recipe: Path, tiny_encoder: Path, capsys: pytest.Captu
     folder = recipe.parent
     asked = ["finetune-teacher", folder / "train.jsonl", "--dev", folder / "dev.jsonl", "--task", "classification"]
     asked += ["--classes", "0,1", "--label-column", "label", "--text-columns", "q,p", "--base-model", tiny_encoder]
-    asked += ["--epochs", "1", "--max-length", "32", "--output", folder / "teacher"]
+    asked += ["--epochs", "1", "--max-length", "32", "--quick", "--output", folder / "teacher"]
     dry = _dry(folder, capsys, *asked)
     assert dry.fact("labels +(.*)") == "0: 20, 1: 20" and "dev " in dry.out
     assert call(*asked) == 0

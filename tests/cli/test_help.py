@@ -91,7 +91,18 @@ def test_a_long_command_is_broken_before_options_and_means_the_same() -> None:
 
 def test_the_defaults_of_fine_tuning_are_those_of_the_library() -> None:
     options = {option.name: option.default for option in COMMANDS["finetune-teacher"].params}
-    for name in ("base_model", "epochs", "batch_size", "learning_rate", "dropout", "max_length", "seed"):
+    names = (
+        "base_model",
+        "minutes",
+        "seeds",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "dropout",
+        "readout",
+        "max_length",
+    )
+    for name in (*names, "encoder_layers", "class_weights", "seed"):
         assert options[name] == getattr(FineTuneConfig(), name), name
 
 

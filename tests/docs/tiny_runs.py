@@ -59,7 +59,7 @@ def _write_inputs(models: dict[str, Path]) -> None:
 
 COMMANDS = (
     "finetune-teacher pairs.jsonl --dev pairs.jsonl --task binary --text-columns query,product --label-column label "
-    "--base-model all-MiniLM-L6-v2 --epochs 1 --max-length 16 --output teacher",
+    "--base-model all-MiniLM-L6-v2 --epochs 1 --max-length 16 --minutes 1 --output teacher",
     "ladder ladder.yaml",
     "label recipe.yaml",
     "tune recipe.yaml --minutes 0.1 --trials 1 --output search",

@@ -79,6 +79,13 @@ INSIDE = {
     "plan_evaluation": "behind evaluate's checks; tests/cli/test_dry_run.py",
     "resolve_model": "behind every door: a name becomes a folder",
     "DevEvaluator": "behind fine_tune_teacher",
+    "base_model": "behind fine_tune_teacher",
+    "fit": "behind fine_tune_teacher",
+    "moves": "behind fine_tune_teacher",
+    "new_cross_encoder": "behind fine_tune_teacher",
+    "planned": "behind fine_tune_teacher",
+    "training_arguments": "behind fine_tune_teacher",
+    "usual_choices": "behind fine_tune_teacher",
 }
 
 

@@ -75,6 +75,7 @@ INSIDE = {
     "data.corpus.TextRows.__init__(texts)": "behind corpus_source; tests/training/test_embeddings_in_memory.py",
     "data.corpus.write_corpus(sources)": "tables, or what corpus_source gives",
     "data.corpus.corpus_key(sources)": "as write_corpus",
+    "training.teacher.rows.needed_length(pairs)": "of a table that was read",
     "data.perturb.perturb(text)": "one text, made by the package",
     "data.saved.write_texts(texts)": "of a table that was read",
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",

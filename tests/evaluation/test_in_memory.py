@@ -65,7 +65,9 @@ def test_what_is_no_teacher_or_lacks_a_column_is_refused(student: DiPair) -> Non
 
 
 def test_a_teacher_is_fine_tuned_on_a_frame_as_on_its_file(tiny_encoder: Path, tmp_path: Path) -> None:
-    config = FineTuneConfig(base_model=str(tiny_encoder), epochs=1, batch_size=8, precision="fp32", max_length=32)
+    config = FineTuneConfig(
+        base_model=str(tiny_encoder), minutes=0, epochs=1, batch_size=8, precision="fp32", max_length=32
+    )
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     made = [
         fine_tune_teacher(source, BINARY, tmp_path / name, config, dev=dev, read_as=READ_AS)

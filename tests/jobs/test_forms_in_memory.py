@@ -86,7 +86,9 @@ def _distil_pairs(models: Models, table: Any, folder: Path) -> np.ndarray:
 
 
 def _fine_tune_teacher(models: Models, table: Any, folder: Path) -> np.ndarray:
-    config = FineTuneConfig(base_model=str(models.encoder), epochs=1, batch_size=8, precision="fp32", max_length=32)
+    config = FineTuneConfig(
+        base_model=str(models.encoder), minutes=0, epochs=1, batch_size=8, precision="fp32", max_length=32
+    )
     made = fine_tune_teacher(table, BINARY, folder, config, dev=table, read_as=READ_AS)
     return CrossEncoderTeacher(made, precision="fp32", device="cpu").logits(PAIRS)
 

@@ -42,7 +42,7 @@ def _write(path: Path, rows: int, seed: int) -> Path:
 
 def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> None:
     train, test = _write(tmp_path / "train.jsonl", 400, 0), _write(tmp_path / "test.jsonl", 200, 1)
-    tuning = FineTuneConfig(base_model=minilm, epochs=3, batch_size=16, dropout=0.0, max_length=32)
+    tuning = FineTuneConfig(base_model=minilm, minutes=0, epochs=3, batch_size=16, dropout=0.0, max_length=32)
     fine_tune_teacher(load_table(train, COLUMNS, TASK), TASK, tmp_path / "teacher", tuning)
     recipe = PairRecipe(
         train=str(train),

@@ -205,7 +205,7 @@ def test_a_report_has_a_column_of_it_for_every_system(tmp_path: Path, tiny_encod
 def test_a_teacher_is_fine_tuned_by_it(tmp_path: Path, tiny_encoder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     config = FineTuneConfig(
-        base_model=str(tiny_encoder), epochs=2, max_length=32, precision="fp32", metric_for_best="cost"
+        base_model=str(tiny_encoder), minutes=0, epochs=2, max_length=32, precision="fp32", metric_for_best="cost"
     )
     task = TaskConfig(kind="binary")
     place = fine_tune_teacher(ROWS, task, tmp_path / "teacher", config, ROWS, read_as=READ, metrics={"cost": cost})

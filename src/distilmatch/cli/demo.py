@@ -197,7 +197,16 @@ def teacher_settings(encoder: str, seed: int, epochs: float) -> FineTuneConfig:
     """How the demo's teacher is fine-tuned."""
     from distilmatch.config.fine_tuning import FineTuneConfig
 
-    return FineTuneConfig(base_model=encoder, seed=seed, epochs=epochs, batch_size=16, dropout=0.0, max_length=96)
+    return FineTuneConfig(
+        base_model=encoder,
+        seed=seed,
+        minutes=0,
+        epochs=epochs,
+        batch_size=16,
+        learning_rate=1e-4,
+        dropout=0.0,
+        max_length=96,
+    )
 
 
 def demo_recipe(output: Path, encoder: str, seed: int, size: _Size) -> dict[str, object]:

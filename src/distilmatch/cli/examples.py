@@ -32,6 +32,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "distilmatch finetune-teacher pairs.csv --task regression --label-range 0,5 --label-column score "
             "--base-model microsoft/mpnet-base --output teacher",
         ),
+        (
+            "Ten minutes for the search and the training",
+            "distilmatch finetune-teacher pairs.csv --dev dev.csv --task binary --label-column label "
+            "--minutes 10 --output teacher",
+        ),
     ),
     "train": (
         ("Check tables and teacher first, write nothing", "distilmatch train recipe.yaml --dry-run"),

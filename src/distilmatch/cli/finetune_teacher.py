@@ -119,20 +119,13 @@ def run(
 ) -> None:
     """Fine-tune a cross-encoder on labelled pairs, to use as a teacher."""
     from distilmatch.config.fine_tuning import FineTuneConfig
-    from distilmatch.config.tables import TaskConfig
     from distilmatch.data.quarantine import nothing_set_aside
     from distilmatch.data.tables import load_table
-    from distilmatch.errors import ConfigError, DataError
+    from distilmatch.errors import DataError
     from distilmatch.files import check_outputs
     from distilmatch.training.checks import check_dev, check_model, check_new_folder
 
-    settings: dict[str, object] = {"kind": task, "classes": names(classes) or []}
-    if label_range is not None:
-        try:
-            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
-        except ValueError as error:
-            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
-    learned = TaskConfig.from_dict(settings, "options")
+    learned = _task(task, classes, label_range)
     read = table_config(
         text_columns=text_columns,
         id_columns=id_columns,
@@ -177,12 +170,32 @@ def run(
     if dry_run:
         _plan({"train": (table, rows), "dev": (dev, dev_rows)}, read, learned, config, output)
         return
+    _fine_tune(rows, learned, output, config, dev_rows)
+
+
+def _task(kind: str, classes: str | None, label_range: str | None) -> TaskConfig:
+    from distilmatch.config.tables import TaskConfig
+    from distilmatch.errors import ConfigError
+
+    settings: dict[str, object] = {"kind": kind, "classes": names(classes) or []}
+    if label_range is not None:
+        try:
+            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
+    return TaskConfig.from_dict(settings, "options")
+
+
+def _fine_tune(rows: TupleTable, task: TaskConfig, output: str, config: FineTuneConfig, dev: TupleTable | None) -> None:
+    """Trains, writes the page, and says what to do next."""
+    from distilmatch.evaluation.teachers.page import write_teacher_page
     from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
     started = time.perf_counter()
-    teacher = fine_tune_teacher(rows, learned, Path(output), config, dev_rows)
-    say(teacher=str(teacher), took=duration(time.perf_counter() - started))
-    members = sorted(teacher.iterdir()) if seeds > 1 else [teacher]
+    teacher = fine_tune_teacher(rows, task, Path(output), config, dev)
+    members = sorted(teacher.iterdir()) if config.seeds > 1 else [teacher]
+    pages = [str(write_teacher_page(member)) for member in members]
+    say(teacher=str(teacher), report=", ".join(pages), took=duration(time.perf_counter() - started))
     say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{', '.join(map(str, members))}]")
 
 

@@ -1,0 +1,1 @@
+"""What a teacher's fine-tuning tried and chose, as a page."""
