@@ -61,7 +61,7 @@ def teacher_page(folder: str | Path) -> str:
         template = environment.from_string((_HERE / "teacher.html.jinja").read_text(encoding="utf-8"))
         return template.render(
             style=Markup((_HERE.parent / "pairs" / "report.css").read_text(encoding="utf-8")),
-            record=record,
+            record={"metric_for_best": None, **record},
             chosen=chosen,
             headline=_headline(record),
             settings=[(name, _said(record["chosen"][key])) for key, name in _SETTINGS.items()],
