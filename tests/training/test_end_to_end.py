@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tests.helpers import COLOURS, write_jsonl
 
 from distilmatch.config.fine_tuning import FineTuneConfig
@@ -40,6 +41,7 @@ def _write(path: Path, rows: int, seed: int) -> Path:
     return write_jsonl(path, made)
 
 
+@pytest.mark.slow
 def test_a_student_of_minilm_beats_the_floor(tmp_path: Path, minilm: str) -> None:
     train, test = _write(tmp_path / "train.jsonl", 400, 0), _write(tmp_path / "test.jsonl", 200, 1)
     tuning = FineTuneConfig(base_model=minilm, minutes=0, epochs=3, batch_size=16, dropout=0.0, max_length=32)
