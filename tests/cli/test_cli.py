@@ -86,7 +86,17 @@ COMMANDS = {
         "--kernel",
         "--threads",
     },
-    "evaluate": {"--output", "--teacher", "--label-column", "--text-columns", "--no-speed", "--dry-run"},
+    "evaluate": {
+        "--output",
+        "--teacher",
+        "--label-column",
+        "--text-columns",
+        "--simple-baselines",
+        "--train-table",
+        "--baseline-encoder",
+        "--no-speed",
+        "--dry-run",
+    },
     "evaluate-sts": {
         "--data",
         "--mteb",
@@ -193,6 +203,13 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
     assert "student" in capsys.readouterr().out
     assert {path.name for path in report.iterdir()} == {"report.html", "report.json", "report.md", "report.png"}
     assert PairReport.load(report).rows == len(rows)
+    train = folder / "train.jsonl"
+    assert call("evaluate", student, test, *columns, *asked, "--train-table", train) == 1
+    assert "are for --simple-baselines" in capsys.readouterr().err
+    asked += ["--simple-baselines", "--train-table", train, "--baseline-encoder", tiny_cross_encoder]
+    assert call("evaluate", student, test, *columns, *asked) == 0
+    assert "encoder MaxSim" in capsys.readouterr().out
+    assert sum(system.simple for system in PairReport.load(report).systems) == 6
 
 
 def _match_and_plan(folder: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:

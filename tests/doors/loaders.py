@@ -78,6 +78,7 @@ INSIDE = {
     "plan_evaluation": "behind evaluate's checks; tests/cli/test_dry_run.py",
     "resolve_model": "behind every door: a name becomes a folder",
     "DevEvaluator": "behind fine_tune_teacher",
+    "untrained_scores": "behind load_sentence_encoder",
 }
 
 
