@@ -209,7 +209,7 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
     asked += ["--simple-baselines", "--train-table", train, "--baseline-encoder", tiny_cross_encoder]
     assert call("evaluate", student, test, *columns, *asked) == 0
     assert "encoder MaxSim" in capsys.readouterr().out
-    assert sum(system.simple for system in PairReport.load(report).systems) == 6
+    assert sum(system.simple for system in PairReport.load(report).systems) == 7
 
 
 def _match_and_plan(folder: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,13 +44,13 @@ def test_a_report_has_a_row_of_each_with_the_tasks_metrics(kind: str, tiny_encod
     )
     simple = {system.name: system for system in report.systems if system.simple}
     computed = simple_baselines(train, table, student.task, base_model=tiny_encoder)
-    assert simple.keys() == computed.keys() and len(simple) == 6
+    assert simple.keys() == computed.keys() and len(simple) == 7
     assert not report.student.simple and report.teacher is not None and not report.teacher.simple
     assert table.gold is not None
     for name, system in simple.items():
         assert system.role == "baseline" and system.agreement
         assert system.metrics == pytest.approx(task_metrics(student.task, table.gold, computed[name], table.queries))
-    assert f"baseline_tf-idf_cosine_{report.main_metric}" in report.flat_metrics()
+    assert f"baseline_tf-idf_letters_{report.main_metric}" in report.flat_metrics()
     assert any("Simple baselines" in note and "fitted on the train table" in note for note in report.notes)
     report.save(tmp_path)
     assert PairReport.load(tmp_path) == report
@@ -61,7 +61,7 @@ def test_without_a_train_table_only_the_order_is_measured(tiny_encoder: Path) ->
     student, _, table = _labelled("binary", tiny_encoder)
     report = evaluate_pairs(student, table, simple_baselines=True, measure_speed=False, resamples=5)
     simple = [system for system in report.systems if system.simple]
-    assert [system.name for system in simple] == ["TF-IDF cosine", "BM25"]
+    assert [system.name for system in simple] == ["TF-IDF words", "TF-IDF letters", "BM25"]
     assert all(system.metrics.keys() == {"auc", "average_precision"} for system in simple)
     assert all(system.metric_intervals.keys() == {"auc", "average_precision"} for system in simple)
     assert any("without a train table" in note for note in report.notes)
@@ -97,7 +97,7 @@ def _report(student: float, teacher: float | None, best: float, half: float = 0.
 
     systems = [system("student", "student", student)]
     systems += [] if teacher is None else [system("teacher", "teacher", teacher)]
-    systems += [system("BM25", "baseline", best - 0.1, True), system("TF-IDF cosine", "baseline", best, True)]
+    systems += [system("BM25", "baseline", best - 0.1, True), system("TF-IDF letters", "baseline", best, True)]
     settings: dict[str, Any] = {
         "task": TASKS["classification"],
         "rows": 1000,
@@ -130,7 +130,7 @@ def test_what_a_simple_baseline_asks_for(
 
 def test_the_advice_names_the_best_baseline_and_both_values() -> None:
     (advice, _) = what_now(_report(0.79, 0.8, 0.81))
-    assert "accuracy 0.8000; TF-IDF cosine has 0.8100" in advice.text
+    assert "accuracy 0.8000; TF-IDF letters has 0.8100" in advice.text
     assert "A student of a bad teacher is a bad student" in advice.text
     assert "Nor is the student better (0.7900)" in advice.text
     assert advice.command is not None and advice.command.startswith("distilmatch finetune-teacher ")
@@ -140,7 +140,7 @@ def test_another_baseline_of_the_user_is_not_a_simple_one() -> None:
     report = _report(0.9, 0.9, 0.7)
     strong = SystemResult(name="strong", role="baseline", metrics={"accuracy": 0.99})
     (advice,) = what_now(report.model_copy(update={"systems": (*report.systems, strong)}))
-    assert advice.rule == "use_it" and report.best_simple is not None and report.best_simple.name == "TF-IDF cosine"
+    assert advice.rule == "use_it" and report.best_simple is not None and report.best_simple.name == "TF-IDF letters"
 
 
 def test_names_of_the_chart_are_whole_and_within_it() -> None:

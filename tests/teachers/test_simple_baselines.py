@@ -101,8 +101,20 @@ def test_texts_without_spaces_are_compared_by_characters() -> None:
     assert unit_of(pairs) == "characters" and unit_of(table()) == "words"
     cosine, bm25 = LexicalScores(pairs, "characters").scores(pairs)
     assert cosine[0] > 3 * cosine[1] and bm25[0] > bm25[1]
-    vectors = TfidfVectorizer(sublinear_tf=True, ngram_range=(2, 3), analyzer="char").fit_transform(texts)
-    np.testing.assert_allclose(cosine, [(vectors[[0]] @ vectors[[i]].T).toarray()[0, 0] for i in (1, 2)], atol=1e-6)
+    assert list(simple_baselines(None, pairs, BINARY)) == ["TF-IDF letters", "BM25"]
+
+
+@given(
+    st.lists(st.text("abc é5\t\n車", min_size=1, max_size=12).filter(lambda text: text.strip()), min_size=2, max_size=6)
+)
+def test_the_cosine_of_letters_is_scikit_learns(texts: list[str]) -> None:
+    texts = list(dict.fromkeys(texts))
+    rows = np.array([[i, j] for i in range(len(texts)) for j in range(len(texts))])
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(3, 3), analyzer="char_wb")
+    vectors = vectorizer.fit_transform(texts)
+    pairs = TupleTable(texts=texts, rows=rows)
+    expected = (vectors @ vectors.T).toarray().ravel()
+    np.testing.assert_allclose(LexicalScores(pairs, "characters").scores(pairs)[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("empty", ["", "   ", "\n"])
@@ -148,7 +160,8 @@ def test_each_task_has_its_baselines_which_read_no_label_of_the_table(
 ) -> None:
     train, asked = table(1, gold=gold), table(2, gold=gold)
     logits = simple_baselines(train, asked, task, base_model=tiny_encoder)
-    assert list(logits) == [constant, "TF-IDF cosine", "BM25", "encoder cosine", "encoder MaxSim", "simple features"]
+    lexical, encoded = ["TF-IDF words", "TF-IDF letters", "BM25"], ["encoder cosine", "encoder MaxSim"]
+    assert list(logits) == [constant, *lexical, *encoded, "simple features"]
     assert all(each.shape == (120, task.num_labels) and each.dtype == np.float32 for each in logits.values())
     unlabelled = simple_baselines(train, replace(asked, gold=None), task, base_model=tiny_encoder)
     assert all((logits[name] == unlabelled[name]).all() for name in logits)
@@ -156,16 +169,16 @@ def test_each_task_has_its_baselines_which_read_no_label_of_the_table(
     main = {"binary": "auc", "classification": "accuracy", "regression": "spearman", "ranking": "ndcg@10"}[task.kind]
     assert found["simple features"][main] > found[constant][main] + 0.1
     if task.kind != "classification":
-        assert found["TF-IDF cosine"][main] > found[constant][main]
+        assert found["TF-IDF words"][main] > found[constant][main]
 
 
 def test_a_score_by_itself_keeps_its_order_and_is_cut_at_the_best_f1_of_train() -> None:
     train, asked = table(1), table(2)
     assert train.gold is not None
-    scorer, logits = LexicalScores(train), simple_baselines(train, asked, BINARY)["TF-IDF cosine"][:, 0]
+    scorer, logits = LexicalScores(train), simple_baselines(train, asked, BINARY)["TF-IDF words"][:, 0]
     order = np.argsort(scorer.scores(asked)[0], kind="stable")
     assert (np.diff(logits[order]) >= 0).all()
-    on_train = simple_baselines(train, train, BINARY)["TF-IDF cosine"][:, 0]
+    on_train = simple_baselines(train, train, BINARY)["TF-IDF words"][:, 0]
     cut = best_f1_threshold(scorer.scores(train)[0].astype(float), train.gold > 0.5)
     assert ((on_train > 0) == (scorer.scores(train)[0] > cut)).all()
 
@@ -173,7 +186,7 @@ def test_a_score_by_itself_keeps_its_order_and_is_cut_at_the_best_f1_of_train() 
 def test_without_labels_to_fit_on_only_the_order_is_told() -> None:
     asked = table(2)
     found = baseline_metrics(replace(table(1), gold=None), asked, BINARY)
-    assert found.keys() == {"TF-IDF cosine", "BM25"}
+    assert found.keys() == {"TF-IDF words", "TF-IDF letters", "BM25"}
     assert found["BM25"].keys() == {"auc", "average_precision"}
     assert simple_baselines(None, asked, CLASSES) == {}
     assert baseline_metrics(None, table(2, gold="value"), REGRESSION)["BM25"].keys() == {"spearman"}  # type: ignore[arg-type]

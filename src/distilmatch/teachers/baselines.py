@@ -26,7 +26,8 @@ from distilmatch.teachers.lexical import LexicalScores, unit_of
 from distilmatch.teachers.untrained import untrained_scores
 from distilmatch.types import TupleTable
 
-TFIDF, BM25, COSINE, MAXSIM = "TF-IDF cosine", "BM25", "encoder cosine", "encoder MaxSim"
+WORDS, LETTERS, BM25 = "TF-IDF words", "TF-IDF letters", "BM25"
+COSINE, MAXSIM = "encoder cosine", "encoder MaxSim"
 FEATURES = "simple features"
 _CONSTANT = {
     "classification": "largest class",
@@ -55,8 +56,9 @@ def simple_baselines(
     """Logits of the baselines for each row of `table`, by name.
 
     - "largest class", of binary tasks and of classes; "mean label" of a regression; "random order" of a ranking.
-    - "TF-IDF cosine" and "BM25": see `LexicalScores`; terms are counted in the texts of `train`, without one in
-      those of `table`.
+    - "TF-IDF words" and "BM25", of words, and "TF-IDF letters", of three characters in a row: see `LexicalScores`; terms are
+      counted in the texts of `train`, without one in those of `table`. Of texts without spaces BM25 is of characters too,
+      and there is no "TF-IDF words".
     - "encoder cosine" and "encoder MaxSim", with a `base_model`: see `untrained_scores`.
     - "simple features": all of these scores and the lengths of the texts together.
 
@@ -87,12 +89,12 @@ def simple_baselines(
     random = np.random.default_rng(seed)
     learnt = None if train is None else _labelled(train, task)
     source = table if train is None else train
-    lexical = _lexical(source.take(_drawn(len(source), _TEXT_ROWS, random)))
+    lexical = _Lexical(source.take(_drawn(len(source), _TEXT_ROWS, random)))
     rows = None
     if learnt is not None:
         rows = learnt.take(_drawn(len(learnt), _FIT_ROWS if base_model is None else _ENCODED_ROWS, random))
     tables = [table] if rows is None else [table, rows]
-    scored = [dict(zip((TFIDF, BM25), lexical.scores(each), strict=True)) for each in tables]
+    scored = [lexical.scores(each) for each in tables]
     if base_model is not None:
         named = isinstance(base_model, str | Path)
         encoder = load_sentence_encoder(base_model, device=device) if named else base_model  # type: ignore[arg-type]
@@ -207,8 +209,20 @@ def _labelled(train: TupleTable, task: TaskConfig) -> TupleTable | None:
     return known
 
 
-def _lexical(source: TupleTable) -> LexicalScores:
-    return LexicalScores(source, unit_of(source))
+class _Lexical:
+    """The scores that read no model, fitted on the texts of a table."""
+
+    def __init__(self, source: TupleTable) -> None:
+        self._words = LexicalScores(source) if unit_of(source) == "words" else None
+        self._letters = LexicalScores(source, "characters")
+
+    def scores(self, table: TupleTable) -> dict[str, np.ndarray]:
+        """(n,) float32 by name."""
+        letters, bm25 = self._letters.scores(table)
+        if self._words is None:
+            return {LETTERS: letters, BM25: bm25}
+        words, bm25 = self._words.scores(table)
+        return {WORDS: words, LETTERS: letters, BM25: bm25}
 
 
 def _drawn(rows: int, most: int, random: np.random.Generator) -> np.ndarray:

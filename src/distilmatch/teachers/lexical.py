@@ -40,8 +40,9 @@ class LexicalScores:
     """TF-IDF cosine and BM25 of pairs, by how rare the terms are in the texts of a table.
 
     *TF-IDF cosine.* A term of a text weighs `(1 + ln tf) (1 + ln((1 + t) / (1 + df)))`, where df of the t distinct texts of
-    the table have it; the score is the cosine of two texts' weights, as of scikit-learn's
-    `TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))`. It is the same when left and right are exchanged.
+    the table have it; the score is the cosine of two texts' weights, as of scikit-learn's `TfidfVectorizer` with
+    `sublinear_tf=True` and `ngram_range=(1, 2)`, or `(3, 3)` and `analyzer="char_wb"`. It is the same when left and right are
+    exchanged.
 
     *BM25.* The right text is the document, the left one the query: the sum over the query's terms, each as often as it stands
     there, of `idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean length))` with
@@ -50,8 +51,8 @@ class LexicalScores:
 
     Args:
         table: whose texts say how rare a term is.
-        unit: terms are words and single marks, in lower case, and for TF-IDF two neighbouring ones too; or, for texts
-            written without spaces, 2 characters in a row and for TF-IDF 3 too.
+        unit: terms are "words", that is words and single marks, in lower case, and for TF-IDF two neighbouring ones too; or
+            "characters", that is three in a row within a word with a space at both its ends, in lower case.
         k1, b: how soon a repeated term stops to count in BM25, and how much a long document loses.
     """
 
@@ -60,13 +61,13 @@ class LexicalScores:
         self._k1, self._b = k1, b
         self._numbers: dict[str, int] = {}
         used = np.unique(table.rows[:, :2])
-        short, longer = _terms([table.texts[i] for i in used], unit, self._numbers)
-        self._texts = _Frequencies.of(_counted([short, longer], len(used)))
+        single, pairs = _terms([table.texts[i] for i in used], unit, self._numbers)
+        self._texts = _Frequencies.of(_counted([single, pairs], len(used)))
         # The right texts are numbered anew, the terms of others left out.
         right = np.unique(table.rows[:, 1])
         place = np.full(len(used), -1)
         place[np.searchsorted(used, right)] = np.arange(len(right))
-        documents = _counted([_Terms(place[short.text], short.key).known()], len(right))
+        documents = _counted([_Terms(place[single.text], single.key).known()], len(right))
         self._documents = _Frequencies.of(documents)
         self._mean_length = max(float(documents.counts.sum()) / max(len(right), 1), 1e-12)
 
@@ -77,9 +78,10 @@ class LexicalScores:
         used, places = np.unique(table.rows[:, :2], return_inverse=True)
         rows = places.reshape(len(table), 2)
         # Numbers of unseen words are this call's own, so that threads may share the scorer.
-        short, longer = _terms([table.texts[i] for i in used], self.unit, dict(self._numbers))
-        cosine = self._cosine(_counted([short, longer], len(used)), rows)
-        return cosine, self._bm25(_counted([short], len(used)), rows)
+        single, pairs = _terms([table.texts[i] for i in used], self.unit, dict(self._numbers))
+        counted = _counted([single], len(used))
+        with_pairs = _counted([single, pairs], len(used)) if len(pairs.key) else counted
+        return self._cosine(with_pairs, rows), self._bm25(counted, rows)
 
     def _cosine(self, counted: _Counted, rows: np.ndarray) -> np.ndarray:
         rarity = 1 + np.log((1 + self._texts.texts) / (1 + self._texts.look_up(counted.terms)))
@@ -143,21 +145,30 @@ class _Frequencies:
 
 
 def _terms(texts: list[str], unit: Unit, numbers: dict[str, int]) -> tuple[_Terms, _Terms]:
-    """Single words and pairs of them, or 2 and 3 characters in a row; words that `numbers` lacks are added to it."""
-    if unit == "words":
-        tokens = [[numbers.setdefault(token, len(numbers)) for token in _TOKEN.findall(text.lower())] for text in texts]
-        bits, grams = _BITS, (1, 2)
-    else:
-        tokens = [[ord(character) for character in " ".join(text.lower().split())] for text in texts]
-        bits, grams = _CHARACTER_BITS, (2, 3)
-    lengths = [len(each) for each in tokens]
-    text = np.repeat(np.arange(len(texts)), lengths)
-    flat = np.fromiter((number for each in tokens for number in each), dtype=np.int64, count=len(text)) + 1
-    return _grams(text, flat, grams[0], bits), _grams(text, flat, grams[1], bits)
+    """Single words and pairs of them; or three characters in a row and nothing. Words that `numbers` lacks are added to it."""
+    if unit == "characters":
+        return _trigrams(texts), _Terms(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    tokens = [[numbers.setdefault(token, len(numbers)) for token in _TOKEN.findall(text.lower())] for text in texts]
+    text = np.repeat(np.arange(len(texts)), [len(each) for each in tokens])
+    flat = np.fromiter((number for each in tokens for number in each), dtype=np.int64, count=len(text))
+    return _grams(text, flat + 1, 1, _BITS), _grams(text, flat + 1, 2, _BITS)
+
+
+def _trigrams(texts: list[str]) -> _Terms:
+    padded = [f" {'  '.join(text.lower().split())} " for text in texts]
+    text = np.repeat(np.arange(len(texts)), [len(each) for each in padded])
+    characters = "".join(padded).encode("utf-32-le", "surrogatepass")
+    flat = np.frombuffer(characters, dtype="<u4").astype(np.int64)
+    made = _grams(text, flat, 3, _CHARACTER_BITS)
+    # Two spaces in a row stand between words alone; a term with both is no part of a word.
+    middle, last = made.key >> _CHARACTER_BITS, made.key
+    mask, space = (1 << _CHARACTER_BITS) - 1, ord(" ")
+    between = (middle & mask == space) & ((last & mask == space) | (middle >> _CHARACTER_BITS == space))
+    return _Terms(made.text[~between], made.key[~between])
 
 
 def _grams(text: np.ndarray, tokens: np.ndarray, gram: int, bits: int) -> _Terms:
-    """Every `gram` neighbouring tokens of a text as one number; tokens are counted from 1, so that no two terms share one."""
+    """Every `gram` neighbouring tokens of a text as one number; none of them is 0, so that no two terms share one."""
     count = max(len(tokens) - gram + 1, 0)
     key = np.zeros(count, dtype=np.int64)
     for place in range(gram):
