@@ -103,6 +103,7 @@ COMMANDS = {
         "--output",
         "--tasks",
         "--retrieval",
+        "--simple-baselines",
         "--split",
         "--no-speed",
         "--precision",
@@ -315,6 +316,8 @@ def test_embed_train_and_evaluate_sts(
     assert call("evaluate-sts", tiny_sentence_encoder, student, *asked) == 0
     assert "STS-B" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "sts" / "sts.json").read_text())["results"]) == 2
+    assert call("evaluate-sts", student, *asked, "--simple-baselines") == 0
+    assert "TF-IDF letters" in capsys.readouterr().out
     assert call("evaluate-sts", student, *asked, "--tasks", "sts11") == 1
     assert call("evaluate-sts", student, *asked, "--mteb") == 1
     assert call("evaluate-sts", student, "--output", tmp_path / "sts") == 1
