@@ -93,7 +93,7 @@ COMMANDS = {
         "--text-columns",
         "--simple-baselines",
         "--train-table",
-        "--baseline-encoder",
+        "--base-encoder",
         "--no-speed",
         "--dry-run",
     },
@@ -207,7 +207,7 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
     train = folder / "train.jsonl"
     assert call("evaluate", student, test, *columns, *asked, "--train-table", train) == 1
     assert "are for --simple-baselines" in capsys.readouterr().err
-    asked += ["--simple-baselines", "--train-table", train, "--baseline-encoder", tiny_cross_encoder]
+    asked += ["--simple-baselines", "--train-table", train, "--base-encoder", tiny_cross_encoder]
     assert call("evaluate", student, test, *columns, *asked) == 0
     assert "encoder MaxSim" in capsys.readouterr().out
     assert sum(system.simple for system in PairReport.load(report).systems) == 7

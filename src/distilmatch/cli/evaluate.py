@@ -74,9 +74,9 @@ def run(
         help="With --simple-baselines: labelled table that they are fitted on, with the same columns.",
         show_default="none: only the order of their scores is measured",
     ),
-    baseline_encoder: str | None = typer.Option(
+    base_encoder: str | None = typer.Option(
         None,
-        "--baseline-encoder",
+        "--base-encoder",
         metavar="MODEL",
         help="With --simple-baselines: encoder that is measured untrained, by its mean vectors and its tokens.",
         show_default="no encoder",
@@ -108,10 +108,10 @@ def run(
     check_folder(output, "--output")
     check_outputs(
         {"--output": output},
-        {"the student": model, "the table": table, "--train-table": train_table, "--baseline-encoder": baseline_encoder}
+        {"the student": model, "the table": table, "--train-table": train_table, "--base-encoder": base_encoder}
         | {f"--teacher {name}": name for name in teachers},
     )
-    check_baseline_options(simple_baselines, train_table, baseline_encoder)
+    check_baseline_options(simple_baselines, train_table, base_encoder)
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
@@ -144,7 +144,7 @@ def run(
         teacher=loaded,
         simple_baselines=simple_baselines,
         baselines_train=train,
-        baselines_encoder=baseline_encoder,
+        baselines_encoder=base_encoder,
         measure_speed=speed,
         precision=precision,  # type: ignore[arg-type]
     )
@@ -190,7 +190,7 @@ def check_baseline_options(simple: bool, train_table: str | None, encoder: str |
     from distilmatch.training.checks import check_model
 
     if not simple and (train_table is not None or encoder is not None):
-        raise ConfigError("--train-table and --baseline-encoder are for --simple-baselines")
+        raise ConfigError("--train-table and --base-encoder are for --simple-baselines")
     if encoder is not None:
         check_model(encoder)
 
