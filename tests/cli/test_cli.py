@@ -86,13 +86,24 @@ COMMANDS = {
         "--kernel",
         "--threads",
     },
-    "evaluate": {"--output", "--teacher", "--label-column", "--text-columns", "--no-speed", "--dry-run"},
+    "evaluate": {
+        "--output",
+        "--teacher",
+        "--label-column",
+        "--text-columns",
+        "--simple-baselines",
+        "--train-table",
+        "--base-encoder",
+        "--no-speed",
+        "--dry-run",
+    },
     "evaluate-sts": {
         "--data",
         "--mteb",
         "--output",
         "--tasks",
         "--retrieval",
+        "--simple-baselines",
         "--split",
         "--no-speed",
         "--precision",
@@ -193,6 +204,13 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
     assert "student" in capsys.readouterr().out
     assert {path.name for path in report.iterdir()} == {"report.html", "report.json", "report.md", "report.png"}
     assert PairReport.load(report).rows == len(rows)
+    train = folder / "train.jsonl"
+    assert call("evaluate", student, test, *columns, *asked, "--train-table", train) == 1
+    assert "are for --simple-baselines" in capsys.readouterr().err
+    asked += ["--simple-baselines", "--train-table", train, "--base-encoder", tiny_cross_encoder]
+    assert call("evaluate", student, test, *columns, *asked) == 0
+    assert "encoder MaxSim" in capsys.readouterr().out
+    assert sum(system.simple for system in PairReport.load(report).systems) == 7
 
 
 def _match_and_plan(folder: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,6 +316,8 @@ def test_embed_train_and_evaluate_sts(
     assert call("evaluate-sts", tiny_sentence_encoder, student, *asked) == 0
     assert "STS-B" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "sts" / "sts.json").read_text())["results"]) == 2
+    assert call("evaluate-sts", student, *asked, "--simple-baselines") == 0
+    assert "TF-IDF letters" in capsys.readouterr().out
     assert call("evaluate-sts", student, *asked, "--tasks", "sts11") == 1
     assert call("evaluate-sts", student, *asked, "--mteb") == 1
     assert call("evaluate-sts", student, "--output", tmp_path / "sts") == 1

@@ -86,6 +86,7 @@ INSIDE = {
     "planned": "behind fine_tune_teacher",
     "training_arguments": "behind fine_tune_teacher",
     "usual_choices": "behind fine_tune_teacher",
+    "untrained_scores": "behind load_sentence_encoder",
 }
 
 

@@ -15,6 +15,7 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.evaluation.pairs.measure import evaluate_pairs
 from distilmatch.evaluation.pairs.report import PairReport
+from distilmatch.evaluation.pairs.results import CacheSize
 from distilmatch.models import DiPair
 from distilmatch.training.curves import StageCurve
 from distilmatch.types import TupleTable
@@ -25,6 +26,7 @@ TASKS = {
     "regression": TaskConfig(kind="regression", label_range=(0.0, 5.0)),
     "ranking": TaskConfig(kind="ranking"),
 }
+CACHE_OF_TESTS = (CacheSize(side_name="query", kept_tokens=2, width=8, fp32_bytes=66, fp16_bytes=34),)
 EVIL = "<script>alert(1)</script> & \"quoted\" 'text' \x00\x1b " + "red car " * 60
 
 Teacher = Callable[[list[tuple[str, str]]], np.ndarray]

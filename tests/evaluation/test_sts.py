@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sentence_transformers import SentenceTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from tests.helpers import COLOURED_THINGS, read_jsonl, write_jsonl
 
 from distilmatch.errors import BadRowsError, ConfigError, DataError, MissingExtraError
@@ -68,6 +69,29 @@ def test_the_report_and_its_files(data: Path, tmp_path: Path, tiny_sentence_enco
     quiet = evaluate_sts([model], load_sts_tasks(data), device="cpu", measure_speed=False)
     quiet.save(tmp_path / "quiet")
     assert "Texts/s" not in quiet.header()
+
+
+def test_simple_baselines_stand_below_the_models(data: Path, tmp_path: Path, tiny_sentence_encoder: Path) -> None:
+    tasks = load_sts_tasks(data)
+    report = evaluate_sts(tiny_sentence_encoder, tasks, device="cpu", simple_baselines=True)
+    assert [result.model for result in report.results[1:]] == ["TF-IDF words", "TF-IDF letters"]
+    words = report.results[1]
+    for task in tasks:
+        assert task.table.gold is not None
+        cosines = [_shared_words(*pair, task.table.texts) for pair in task.table.tuples()]
+        expected = stats.spearmanr(cosines, task.table.gold).statistic
+        assert words.spearman[task.name] == pytest.approx(expected, abs=1e-6)
+    assert words.average == pytest.approx(np.mean(list(words.spearman.values())))
+    row = dict(zip(report.header(), report.rows()[1], strict=True))
+    assert row["Param."] == row["Width"] == row["Unif."] == row["Texts/s"] == "" and row["Model"] == "TF-IDF words"
+    report.save(tmp_path / "report")
+    assert "| TF-IDF letters |" in (tmp_path / "report" / "sts.md").read_text()
+
+
+def _shared_words(left: str, right: str, texts: list[str]) -> float:
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]").fit(texts)
+    vectors = vectorizer.transform([left, right])
+    return float(np.round((vectors[[0]] @ vectors[[1]].T).toarray()[0, 0], 6))
 
 
 def test_tasks_that_cannot_be_read(data: Path, tmp_path: Path) -> None:

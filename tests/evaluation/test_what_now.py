@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.evaluation.made import TASKS, rising
+from tests.evaluation.made import CACHE_OF_TESTS, TASKS, rising
 
 from distilmatch.evaluation.pairs.details import PairDetails
-from distilmatch.evaluation.pairs.results import CacheSize, PairResults, SystemResult
+from distilmatch.evaluation.pairs.results import PairResults, SystemResult
 from distilmatch.evaluation.pairs.what_now import next_command, what_now
-
-CACHE = (CacheSize(side_name="query", kept_tokens=2, width=8, fp32_bytes=66, fp16_bytes=34),)
 
 
 def results(
@@ -43,7 +41,7 @@ def results(
         "main_metric": None if student is None else "accuracy",
         "main_agreement": "agreement" if has_teacher else None,
         "details": PairDetails(trivial={"accuracy": 0.5}, trivial_name="always answering “no”"),
-        "cache": CACHE,
+        "cache": CACHE_OF_TESTS,
         "model": "run/student",
     }
     return PairResults(systems=systems, **(defaults | settings))

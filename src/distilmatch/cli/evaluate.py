@@ -64,6 +64,23 @@ def run(
     ),
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
+    simple_baselines: bool = typer.Option(
+        False, "--simple-baselines", help="Also measure TF-IDF, BM25 and other baselines that read no model."
+    ),
+    train_table: str | None = typer.Option(
+        None,
+        "--train-table",
+        metavar="TABLE",
+        help="With --simple-baselines: labelled table that they are fitted on, with the same columns.",
+        show_default="none: only the order of their scores is measured",
+    ),
+    base_encoder: str | None = typer.Option(
+        None,
+        "--base-encoder",
+        metavar="MODEL",
+        help="With --simple-baselines: encoder that is measured untrained, by its mean vectors and its tokens.",
+        show_default="no encoder",
+    ),
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
     precision: str = typer.Option(
         "fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of student and teacher."
@@ -78,11 +95,9 @@ def run(
     """Measure a student, and its teacher if given, on a table: quality, agreement, speed and cache size."""
     from distilmatch.data.quarantine import nothing_set_aside
     from distilmatch.data.tables import load_table
-    from distilmatch.errors import ConfigError, DataError
+    from distilmatch.errors import ConfigError
     from distilmatch.files import check_outputs
     from distilmatch.runtime import pick_device
-    from distilmatch.teachers.ensemble import check_teacher
-    from distilmatch.training.checks import check_dev
     from distilmatch.training.run_folder import check_folder
 
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
@@ -93,8 +108,10 @@ def run(
     check_folder(output, "--output")
     check_outputs(
         {"--output": output},
-        {"the student": model, "the table": table} | {f"--teacher {name}": name for name in teachers},
+        {"the student": model, "the table": table, "--train-table": train_table, "--base-encoder": base_encoder}
+        | {f"--teacher {name}": name for name in teachers},
     )
+    check_baseline_options(simple_baselines, train_table, base_encoder)
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
@@ -108,12 +125,8 @@ def run(
     )
     with nothing_set_aside() if dry_run else nullcontext():
         rows = load_table(table, read, student.task, side_names=student.student.side_names)
-    if asked is not None:
-        check_teacher(asked, student.task)
-    if rows.gold is not None:
-        check_dev(rows, student.task, table, has_teacher=False)
-    elif asked is None and rows.teacher is None:
-        raise DataError(f"{table} has no labels to measure by: give --label-column or --teacher")
+        train = None if train_table is None else load_table(train_table, read, student.task)
+    _check_labels(student, rows, asked, table, simple_baselines, train)
     student.to(pick_device(device))  # type: ignore[arg-type]
     if dry_run:
         say_machine({"model": model, "teacher": teachers}, device, precision=precision_on(device, precision))
@@ -125,12 +138,61 @@ def run(
 
     # The slow work starts here; a wrong input was refused above.
     loaded = None if asked is None else load_teacher(asked, device=device)
-    report = evaluate_pairs(student, rows, teacher=loaded, measure_speed=speed, precision=precision)  # type: ignore[arg-type]
+    report = evaluate_pairs(
+        student,
+        rows,
+        teacher=loaded,
+        simple_baselines=simple_baselines,
+        baselines_train=train,
+        baselines_encoder=base_encoder,
+        measure_speed=speed,
+        precision=precision,  # type: ignore[arg-type]
+    )
     report.save(Path(output))
     show(report)
     say(report=str(Path(output) / "report.html"), tables=str(Path(output) / "report.md"))
     side = student.student.side_names[0]
     say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+
+
+def _check_labels(
+    student: DiPair,
+    rows: TupleTable,
+    teacher: TeacherConfig | None,
+    table: str,
+    simple_baselines: bool,
+    train: TupleTable | None,
+) -> None:
+    """Checks that the table has labels to measure by, and the train table those that baselines are fitted on."""
+    from distilmatch.errors import DataError
+    from distilmatch.evaluation.pairs.simple import check_simple
+    from distilmatch.teachers.ensemble import check_teacher
+    from distilmatch.training.checks import check_dev
+
+    if teacher is not None:
+        check_teacher(teacher, student.task)
+    if rows.gold is not None:
+        check_dev(rows, student.task, table, has_teacher=False)
+    elif teacher is None and rows.teacher is None:
+        raise DataError(f"{table} has no labels to measure by: give --label-column or --teacher")
+    if simple_baselines:
+        check_simple(student.task, rows.sides, train)
+
+
+def check_baseline_options(simple: bool, train_table: str | None, encoder: str | None) -> None:
+    """Checks the options of the simple baselines before anything is loaded.
+
+    Raises:
+        ConfigError: one that needs `--simple-baselines`, or no such encoder folder.
+        ModelError: a folder that holds no model.
+    """
+    from distilmatch.errors import ConfigError
+    from distilmatch.training.checks import check_model
+
+    if not simple and (train_table is not None or encoder is not None):
+        raise ConfigError("--train-table and --base-encoder are for --simple-baselines")
+    if encoder is not None:
+        check_model(encoder)
 
 
 def _teacher_config(

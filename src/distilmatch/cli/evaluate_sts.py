@@ -37,6 +37,9 @@ def run(
         help="Also measure retrieval: folder with documents.jsonl, queries.jsonl and qrels.jsonl.",
         show_default="no retrieval",
     ),
+    simple_baselines: bool = typer.Option(
+        False, "--simple-baselines", help="Also measure the TF-IDF cosines of words and letters, which read no model."
+    ),
     split: str = typer.Option("test", "--split", metavar="test|dev|train", help="Split of the tasks to measure on."),
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure texts per second."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the models."),
@@ -95,6 +98,7 @@ def run(
         measure_speed=speed,
         split=split,
         retrieval=documents,
+        simple_baselines=simple_baselines,
     )
     report.save(Path(output))
     print_table(report.header(), report.rows())

@@ -103,6 +103,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "distilmatch evaluate run/student test.csv --teacher teacher --label-column label --text-columns "
             "query,product --output report",
         ),
+        (
+            "And beside TF-IDF, BM25 and the like, fitted on the train table",
+            "distilmatch evaluate run/student test.csv --teacher teacher --label-column label --simple-baselines "
+            "--train-table train.csv --output report",
+        ),
     ),
     "evaluate-sts": (
         (

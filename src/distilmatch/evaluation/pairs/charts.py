@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from distilmatch.evaluation.pairs.results import PairResults
     from distilmatch.training.curves import StageCurve
 
-_LONGEST_NAME = 16
-_NAMES_ROOM = 118.0
+_LONGEST_NAME = 24
+_NAMES_ROOM = 118.0  # for 16 letters
+_LETTER = 6.6
+
+
+def _room_for(names: list[str]) -> float:
+    return max(_NAMES_ROOM, 13 + _LETTER * max(map(len, names)))
 
 
 def _short_name(name: str) -> str:
@@ -43,7 +48,7 @@ def quality_chart(report: PairResults) -> str | None:
         x=around([*ends, *([] if trivial is None else [trivial])], label),
         y=Axis(label="", low=-0.6, high=len(rows) - 0.3),
         height=72.0 + 44.0 * len(rows),
-        left=_NAMES_ROOM,
+        left=_room_for([name for name, *_ in rows]),
         y_names=[(place, name) for place, (name, *_) in zip(places, rows, strict=True)],
     )
     if trivial is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distilmatch.training.curves import StageCurve
 
 _CLIP = 280  # characters of a text that are shown; the rest stands in its title
+_MOST_COLUMNS = 4
 _HERE = Path(__file__).parent
 
 
@@ -72,7 +73,9 @@ def _interval_below(cell: str) -> Markup:
 
 
 def _turned(table: ReportTable) -> ReportTable:
-    """Systems side by side, one figure a row: narrow enough for a phone."""
+    """Systems side by side, one figure a row: narrow enough for a phone; as they are where there are many systems."""
+    if len(table.rows) > _MOST_COLUMNS:
+        return table
     rows = tuple(zip(table.header[1:], *(row[1:] for row in table.rows), strict=True))
     return ReportTable(kind=table.kind, title=table.title, header=("", *(row[0] for row in table.rows)), rows=rows)
 

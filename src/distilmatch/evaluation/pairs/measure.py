@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from distilmatch.evaluation.pairs.bootstrap import Intervals, query_intervals, r
 from distilmatch.evaluation.pairs.examples import pair_details
 from distilmatch.evaluation.pairs.report import PairReport
 from distilmatch.evaluation.pairs.results import CacheSize, Role, SpeedResult, SystemResult
+from distilmatch.evaluation.pairs.simple import BaseModel, SimpleRows, simple_rows
 from distilmatch.evaluation.pairs.speed import PairTeacher, measured_speed, student_logits
 from distilmatch.metrics import (
     MetricFunction,
@@ -31,6 +32,7 @@ from distilmatch.metrics import (
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
+from distilmatch.teachers.baselines import safe_own_metrics, trusted
 from distilmatch.teachers.classes import in_task_order
 from distilmatch.teachers.in_memory import ScoreFunction, loaded_teacher
 from distilmatch.teachers.precision import in_precision, numbers_of
@@ -39,6 +41,8 @@ from distilmatch.types import TupleTable
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
+
+Value = TypeVar("Value")
 
 _MAIN_AGREEMENT = {"classification": "agreement"}
 
@@ -51,6 +55,9 @@ def evaluate_pairs(
     teacher: PairTeacher | CrossEncoder | ScoreFunction | None = None,
     teacher_logits: np.ndarray | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
+    simple_baselines: bool = False,
+    baselines_train: TupleTable | TableSource | None = None,
+    baselines_encoder: BaseModel | None = None,
     metrics: Mapping[str, MetricFunction] | None = None,
     measure_speed: bool = True,
     resamples: int = 200,
@@ -68,6 +75,11 @@ def evaluate_pairs(
         teacher_logits: (n, c) raw logits in the order of the student's classes (`model.task.classes`), a whole row NaN where
             there is none; by default the table's.
         baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name, in that order too.
+        simple_baselines: also measure TF-IDF, BM25 and the like, which the package computes itself; see
+            `distilmatch.teachers.baselines.simple_baselines`.
+        baselines_train: the table that these are fitted on, read as `table` is; without it only the order of their scores is
+            measured, and a classification has none.
+        baselines_encoder: a model by name or loaded, of which the untrained encoder is measured too.
         metrics: of your own, by name, a column of the report each, without an interval; see `distil_pairs`.
         measure_speed: time the student and the teacher; about 15 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
@@ -87,21 +99,23 @@ def evaluate_pairs(
         teacher = in_task_order(in_precision(loaded_teacher(teacher, task), precision), task)
     _check_table(model, table, teacher)
     known = _given_labels(model, table, teacher_logits)
+    if not simple_baselines and (baselines_train is not None or baselines_encoder is not None):
+        raise ConfigError("`baselines_train` and `baselines_encoder` are for `simple_baselines=True`")
+    train = None if baselines_train is None else tuple_table(baselines_train, read_as, task)
     others = {name: _logits_of(f"baseline {name!r}", values, table, task) for name, values in (baselines or {}).items()}
-    taken = {"student", "teacher"} & set(others)
-    if taken:
-        raise ConfigError(f"a baseline cannot be called {taken.pop()!r}: choose another name")
     if own and (table.gold is None or np.isnan(table.gold).all()):
         raise ConfigError("`metrics` compare scores with gold labels, and the table has none: name the label column")
     # Refuses unusable labels before the student and teacher run for minutes.
     _check_gold(model, table, teacher, known)
+    simple = simple_rows(table, task, train, baselines_encoder, precision) if simple_baselines else SimpleRows()
+    _check_names(others, simple.logits)
     predicted, end_to_end = student_logits(model, table, measure=measure_speed, precision=precision)
     # The teacher is slow: it labels only where no labels of it were given.
     given = known is not None
     if known is None and teacher is not None:
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
-    logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others
-    measure = _Measure(task, table, known, resamples, seed, own)
+    logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others | dict(simple.logits)
+    measure = _Measure(task, table, known, resamples, seed, own, simple)
     systems = tuple(measure.system(name, values) for name, values in logits.items())
     speed = None
     if end_to_end is not None:
@@ -130,7 +144,7 @@ def evaluate_pairs(
             )
             for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
         ),
-        notes=tuple(notes + problem),
+        notes=(*notes, *simple.notes, *problem),
         environment=environment(),
         model=model.name_or_path or None,
         student_numbers=numbers[0],
@@ -138,6 +152,12 @@ def evaluate_pairs(
         details=pair_details(task, table, logits, measured=measure.measured, agreeing=measure.agreeing, seed=seed),
         curves=curves,
     )
+
+
+def _check_names(baselines: Mapping[str, np.ndarray], simple: Mapping[str, np.ndarray]) -> None:
+    taken = sorted({"student", "teacher", *simple} & set(baselines))
+    if taken:
+        raise ConfigError(f"a baseline cannot be called {taken[0]!r}: choose another name")
 
 
 def _training_curves(model: DiPair) -> tuple[tuple[StageCurve, ...], list[str]]:
@@ -200,6 +220,10 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
+def _of_the_order(values: dict[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if trusted(name, can_fit=False)}
+
+
 class _Measure:
     """Measures every system on the same rows: `measured` have gold (and teacher) labels, `agreeing` a teacher's."""
 
@@ -211,8 +235,9 @@ class _Measure:
         resamples: int,
         seed: int,
         own: Mapping[str, MetricFunction],
+        simple: SimpleRows,
     ) -> None:
-        self.task, self.table, self.teacher, self.own = task, table, teacher, own
+        self.task, self.table, self.teacher, self.own, self.simple = task, table, teacher, own, simple
         self.resamples, self.seed = resamples, seed
         labelled = np.isfinite(table.gold) if table.gold is not None else np.zeros(len(table), dtype=bool)
         taught = np.isfinite(teacher).all(1) if teacher is not None else np.zeros(len(table), dtype=bool)
@@ -222,8 +247,12 @@ class _Measure:
     def system(self, name: str, logits: np.ndarray) -> SystemResult:
         """The figures of one system from its logits, (n, c)."""
         role: Role = "teacher" if name == "teacher" else "student" if name == "student" else "baseline"
-        metrics, metric_intervals = self._against_gold(logits)
+        metrics, metric_intervals = self._against_gold(name, logits)
         agreement, agreement_intervals = ({}, {}) if role == "teacher" else self._against_teacher(logits)
+        is_simple = name in self.simple.logits
+        if is_simple and not self.simple.can_fit:
+            metrics, metric_intervals = _of_the_order(metrics), _of_the_order(metric_intervals)
+            agreement, agreement_intervals = _of_the_order(agreement), _of_the_order(agreement_intervals)
         return SystemResult(
             name=name,
             role=role,
@@ -231,9 +260,10 @@ class _Measure:
             metric_intervals=metric_intervals,
             agreement=agreement,
             agreement_intervals=agreement_intervals,
+            simple=is_simple,
         )
 
-    def _against_gold(self, logits: np.ndarray) -> tuple[dict[str, float | None], Intervals]:
+    def _against_gold(self, name: str, logits: np.ndarray) -> tuple[dict[str, float | None], Intervals]:
         if not len(self.measured):
             return {}, {}
         assert self.table.gold is not None
@@ -241,7 +271,8 @@ class _Measure:
         queries = None if self.table.queries is None else self.table.queries[self.measured]
         ranked = queries if self.task.kind == "ranking" else None
         values = _finite(task_metrics(self.task, gold, scored, queries))
-        values |= own_metrics(self.own, self.task, gold, scored, ranked)
+        own = safe_own_metrics if name in self.simple.logits else own_metrics
+        values |= own(self.own, self.task, gold, scored, ranked)
         if self.task.kind == "ranking":
             assert queries is not None
             return values, query_intervals(self.task, gold, scored, queries, resamples=self.resamples, seed=self.seed)

@@ -26,6 +26,7 @@ class _Quality:
     role: str
     value: float
     interval: tuple[float, float] | None
+    is_told: bool = True  # in the panel of speed, where there is room for one simple baseline
 
 
 def render_plot(report: PairResults, *, dpi: int = 160) -> bytes:
@@ -50,12 +51,15 @@ def render_plot(report: PairResults, *, dpi: int = 160) -> bytes:
 
 def _qualities(report: PairResults) -> tuple[str, list[_Quality]]:
     """What quality is called, and the systems that have one: the main metric, or agreement without gold labels."""
-    qualities = []
+    qualities, best = [], report.best_simple
     if report.main_metric is not None:
         for system in report.systems:
             value, interval = system.metrics.get(report.main_metric), system.metric_intervals.get(report.main_metric)
             if value is not None:
-                qualities.append(_Quality(name=_short(system.name), role=system.role, value=value, interval=interval))
+                told = not system.simple or system is best
+                qualities.append(
+                    _Quality(name=_short(system.name), role=system.role, value=value, interval=interval, is_told=told)
+                )
         label = main_label(report.main_metric)
         return label[0].upper() + label[1:], qualities
     assert report.main_agreement is not None
@@ -65,7 +69,10 @@ def _qualities(report: PairResults) -> tuple[str, list[_Quality]]:
         if system.role == "teacher":
             value = 1.0
         if value is not None:
-            qualities.append(_Quality(name=_short(system.name), role=system.role, value=value, interval=interval))
+            told = not system.simple
+            qualities.append(
+                _Quality(name=_short(system.name), role=system.role, value=value, interval=interval, is_told=told)
+            )
     label = agreement_label(report.main_agreement)
     return label[0].upper() + label[1:], qualities
 
@@ -143,7 +150,7 @@ def _draw_speed(
             fontsize=8.5,
             linespacing=1.25,
         )
-    for each in systems:
+    for each in (each for each in systems if each.is_told):
         timed = each.role == "student" or (each.role == "teacher" and speed.teacher_pairs_per_s is not None)
         if not timed:
             colour = _COLOURS[each.role]

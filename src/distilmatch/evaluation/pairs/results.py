@@ -21,6 +21,7 @@ class SystemResult(FrozenConfig):
         metrics: against the gold labels; empty without gold labels; None for a value that is not defined.
         agreement: with the teacher; empty for the teacher itself and without one.
         metric_intervals, agreement_intervals: 95 % bootstrap intervals (low, high), where there is one.
+        simple: a baseline that the package computes itself, see `simple_baselines`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class SystemResult(FrozenConfig):
     metric_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     agreement: dict[str, float | None] = Field(default_factory=dict)
     agreement_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    simple: bool = False
 
 
 class SpeedResult(FrozenConfig):
@@ -132,6 +134,15 @@ class PairResults(FrozenConfig):
         return next((system for system in self.systems if system.role == "teacher"), None)
 
     @property
+    def best_simple(self) -> SystemResult | None:
+        """The simple baseline with the best main metric; None without one."""
+        main = self.main_metric or ""
+        measured = [
+            (value, each) for each in self.systems if each.simple and (value := each.metrics.get(main)) is not None
+        ]
+        return max(measured, key=lambda pair: pair[0])[1] if measured else None
+
+    @property
     def share_of_teacher(self) -> float | None:
         """The student's main metric as a share of the teacher's; None without a teacher, gold, or where it is <= 0."""
         if self.main_metric is None or self.teacher is None:
@@ -146,7 +157,8 @@ class PairResults(FrozenConfig):
         """Every figure by one name: `student_accuracy`, `teacher_pairs_per_s`, `share_of_teacher`, ..."""
         flat: dict[str, float | None] = {"rows": float(self.rows), "share_of_teacher": self.share_of_teacher}
         for system in self.systems:
-            prefix = f"baseline_{system.name}" if system.role == "baseline" else system.role
+            name = system.name.lower().replace(" ", "_") if system.simple else system.name
+            prefix = f"baseline_{name}" if system.role == "baseline" else system.role
             flat |= {f"{prefix}_{name}": value for name, value in system.metrics.items()}
             flat |= {f"{prefix}_teacher_{name}": value for name, value in system.agreement.items()}
         if self.speed is not None:

@@ -19,6 +19,9 @@ Rule = Literal[
     "no_labels",
     "weak_teacher",
     "weak_student",
+    "simple_teacher",
+    "simple_student",
+    "near_simple",
     "far_below",
     "between",
     "still_rising",
@@ -53,7 +56,8 @@ class Advice(FrozenConfig):
 def what_now(report: PairResults) -> tuple[Advice, ...]:
     """What the figures of a report ask for, the most pressing first; never empty."""
     rules: tuple[Callable[[PairResults], Advice | None], ...] = (
-        _weak_teacher, _weak_student, _no_labels, _few_labels, _far_below, _between, _still_rising, _overfit
+        _weak_teacher, _weak_student, _simple_teacher, _simple_student, _near_simple, _no_labels, _few_labels,
+        _far_below, _between, _still_rising, _overfit,
     )  # fmt: skip
     advices = [advice for rule in rules if (advice := rule(report)) is not None]
     use_it = _use_it(report, {advice.rule for advice in advices})
@@ -125,6 +129,67 @@ def _weak_student(report: PairResults) -> Advice | None:
         rule="weak_student",
         text=f"The student has learnt next to nothing that these labels show: {shown}. Check that the table's text columns stand "
         "in the order of the student's sides, and that its training ran to its end.",
+    )
+
+
+def _is_no_better(report: PairResults, system: SystemResult | None) -> bool:
+    """Whether the best simple baseline is as good as a system, or better."""
+    best, value = _main(report, report.best_simple), _main(report, system)
+    return best is not None and value is not None and value <= best
+
+
+def _simple_shown(report: PairResults, system: SystemResult) -> str:
+    best = report.best_simple
+    assert best is not None and report.main_metric is not None
+    label, value, reached = main_label(report.main_metric), _main(report, system), _main(report, best)
+    return f"{label} {figure(value)}; {best.name} has {figure(reached)}"
+
+
+def _simple_teacher(report: PairResults) -> Advice | None:
+    if report.teacher is None or not _is_no_better(report, report.teacher) or _weak_teacher(report) is not None:
+        return None
+    nor = ""
+    if _is_no_better(report, report.student):
+        nor = f" Nor is the student better ({figure(_main(report, report.student))})."
+    return Advice(
+        rule="simple_teacher",
+        text=f"The teacher is no better than a simple baseline: {_simple_shown(report, report.teacher)}.{nor} A student of a bad "
+        "teacher is a bad student: fine-tune the teacher on your labels or take another one, or use the baseline, which costs "
+        "next to nothing. Check too that the label column, the order of the classes and the columns of the texts are right.",
+        command="distilmatch finetune-teacher TRAIN --dev DEV --task "
+        f"{report.task.kind} --label-column COLUMN --output TEACHER",
+    )
+
+
+def _simple_student(report: PairResults) -> Advice | None:
+    teacher_is_weak = _weak_teacher(report) is not None or _is_no_better(report, report.teacher)
+    if not _is_no_better(report, report.student) or teacher_is_weak or _weak_student(report) is not None:
+        return None
+    return Advice(
+        rule="simple_student",
+        text=f"The student is no better than a simple baseline: {_simple_shown(report, report.student)}. Unless it is trained "
+        "better, the baseline does as well for less: train the student on more texts (`transfer.rounds`, `unlabelled`), longer "
+        "(`stage2.epochs`) or with more kept tokens (`student.kept_tokens`).",
+    )
+
+
+def _near_simple(report: PairResults) -> Advice | None:
+    """Better than the best simple baseline, but within the luck of the sample."""
+    reached = _main(report, report.best_simple)
+    systems = [system for system in (report.teacher, report.student) if system is not None]
+    if reached is None or any(_is_no_better(report, each) or _is_trivial(report, each) is not None for each in systems):
+        return None
+    near = [
+        system for system in systems if (interval := _interval(report, system)) is not None and interval[0] <= reached
+    ]
+    if not near:
+        return None
+    names = " and ".join(system.name for system in near)
+    shown = ", ".join(f"the {system.name}: {_simple_shown(report, system)}" for system in near)
+    return Advice(
+        rule="near_simple",
+        text=f"These labels do not show that {names} beat{'s' if len(near) == 1 else ''} a simple baseline ({shown}): its value "
+        "lies within the interval. Label more rows before you rely on a difference.",
     )
 
 
@@ -244,7 +309,7 @@ def _agreement(report: PairResults) -> tuple[str, float] | None:
 
 def _use_it(report: PairResults, given: set[Rule]) -> Advice | None:
     """Where nothing says that the student should not be used."""
-    if given & {"weak_teacher", "weak_student", "far_below"}:
+    if given & {"weak_teacher", "weak_student", "simple_teacher", "simple_student", "far_below"}:
         return None
     agreement, share = _agreement(report), report.share_of_teacher
     if share is not None and agreement is not None:

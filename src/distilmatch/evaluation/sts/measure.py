@@ -20,10 +20,13 @@ from distilmatch.evaluation.sts.results import StsResult
 from distilmatch.evaluation.sts.retrieval import RetrievalSet, measure_retrieval
 from distilmatch.evaluation.sts.tasks import StsTask
 from distilmatch.metrics import alignment, cosine_spearman, uniformity
+from distilmatch.metrics.checks import spearman as rank_correlation
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.prompts import query_and_document, texts_of
 from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
 from distilmatch.runtime import Precision, pick_device, use_bf16
+from distilmatch.teachers.baselines import LETTERS, WORDS
+from distilmatch.teachers.lexical import LexicalScores, Unit
 from distilmatch.teachers.sentence import SentenceTeacher
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ def evaluate_sts(
     measure_speed: bool = True,
     split: str = "test",
     retrieval: RetrievalSet | None = None,
+    simple_baselines: bool = False,
 ) -> StsReport:
     """Measures sentence encoders, one after another in memory; each distinct text is embedded once.
 
@@ -68,6 +72,8 @@ def evaluate_sts(
         precision: "fp32", "bf16" (autocast), or "auto".
         split: which one `tasks` are of, for the report.
         retrieval: documents to be found for queries, as a check beside the tasks.
+        simple_baselines: also measure the TF-IDF cosines of words and letters, terms counted in each task's own texts; for the
+            untrained encoder name it as one of `models`.
 
     Raises:
         ConfigError: no model, no such folder, or no task.
@@ -86,6 +92,8 @@ def evaluate_sts(
         name = str(source) if named else "a loaded SentenceTransformer"
         logger.info("STS: %s", name)
         results.append(_measure(name, model, tasks, texts, precision, measure_speed, retrieval))
+    if simple_baselines:
+        results += [_lexical(WORDS, "words", tasks), _lexical(LETTERS, "characters", tasks)]
     used = "bf16" if use_bf16(precision, target) else "fp32"
     return StsReport(
         results=tuple(results),
@@ -146,6 +154,25 @@ def _measure(
         width=encoder_width(model),
         texts_per_s=rate,
         retrieval=None if retrieval is None else _retrieval(model, precision, retrieval),
+    )
+
+
+def _lexical(name: str, unit: Unit, tasks: Sequence[StsTask]) -> StsResult:
+    """What a simple baseline reaches, which reads no model."""
+    spearman = {}
+    for task in tasks:
+        assert task.table.gold is not None
+        cosines, _ = LexicalScores(task.table, unit).scores(task.table)
+        spearman[task.name] = rank_correlation(cosines, task.table.gold)
+    return StsResult(
+        model=name,
+        spearman=spearman,
+        average=float(np.mean(list(spearman.values()))),
+        alignment=None,
+        uniformity=None,
+        parameters=0,
+        width=0,
+        texts_per_s=None,
     )
 
 

@@ -19,8 +19,9 @@ class StsResult:
         model: its name or folder.
         spearman: by the name of the task, from -1 to 1.
         average: of these, each task counting once.
-        alignment, uniformity: on STS-B where it is there, else on all tasks; None without a pair that is alike.
-        parameters, width: of the model.
+        alignment, uniformity: on STS-B where it is there, else on all tasks; None without a pair that is alike, and of a simple
+            baseline, which has no embeddings.
+        parameters, width: of the model; 0 of a simple baseline.
         texts_per_s: of `encode`, texts as long as the tasks'; None where it was not measured.
         retrieval: ndcg@10, map and mrr@10; None where there was nothing to retrieve from.
     """
@@ -29,7 +30,7 @@ class StsResult:
     spearman: dict[str, float]
     average: float
     alignment: float | None
-    uniformity: float
+    uniformity: float | None
     parameters: int
     width: int
     texts_per_s: float | None
@@ -63,14 +64,9 @@ class StsResults:
         rows = []
         for name, result in zip(short_names([result.model for result in self.results]), self.results, strict=True):
             cells = [name, *(f"{100 * result.spearman[name]:.2f}" for name in self.pairs)]
-            near = "" if result.alignment is None else f"{result.alignment:.3f}"
-            cells += [
-                f"{100 * result.average:.2f}",
-                near,
-                f"{result.uniformity:.3f}",
-                f"{result.parameters / 1e6:.1f} M",
-            ]
-            cells += [str(result.width)]
+            shape = ["" if value is None else f"{value:.3f}" for value in (result.alignment, result.uniformity)]
+            size = [f"{result.parameters / 1e6:.1f} M", str(result.width)] if result.width else ["", ""]
+            cells += [f"{100 * result.average:.2f}", *shape, *size]
             if self._retrieved:
                 cells += [
                     f"{100 * result.retrieval[name]:.2f}" if result.retrieval else "" for name in ("ndcg@10", "map")
