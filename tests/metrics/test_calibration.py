@@ -17,6 +17,7 @@ from distilmatch.metrics.calibration import (
     METHODS,
     Calibration,
     Method,
+    _folds,
     expected_calibration_error,
     fit,
     fit_isotonic,
@@ -102,7 +103,9 @@ def test_reliability_counts_every_row_once(seed: int, bins: int, equal_mass: boo
     if not equal_mass:
         slow = 0.0
         for place in range(bins):
-            within = [i for i, p in enumerate(probabilities) if place / bins < p <= (place + 1) / bins or (p == place == 0)]
+            within = [
+                i for i, p in enumerate(probabilities) if place / bins < p <= (place + 1) / bins or (p == place == 0)
+            ]
             if within:
                 slow += abs(sum(probabilities[i] - gold[i] for i in within)) / 60
         assert expected_calibration_error(gold, probabilities, bins=bins) == pytest.approx(slow)
@@ -117,16 +120,24 @@ def test_log_loss() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_held_out_rows_are_not_fitted_on(method: Method) -> None:
     gold, logits = drawn(2, rows=200)
-    queries = np.arange(200) // 10
+    queries = np.random.default_rng(0).permutation(200) // 10
     held = held_out_probabilities(method, gold, logits, seed=3, queries=queries)
-    changed = gold.copy()
-    changed[queries == 4] = 1 - changed[queries == 4]
-    again = held_out_probabilities(method, changed, logits, seed=3, queries=queries)
-    same = np.isclose(held, again, rtol=0, atol=1e-12)
-    assert same[queries == 4].all() or len(np.unique(queries)) < FOLDS or not same.all()
-    whole = fit(method, gold, logits)(logits)
-    assert log_loss(gold, whole) < log_loss(gold, held)
+    folds = _folds(gold > 0, 3, queries)
+    assert len(np.unique(folds)) == FOLDS
+    assert all(len(np.unique(folds[queries == query])) == 1 for query in np.unique(queries))
+    for fold in range(FOLDS):
+        others = folds != fold
+        slow = fit(method, gold[others], logits[others])(logits[~others])
+        assert held[~others].tolist() == slow.tolist()
+    assert log_loss(gold, fit(method, gold, logits)(logits)) < log_loss(gold, held)
     assert held_out_probabilities(method, gold[:1], logits[:1], seed=0).shape == (1,)
+
+
+def test_folds_have_like_shares_of_matches() -> None:
+    positive = np.random.default_rng(1).random(503) < 0.1
+    folds = _folds(positive, 0, None)
+    counts = [int(positive[folds == fold].sum()) for fold in range(FOLDS)]
+    assert max(counts) - min(counts) <= 1
 
 
 def test_settings_that_are_no_calibration() -> None:

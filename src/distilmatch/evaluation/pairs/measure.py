@@ -16,9 +16,10 @@ from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.pairs.bootstrap import Intervals, query_intervals, resampled_intervals
+from distilmatch.evaluation.pairs.decided import known_decisions, measured_decision
 from distilmatch.evaluation.pairs.examples import pair_details
 from distilmatch.evaluation.pairs.report import PairReport
-from distilmatch.evaluation.pairs.results import CacheSize, Role, SpeedResult, SystemResult
+from distilmatch.evaluation.pairs.results import CacheSize, DecisionResult, Role, SpeedResult, SystemResult
 from distilmatch.evaluation.pairs.speed import PairTeacher, measured_speed, student_logits
 from distilmatch.metrics import (
     MetricFunction,
@@ -28,6 +29,7 @@ from distilmatch.metrics import (
     own_metrics,
     task_metrics,
 )
+from distilmatch.metrics.decisions import Decision, check_decides
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
@@ -52,6 +54,7 @@ def evaluate_pairs(
     teacher_logits: np.ndarray | None = None,
     baselines: Mapping[str, np.ndarray] | None = None,
     metrics: Mapping[str, MetricFunction] | None = None,
+    decisions: Mapping[str, Decision] | None = None,
     measure_speed: bool = True,
     resamples: int = 200,
     seed: int = 0,
@@ -69,6 +72,8 @@ def evaluate_pairs(
             there is none; by default the table's.
         baselines: (n, c) (or (n,) for one label) raw logits of other systems, by name, in that order too.
         metrics: of your own, by name, a column of the report each, without an interval; see `distil_pairs`.
+        decisions: thresholds and calibrations by system ("student", "teacher", a baseline's name), as `dev_decisions` makes them;
+            by default the student's own, where it has one.
         measure_speed: time the student and the teacher; about 15 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
         seed: of the bootstrap and of the order of the timed pairs.
@@ -102,6 +107,7 @@ def evaluate_pairs(
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
     logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others
     measure = _Measure(task, table, known, resamples, seed, own)
+    made, damage = known_decisions(model, decisions, logits, bool(len(measure.measured)))
     systems = tuple(measure.system(name, values) for name, values in logits.items())
     speed = None
     if end_to_end is not None:
@@ -130,13 +136,14 @@ def evaluate_pairs(
             )
             for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
         ),
-        notes=tuple(notes + problem),
+        notes=tuple(notes + problem + damage),
         environment=environment(),
         model=model.name_or_path or None,
         student_numbers=numbers[0],
         teacher_numbers=numbers[1],
         details=pair_details(task, table, logits, measured=measure.measured, agreeing=measure.agreeing, seed=seed),
         curves=curves,
+        decisions=tuple(measure.decided(name, decision, logits[name]) for name, decision in made.items()),
     )
 
 
@@ -200,6 +207,10 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
+def _role(name: str) -> Role:
+    return "teacher" if name == "teacher" else "student" if name == "student" else "baseline"
+
+
 class _Measure:
     """Measures every system on the same rows: `measured` have gold (and teacher) labels, `agreeing` a teacher's."""
 
@@ -219,9 +230,25 @@ class _Measure:
         self.agreeing = np.flatnonzero(taught)
         self.measured = np.flatnonzero(labelled & taught if teacher is not None else labelled)
 
+    def decided(self, name: str, decision: Decision, logits: np.ndarray) -> DecisionResult:
+        """What a system's decision gives, from its logits, (n, c).
+
+        Raises:
+            ConfigError: the task says no match, or no row has a gold label.
+        """
+        check_decides(self.task, "a decision")
+        if self.table.gold is None or not len(self.measured):
+            raise ConfigError(
+                "`decisions` are measured against gold labels, and the table has none: name the label column"
+            )
+        gold, scored = self.table.gold[self.measured], logits[self.measured]
+        return measured_decision(
+            name, _role(name), self.task, decision, gold, scored, resamples=self.resamples, seed=self.seed
+        )
+
     def system(self, name: str, logits: np.ndarray) -> SystemResult:
         """The figures of one system from its logits, (n, c)."""
-        role: Role = "teacher" if name == "teacher" else "student" if name == "student" else "baseline"
+        role = _role(name)
         metrics, metric_intervals = self._against_gold(logits)
         agreement, agreement_intervals = ({}, {}) if role == "teacher" else self._against_teacher(logits)
         return SystemResult(
