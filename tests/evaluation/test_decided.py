@@ -42,8 +42,8 @@ def test_the_figures_at_the_dev_threshold(case: tuple[DiPair, TupleTable, TupleT
     student, dev, test, teacher = case
     decisions = dev_decisions(student, dev, teacher=teacher)
     report = evaluate_pairs(student, test, teacher=teacher, decisions=decisions, measure_speed=False, resamples=50)
-    assert [each.name for each in report.decisions] == ["student", "teacher"]
-    for each, logits in zip(report.decisions, (student.logits(test.tuples()), teacher(test.tuples())), strict=True):
+    assert [each.name for each in report.decisions] == ["teacher", "student"]
+    for each, logits in zip(report.decisions, (teacher(test.tuples()), student.logits(test.tuples())), strict=True):
         scores, gold = logits[:, 0].astype(np.float64), test.gold
         decision = decide_on(dev, student.task, (student.logits if each.name == "student" else teacher)(dev.tuples()))
         assert each.threshold == pytest.approx(decision.threshold("best_f1").logit, abs=1e-5)
@@ -57,7 +57,7 @@ def test_the_figures_at_the_dev_threshold(case: tuple[DiPair, TupleTable, TupleT
             expected_calibration_error(gold, decision.calibration(scores)), abs=1e-5
         )
     flat = report.flat_metrics()
-    assert flat["student_dev_threshold_f1"] == report.decisions[0].metrics["f1"] > flat["student_f1"]
+    assert flat["student_dev_threshold_f1"] == report.decisions[1].metrics["f1"] > flat["student_f1"]
     assert flat["student_ece_calibrated"] < flat["student_ece_raw"]
     report.save(tmp_path)
     assert PairReport.load(tmp_path) == report

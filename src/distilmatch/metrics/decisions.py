@@ -86,10 +86,11 @@ class Decision(FrozenConfig):
 
     Example:
         ```python
-        from distilmatch import DiPair
+        from distilmatch import Decision, TaskConfig, decide
 
-        student = DiPair.from_pretrained("run/student")
-        print(student.decision.threshold("precision=0.95"))
+        gold, logits = [0, 0, 1, 1, 1], [-2.0, 0.5, 0.2, 1.0, 3.0]
+        decision: Decision = decide(TaskConfig(kind="binary"), gold, logits)
+        print(decision.threshold("recall=0.9").score, decision.calibration.method)
         ```
     """
 
@@ -278,7 +279,7 @@ def decide(
         task: binary, or a classification of two classes, of which the second counts as a match.
         gold: (n,) labels; rows with NaN are left out; a soft binary label is a match from 0.5 on.
         logits: (n, c) raw logits; (n,) will do for one label.
-        queries: (n,) the query of each row; rows of one query are drawn, and held out, together. None takes each row alone.
+        queries: (n,) numbers of the queries; rows of one query are drawn, and held out, together. None takes each row alone.
         seed: of the resamples and the folds.
         resamples: of the intervals; 0 for none.
 

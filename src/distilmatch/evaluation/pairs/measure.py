@@ -143,7 +143,7 @@ def evaluate_pairs(
         teacher_numbers=numbers[1],
         details=pair_details(task, table, logits, measured=measure.measured, agreeing=measure.agreeing, seed=seed),
         curves=curves,
-        decisions=tuple(measure.decided(name, decision, logits[name]) for name, decision in made.items()),
+        decisions=tuple(measure.decided(name, made[name], values) for name, values in logits.items() if name in made),
     )
 
 
