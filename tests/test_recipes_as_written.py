@@ -305,7 +305,7 @@ def test_an_item_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_every_config_explains_a_setting_that_it_has_not() -> None:
     seen = set()
-    for module in ("config.pairs", "config.tables", "config.embeddings", "config.ladder"):
+    for module in ("config.pairs", "config.fine_tuning", "config.tables", "config.embeddings", "config.ladder"):
         for value in vars(__import__(f"distilmatch.{module}", fromlist=["x"])).values():
             if isinstance(value, type) and issubclass(value, FrozenConfig) and value is not FrozenConfig:
                 seen.add(value)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distilmatch.data.tables import load_table
     from distilmatch.engine.scorer import Scorer
     from distilmatch.errors import DistilmatchError
+    from distilmatch.evaluation.pairs.decided import dev_decisions
     from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.evaluation.sts.measure import evaluate_sts
     from distilmatch.evaluation.sts.tasks import load_sts_tasks
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from distilmatch.jobs.ladder import distil_ladder
     from distilmatch.jobs.match import match_folders
     from distilmatch.jobs.score import score_table
+    from distilmatch.metrics.decisions import Decision, decide, load_decision
     from distilmatch.models import DiPair, DiPairConfig
     from distilmatch.store.folder import RepresentationFolder
     from distilmatch.teachers import CrossEncoderTeacher, SentenceTeacher, SoftLabelCache, TeacherEnsemble
@@ -46,6 +48,7 @@ _HOME = {
     "ContrastiveConfig": "config.embeddings",
     "CorpusConfig": "config.embeddings",
     "CrossEncoderTeacher": "teachers",
+    "Decision": "metrics.decisions",
     "DiPair": "models",
     "DiPairConfig": "models",
     "DistilmatchError": "errors",
@@ -72,6 +75,8 @@ _HOME = {
     "TeacherConfig": "config.pairs",
     "TeacherEnsemble": "teachers",
     "TransferConfig": "config.pairs",
+    "decide": "metrics.decisions",
+    "dev_decisions": "evaluation.pairs.decided",
     "distil_embeddings": "training.embeddings.distil",
     "distil_ladder": "jobs.ladder",
     "distil_pairs": "training.pairs.distil",
@@ -81,6 +86,7 @@ _HOME = {
     "evaluate_sts": "evaluation.sts.measure",
     "fine_tune_teacher": "training.teacher.fine_tune",
     "label_transfer_set": "training.pairs.distil",
+    "load_decision": "metrics.decisions",
     "load_sts_tasks": "evaluation.sts.tasks",
     "load_table": "data.tables",
     "match_folders": "jobs.match",
@@ -91,6 +97,7 @@ __all__ = [
     "ContrastiveConfig",
     "CorpusConfig",
     "CrossEncoderTeacher",
+    "Decision",
     "DiPair",
     "DiPairConfig",
     "DistilmatchError",
@@ -117,6 +124,8 @@ __all__ = [
     "TeacherConfig",
     "TeacherEnsemble",
     "TransferConfig",
+    "decide",
+    "dev_decisions",
     "distil_embeddings",
     "distil_ladder",
     "distil_pairs",
@@ -126,6 +135,7 @@ __all__ = [
     "evaluate_sts",
     "fine_tune_teacher",
     "label_transfer_set",
+    "load_decision",
     "load_sts_tasks",
     "load_table",
     "match_folders",

@@ -43,6 +43,8 @@ COMMANDS = {
         "--right",
         "--folder",
         "--by",
+        "--threshold",
+        "--calibrated",
         "--text-columns",
         "--id-columns",
         "--kernel",
@@ -54,6 +56,7 @@ COMMANDS = {
         "--output",
         "--top-k",
         "--threshold",
+        "--calibrated",
         "--reverse-output",
         "--candidates",
         "--candidate-encoder",
@@ -94,6 +97,8 @@ COMMANDS = {
         "--simple-baselines",
         "--train-table",
         "--base-encoder",
+        "--dev",
+        "--write-decision",
         "--no-speed",
         "--dry-run",
     },
@@ -211,6 +216,34 @@ def test_the_whole_round(recipe: Path, tiny_cross_encoder: Path, capsys: pytest.
     assert call("evaluate", student, test, *columns, *asked) == 0
     assert "encoder MaxSim" in capsys.readouterr().out
     assert sum(system.simple for system in PairReport.load(report).systems) == 7
+    _decide(folder, student, capsys)
+
+
+def _decide(folder: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained with labelled dev rows, the student has a decision, which can be made anew."""
+    decision, dev, table = student / "decision.json", folder / "dev.jsonl", folder / "train.jsonl"
+    first = decision.read_text()
+    sides = ["--left", folder / "left", "--right", folder / "right"]
+    asked = ["--threshold", "recall=0.9", "--calibrated", "--kernel", "torch"]
+    assert call("score", student, dev, *sides, "--text-columns", "q,p", *asked, "--output", folder / "said.csv") == 0
+    assert "match" in (folder / "said.csv").read_text().splitlines()[0].split(",")
+    assert call("match", student, *sides, *asked, "--output", folder / "kept.parquet") == 0
+    evaluate = ["evaluate", student, dev, "--text-columns", "q,p", "--label-column", "label", "--no-speed"]
+    evaluate += ["--output", folder / "decided"]
+    assert call(*evaluate, "--write-decision") == 1
+    assert "--write-decision needs --dev" in capsys.readouterr().err
+    assert call(*evaluate, "--dev", table, "--dry-run") == 0
+    assert not (folder / "decided").exists() and decision.read_text() == first
+    assert call(*evaluate, "--dev", table) == 0
+    assert "best_f1" in capsys.readouterr().out and decision.read_text() == first
+    assert call(*evaluate, "--dev", table, "--write-decision") == 0
+    assert str(decision) in capsys.readouterr().out.replace("\n", "") and decision.read_text() != first
+    assert call("verify", student) == 0
+    assert PairReport.load(folder / "decided").decisions[0].name == "student"
+    decision.unlink()
+    capsys.readouterr()
+    assert call("match", student, *sides, *asked, "--output", folder / "more.parquet") == 1
+    assert "has no decision.json" in capsys.readouterr().err
 
 
 def _match_and_plan(folder: Path, student: Path, capsys: pytest.CaptureFixture[str]) -> None:

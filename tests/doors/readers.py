@@ -80,6 +80,7 @@ INSIDE = {
     "guess_table": "looks at columns; tests/cli/test_init.py",
     "hold_out": "copies rows; tests/data/test_hold_out.py",
     "tuple_table": "load_table",
+    "dev_decisions": "reads as evaluate_pairs does; tests/evaluation/test_decided.py",
     "evaluate_pairs": "reads by load_table; tests/evaluation/test_in_memory.py",
     "fine_tune_teacher": "reads by load_table; tests/evaluation/test_in_memory.py",
     "PairRecipe.from_dict": "where settings come from",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,7 +30,9 @@ from distilmatch.cli.options import (
 
 if TYPE_CHECKING:
     from distilmatch.config.pairs import TeacherConfig
+    from distilmatch.config.tables import TableConfig
     from distilmatch.evaluation.pairs.report import PairReport
+    from distilmatch.metrics.decisions import Decision
     from distilmatch.models import DiPair
     from distilmatch.types import TupleTable
 
@@ -81,6 +83,16 @@ def run(
         help="With --simple-baselines: encoder that is measured untrained, by its mean vectors and its tokens.",
         show_default="no encoder",
     ),
+    dev: str | None = typer.Option(
+        None,
+        "--dev",
+        metavar="TABLE",
+        help="Labelled table, read as TABLE is, to choose threshold and calibration on; both are then measured on TABLE.",
+        show_default="the student's decision.json, if it has one",
+    ),
+    write_decision: bool = typer.Option(
+        False, "--write-decision", help="With --dev: write decision.json into the student's folder."
+    ),
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
     precision: str = typer.Option(
         "fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of student and teacher."
@@ -106,12 +118,11 @@ def run(
         raise ConfigError("--teacher names no model: give folders or hub names, separated by commas")
     asked = _teacher_config(teachers, precision, teacher_dtype, teacher_device, teacher_revision)
     check_folder(output, "--output")
-    check_outputs(
-        {"--output": output},
-        {"the student": model, "the table": table, "--train-table": train_table, "--base-encoder": base_encoder}
-        | {f"--teacher {name}": name for name in teachers},
-    )
+    _check_decision(model, dev, write_decision)
     check_baseline_options(simple_baselines, train_table, base_encoder)
+    inputs = {"the student": model, "the table": table, "--dev": dev}
+    inputs |= {"--train-table": train_table, "--base-encoder": base_encoder}
+    check_outputs({"--output": output}, inputs | {f"--teacher {name}": name for name in teachers})
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
@@ -125,34 +136,63 @@ def run(
     )
     with nothing_set_aside() if dry_run else nullcontext():
         rows = load_table(table, read, student.task, side_names=student.student.side_names)
+        dev_rows = None if dev is None else _dev_rows(student, dev, read, rows)
         train = None if train_table is None else load_table(train_table, read, student.task)
     _check_labels(student, rows, asked, table, simple_baselines, train)
     student.to(pick_device(device))  # type: ignore[arg-type]
     if dry_run:
         say_machine({"model": model, "teacher": teachers}, device, precision=precision_on(device, precision))
         say_table("table", table, rows, read, student.task)
-        _plan(student, rows, asked, output, device, precision, speed)
+        if dev_rows is not None:
+            say_table("dev", dev, dev_rows, read, student.task)
+        _plan(student, rows, dev_rows, asked, output, device, precision, speed)
         return
+    baselines = {"simple_baselines": simple_baselines, "baselines_train": train, "baselines_encoder": base_encoder}
+    report, decision = _measured(student, rows, dev_rows, asked, precision, device, measure_speed=speed, **baselines)
+    report.save(Path(output))
+    show(report)
+    if decision is not None:
+        _tell(decision, Path(model) if write_decision else None)
+    side = student.student.side_names[0]
+    say(report=str(Path(output) / "report.html"), tables=str(Path(output) / "report.md"))
+    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+
+
+def _measured(
+    student: DiPair,
+    rows: TupleTable,
+    dev: TupleTable | None,
+    teacher: TeacherConfig | None,
+    precision: str,
+    device: str | None,
+    **settings: Any,
+) -> tuple[PairReport, Decision | None]:
+    """The slow work, after all that can be refused was: the report, and the student's decision where there is dev."""
+    from distilmatch.evaluation.pairs.decided import dev_decisions
     from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.teachers import load_teacher
 
-    # The slow work starts here; a wrong input was refused above.
-    loaded = None if asked is None else load_teacher(asked, device=device)
-    report = evaluate_pairs(
-        student,
-        rows,
-        teacher=loaded,
-        simple_baselines=simple_baselines,
-        baselines_train=train,
-        baselines_encoder=base_encoder,
-        measure_speed=speed,
-        precision=precision,  # type: ignore[arg-type]
-    )
-    report.save(Path(output))
-    show(report)
-    say(report=str(Path(output) / "report.html"), tables=str(Path(output) / "report.md"))
-    side = student.student.side_names[0]
-    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+    loaded = None if teacher is None else load_teacher(teacher, device=device)
+    how: dict[str, Any] = {"teacher": loaded, "precision": precision}
+    decisions = None if dev is None else dev_decisions(student, dev, **how)
+    report = evaluate_pairs(student, rows, decisions=decisions, **how, **settings)
+    return report, None if decisions is None else decisions["student"]
+
+
+def _check_decision(model: str, dev: str | None, write: bool) -> None:
+    from distilmatch.errors import ConfigError
+    from distilmatch.files import check_writable
+    from distilmatch.metrics.decisions import DECISION
+
+    if not write:
+        return
+    if dev is None:
+        raise ConfigError("--write-decision needs --dev, the table to choose threshold and calibration on")
+    if not Path(model).is_dir():
+        raise ConfigError(
+            f"--write-decision writes into the student's folder, and {model} is none: save the student first"
+        )
+    check_writable(Path(model) / DECISION)
 
 
 def _check_labels(
@@ -195,6 +235,42 @@ def check_baseline_options(simple: bool, train_table: str | None, encoder: str |
         check_model(encoder)
 
 
+def _dev_rows(student: DiPair, dev: str, read: TableConfig, rows: TupleTable) -> TupleTable:
+    """The dev table, on which a threshold can be chosen."""
+    import numpy as np
+
+    from distilmatch.data.tables import load_table
+    from distilmatch.errors import DataError
+    from distilmatch.metrics.decisions import check_decides
+    from distilmatch.training.checks import check_gold_decides
+
+    check_decides(student.task, "--dev")
+    table = load_table(dev, read, student.task, side_names=student.student.side_names)
+    check_gold_decides(table, dev)
+    if rows.gold is None or np.isnan(rows.gold).all():
+        raise DataError(
+            "--dev chooses a threshold that is measured on gold labels: name those of the table (--label-column)"
+        )
+    return table
+
+
+def _tell(decision: Decision, folder: Path | None) -> None:
+    """Prints the thresholds of a decision, and writes it where it is to be written."""
+    from distilmatch.cli.tables import print_table
+    from distilmatch.evaluation.pairs.wording import figure, score_label
+    from distilmatch.metrics.decisions import DECISION
+
+    header = ("threshold", "score above", "F1", "precision", "recall")
+    rows = [
+        (each.name, score_label(each.logit), figure(each.f1), figure(each.precision), figure(each.recall))
+        for each in decision.thresholds
+    ]
+    print_table(header, rows, f"The student's thresholds, on {decision.rows:,} rows of dev")
+    if folder is not None:
+        decision.save(folder)
+        say(decision=str(folder / DECISION))
+
+
 def _teacher_config(
     models: list[str], precision: str, dtype: str, device: str | None, revision: str | None
 ) -> TeacherConfig | None:
@@ -219,6 +295,7 @@ def _teacher_config(
 def _plan(
     student: DiPair,
     rows: TupleTable,
+    dev: TupleTable | None,
     teacher: TeacherConfig | None,
     output: str,
     device: str | None,
@@ -232,6 +309,7 @@ def _plan(
         student,
         rows,
         teacher,
+        dev=dev,
         device=device,
         precision=precision,  # type: ignore[arg-type]
         speed=speed,

@@ -78,6 +78,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "distilmatch score run/student pairs.csv --left queries --right products --text-columns query,product "
             "--output scores.csv",
         ),
+        (
+            "Which of them match, of those above it 95 % on dev",
+            "distilmatch score run/student pairs.csv --left queries --right products --threshold precision=0.95 "
+            "--output matches.csv",
+        ),
     ),
     "match": (
         (
@@ -88,6 +93,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "Millions of products: score the 500 nearest of each query only",
             "distilmatch match run/student --left queries --right products --top-k 10 --candidates 500 "
             "--output best.parquet",
+        ),
+        (
+            "Every pair above the threshold of the best F1 on dev",
+            "distilmatch match run/student --left queries --right products --threshold best_f1 --output pairs.parquet",
         ),
     ),
     "plan": (
@@ -107,6 +116,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "And beside TF-IDF, BM25 and the like, fitted on the train table",
             "distilmatch evaluate run/student test.csv --teacher teacher --label-column label --simple-baselines "
             "--train-table train.csv --output report",
+        ),
+        (
+            "Choose threshold and calibration on dev, and keep them",
+            "distilmatch evaluate run/student test.csv --dev dev.csv --write-decision --label-column label --output report",
         ),
     ),
     "evaluate-sts": (

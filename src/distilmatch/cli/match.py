@@ -9,6 +9,7 @@ import typer
 
 from distilmatch.cli.dry_run import say_estimate, say_machine
 from distilmatch.cli.options import (
+    Calibrated,
     Delimiter,
     Device,
     DryRun,
@@ -24,6 +25,7 @@ from distilmatch.cli.options import (
     say_next,
     student_of,
     table_config,
+    threshold_of,
 )
 
 if TYPE_CHECKING:
@@ -48,9 +50,15 @@ def run(
         help="Keep the K best right items for each left item.",
         show_default="required, unless --threshold is given",
     ),
-    threshold: float | None = typer.Option(
-        None, "--threshold", help="Or keep every pair with a score above this.", show_default="no threshold"
+    threshold: str | None = typer.Option(
+        None,
+        "--threshold",
+        metavar="NUMBER|NAME",
+        help="Or keep every pair with a score above this number, or a threshold of the student's decision.json: best_f1, "
+        "precision=0.95 or recall=0.9.",
+        show_default="no threshold",
     ),
+    calibrated: Calibrated = False,
     reverse_output: str | None = typer.Option(
         None,
         "--reverse-output",
@@ -139,7 +147,8 @@ def run(
 
     question = Question(
         top_k=top_k,
-        threshold=threshold,
+        threshold=threshold_of(threshold),
+        calibrated=calibrated,
         reverse=reverse_output is not None,
         num_candidates=candidates,
         index=index,  # type: ignore[arg-type]

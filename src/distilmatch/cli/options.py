@@ -103,6 +103,10 @@ RecipeDevice = Annotated[
         "--device", help="Device: cpu, cuda or mps.", show_default="the recipe's, else a GPU where there is one"
     ),
 ]
+Calibrated = Annotated[
+    bool,
+    typer.Option("--calibrated", help="Write calibrated probabilities of a match, by the student's decision.json."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite the output if it exists.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the inputs and print the plan; write nothing.")]
 
@@ -121,6 +125,17 @@ Threads = Annotated[
         "--threads", metavar="N", min=1, help="Number of threads of the native kernel.", show_default="those of PyTorch"
     ),
 ]
+
+
+def threshold_of(value: str | None) -> float | str | None:
+    """A threshold as it was typed: a number, or a name of the student's decision.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from distilmatch.metrics.thresholds import threshold_asked
+
+    return None if value is None else threshold_asked(value)
 
 
 def names(value: str | None) -> list[str] | None:

@@ -8,6 +8,7 @@ import typer
 
 from distilmatch.cli.dry_run import say_estimate, say_machine, say_rows
 from distilmatch.cli.options import (
+    Calibrated,
     Delimiter,
     Device,
     DryRun,
@@ -25,6 +26,7 @@ from distilmatch.cli.options import (
     say_next,
     student_of,
     table_config,
+    threshold_of,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +57,15 @@ def run(
         show_default="--left and --right",
     ),
     by: str = typer.Option("text", "--by", metavar="text|id", help="Look rows up by their texts or by their ids."),
+    threshold: str | None = typer.Option(
+        None,
+        "--threshold",
+        metavar="NUMBER|NAME",
+        help="Add a column match: whether the score is above this number, or a threshold of the student's decision.json: "
+        "best_f1, precision=0.95 or recall=0.9.",
+        show_default="no column",
+    ),
+    calibrated: Calibrated = False,
     text_columns: TextColumns = None,
     id_columns: IdColumns = None,
     split: Split = "train",
@@ -82,6 +93,7 @@ def run(
     from distilmatch.engine.scorer import Scorer
     from distilmatch.jobs.score import check_score, opened_folders, score_table
 
+    asked = {"by": by, "threshold": threshold_of(threshold), "calibrated": calibrated, "overwrite": overwrite}
     opened = opened_folders(places)
     check_score(table, output, opened, model)
     student = student_of(model)
@@ -96,10 +108,10 @@ def run(
     )
     scorer = Scorer(student.to(pick_device(device)), kernel=kernel, threads=threads)  # type: ignore[arg-type]
     if dry_run:
-        _rehearse(scorer, model, table, output, opened, {"table": read, "by": by, "overwrite": overwrite}, device)
+        _rehearse(scorer, model, table, output, opened, {"table": read, **asked}, device)
         return
     say(kernel=scorer.why)
-    rows = score_table(scorer, table, output, opened, table=read, by=by, overwrite=overwrite)  # type: ignore[arg-type]
+    rows = score_table(scorer, table, output, opened, table=read, **asked)  # type: ignore[arg-type]
     say(rows=rows, scores=output)
     if len(places) == 2:
         sides = ["--left", places[0], "--right", places[1]]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from distilmatch.arguments import real_number, whole_number
+from distilmatch.arguments import whole_number
 from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.ranking import RankBy, Ranking
 from distilmatch.errors import ConfigError, did_you_mean
+from distilmatch.metrics.decisions import Decision, check_decides
+from distilmatch.metrics.reading import Reading
+from distilmatch.metrics.thresholds import threshold_asked
 
 IndexKind = Literal["flat", "hnsw", "ivf"]
 
@@ -19,7 +22,8 @@ class Asked(TypedDict, total=False):
     """The attributes of a `Question`, as keyword arguments of a function that takes one."""
 
     top_k: int | None
-    threshold: float | None
+    threshold: float | str | None
+    calibrated: bool
     reverse: bool
     num_candidates: int | None
     index: IndexKind
@@ -35,7 +39,9 @@ class Question:
     Attributes:
         top_k: how many of the right side for each of the left, 1 or more.
         threshold: all pairs whose score is above it: of one label the sigmoid of the logit, from 0 to below 1; of several
-            labels what is ranked, and of a class's probability a probability.
+            labels what is ranked, and of a class's probability a probability. Or the name of a threshold of the model's
+            decision: "best_f1", "precision=0.95", "recall=0.9"; of two classes the second is ranked then.
+        calibrated: scores are the decision's calibrated probabilities; so is a threshold that is a number.
         reverse: with `top_k`, also the best of the left side for each of the right.
         num_candidates: with `top_k`, score only so many nearest right texts of each left one; None scores all.
         index: how candidates are found: "flat" is exact, "hnsw" and "ivf" are FAISS's.
@@ -46,7 +52,8 @@ class Question:
     """
 
     top_k: int | None = None
-    threshold: float | None = None
+    threshold: float | str | None = None
+    calibrated: bool = False
     reverse: bool = False
     num_candidates: int | None = None
     index: IndexKind = "hnsw"
@@ -61,7 +68,7 @@ class Question:
             number = getattr(self, name)
             object.__setattr__(self, name, None if number is None else whole_number(name, number))
         if self.threshold is not None:
-            object.__setattr__(self, "threshold", real_number("threshold", self.threshold))
+            object.__setattr__(self, "threshold", threshold_asked(self.threshold))
         if self.index not in get_args(IndexKind):
             known = get_args(IndexKind)
             raise ConfigError(
@@ -83,23 +90,59 @@ class Question:
         """The same question with some attributes changed."""
         return replace(self, **changes)
 
+    @property
+    def asks_decision(self) -> bool:
+        """Whether the model's decision is needed for an answer."""
+        return self.calibrated or isinstance(self.threshold, str)
+
     def ranking(self, task: TaskConfig) -> Ranking:
         """What the pairs of a model of this task are ranked by.
 
         Raises:
-            ConfigError: it is not said which of several labels counts, or the model has no such label.
+            ConfigError: it is not said which of several labels counts, or the model has no such label; or a decision is asked
+                for what is no match or no match.
         """
         assert self.by is not None
-        return Ranking.of(task, self.by, self.label, self.values)
+        if not self.asks_decision:
+            return Ranking.of(task, self.by, self.label, self.values)
+        check_decides(task, "a named threshold, or calibration,")
+        if task.num_labels == 1:
+            return Ranking.of(task)
+        second = Ranking.of(task, "probability", 1)
+        unsaid = self.by == "logit" and self.label is None
+        if not unsaid and Ranking.of(task, self.by, self.label, self.values) != second:
+            raise ConfigError(
+                f"a decision is about {task.classes[1]!r}, the second class, by its probability: rank by that, or by nothing"
+            )
+        return second
 
-    def limit(self, task: TaskConfig) -> float | None:
-        """The threshold of what is ranked: of one label a raw logit, of a class's probability log-odds; None without one.
+    def reading(self, task: TaskConfig, decision: Callable[[], Decision]) -> Reading | None:
+        """How scores are read by a model's decision; None where none is asked for.
+
+        Args:
+            decision: gives it; called only where it is needed.
 
         Raises:
-            ConfigError: no score of this task can be there.
+            ConfigError: as `Reading.of`.
+        """
+        return Reading.of(task, self.threshold, self.calibrated, decision) if self.asks_decision else None
+
+    def limit(self, task: TaskConfig, decision: Callable[[], Decision] | None = None) -> float | None:
+        """The threshold of what is ranked: of one label a raw logit, of a class's probability log-odds; None without one.
+
+        Args:
+            decision: gives the model's decision, which a name or a calibrated threshold needs.
+
+        Raises:
+            ConfigError: no score of this task can be there, or there is no decision.
         """
         if self.threshold is None:
             return None
+        reading = None if decision is None else self.reading(task, decision)
+        if reading is not None:
+            return reading.fp32_limit
+        if isinstance(self.threshold, str) or self.calibrated:
+            raise ConfigError(f"the threshold {self.threshold!r} needs a model with a decision")
         if task.num_labels > 1:
             if not math.isfinite(self.threshold):
                 raise ConfigError(f"the threshold is {self.threshold}, it must be a number")

@@ -238,7 +238,8 @@ class Scorer:
                 log-odds. In a `Question` it is the score: of one label the sigmoid of the logit.
         """
         if isinstance(threshold, Question):
-            question, limit = threshold, threshold.limit(self.model.task)
+            question = threshold
+            limit = question.limit(self.model.task, lambda: self.model.decision)
             if limit is None:
                 raise ConfigError("above answers a question with a threshold; see best and best_of_both")
             ranking = question.ranking(self.model.task)

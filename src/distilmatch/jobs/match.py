@@ -92,7 +92,8 @@ def match_folders(
         output: Parquet, or the form of its ending (.csv, .tsv, .jsonl), by items of the first side in the order of their table:
             `SIDE_row`, the row of the table from 0, and, where the folder has ids, `SIDE_id` of both; `rank` from 1 (with
             `top_k`); with one label `logit`, raw fp32, and `score`, its sigmoid, as `score` gives it; with several `score` is
-            what is ranked. Equal logits are ranked by the row.
+            what is ranked; with `calibrated` of the question it is the calibrated probability. Equal logits are ranked by the
+            row.
         question: what is asked: `top_k` items of the right side for each of the left, or all pairs above a `threshold`, which
             is a score as the output has it; or, in its place, its attributes as keyword arguments (`top_k=10`).
             With `num_candidates` the share of the exact best that these find is measured on a sample of the left side.
@@ -192,7 +193,7 @@ def _check_question(
     if student.sides != 2:
         raise ModelError(f"matching is between two sides, this model has {student.sides}; score its tuples instead")
     question.ranking(task)
-    question.limit(task)
+    question.limit(task, lambda: scorer.model.decision)
 
 
 def _facts(
@@ -215,6 +216,9 @@ def _facts(
         asked,
         [*ranked, scorer.kernel.name],
     ]
+    reading = question.reading(model.task, lambda: model.decision)
+    if reading is not None:
+        facts.append(reading.facts())
     if vectors is not None:
         tensors = ((str(j), torch.from_numpy(side_vectors)) for j, side_vectors in enumerate(vectors))
         facts.append([fingerprint_tensors(tensors)])
@@ -243,7 +247,9 @@ def _tables(
         matched.append(MatchedSide(name, items, shown))
     task = scorer.model.task
     ranking = question.ranking(task)
-    return MatchTables(matched[0], matched[1], question.top_k, ranking, task.num_labels == 1)
+    reading = question.reading(task, lambda: scorer.model.decision)
+    calibration = None if reading is None else reading.calibration
+    return MatchTables(matched[0], matched[1], question.top_k, ranking, task.num_labels == 1, calibration)
 
 
 def _check_top_k(tables: MatchTables, question: Question, counted: str) -> None:
@@ -390,7 +396,8 @@ class _Run:
 
     def _candidates(self, block: Representations | LoadedSide, rows: np.ndarray) -> BestMatches:
         question, vectors = self.question, self.vectors
-        assert question.top_k is not None and question.num_candidates is not None and question.by is not None
+        assert question.top_k is not None and question.num_candidates is not None
+        ranking = question.ranking(self.scorer.model.task)
         if self._found_by is None:
             kind = question.index
             right = self.sides[1]
@@ -402,9 +409,9 @@ class _Run:
             num_candidates=question.num_candidates,
             index=self._found_by,
             vectors=None if vectors is None else vectors[0][rows],
-            by=question.by,
-            label=question.label,
-            values=question.values,
+            by=ranking.by,
+            label=None if ranking.by == "expectation" else ranking.label,
+            values=ranking.values or None,
         )
 
     def recall(self) -> tuple[float | None, int]:

@@ -28,6 +28,7 @@ from distilmatch.errors import CacheError
 from distilmatch.files import move_into_place, writing
 from distilmatch.jobs.outputs import write_rows
 from distilmatch.jobs.parts import PartWriter
+from distilmatch.metrics.calibration import Calibration
 from distilmatch.store.items import Items
 
 _FOUND_A_TURN = 2**18
@@ -108,13 +109,21 @@ class MatchTables:
     """Turns what the engine found into rows of the output."""
 
     def __init__(
-        self, left: MatchedSide, right: MatchedSide, top_k: int | None, ranking: Ranking, one_label: bool
+        self,
+        left: MatchedSide,
+        right: MatchedSide,
+        top_k: int | None,
+        ranking: Ranking,
+        one_label: bool,
+        calibration: Calibration | None = None,
     ) -> None:
+        """`calibration`: of the scores that are written; what is ranked is a match logit then."""
         self.left, self.right, self.top_k, self.ranking, self.one_label = left, right, top_k, ranking, one_label
+        self.calibration = calibration
 
     def reversed(self) -> MatchTables:
         """The same for the best of the left side for each of the right."""
-        return MatchTables(self.right, self.left, self.top_k, self.ranking, self.one_label)
+        return MatchTables(self.right, self.left, self.top_k, self.ranking, self.one_label, self.calibration)
 
     @property
     def schema(self) -> pa.Schema:
@@ -197,8 +206,12 @@ class MatchTables:
             columns = self.left.columns(np.repeat(left[cut], lengths[cut])) + self.right.columns(lists.items[places])
             columns += [pa.array(within + 1, pa.int32())] if self.top_k is not None else []
             columns += [pa.array(ranked)] if self.one_label else []
-            scores = torch.from_numpy(ranked).sigmoid().numpy() if self.one_label else self.ranking.shown(ranked)
-            yield pa.Table.from_arrays([*columns, pa.array(scores)], schema=self.schema)
+            yield pa.Table.from_arrays([*columns, pa.array(self._scores(ranked))], schema=self.schema)
+
+    def _scores(self, ranked: np.ndarray) -> np.ndarray:
+        if self.calibration is not None:
+            return self.calibration(ranked).astype(np.float32)
+        return torch.from_numpy(ranked).sigmoid().numpy() if self.one_label else self.ranking.shown(ranked)
 
 
 class ReverseMatches:

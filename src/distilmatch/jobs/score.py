@@ -34,6 +34,7 @@ from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.outputs import output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rehearsal import Rehearsal
+from distilmatch.metrics.reading import Reading
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.types import TableRow
@@ -50,6 +51,8 @@ def score_table(
     *,
     table: TableConfig | None = None,
     by: Literal["text", "id"] = "text",
+    threshold: float | str | None = None,
+    calibrated: bool = False,
     batch_rows: int = 65536,
     resume: bool = True,
     overwrite: bool = False,
@@ -69,10 +72,13 @@ def score_table(
             table and in its order: the ids and texts under their
             names in the table (the side names for triplets), `logit_0` to `logit_{c-1}` (raw, fp32), and `score`.
             With one label `score` is the sigmoid of the logit, as `predict` gives it. A classification has `label`,
-            the most probable class, and its probability as `score`.
+            the most probable class, and its probability as `score`. With a `threshold` there is `match`, true or false.
         folders: a representation folder for each side, or its path, in the order of the model's sides.
         table: how the table is read. By id, texts are read (and written) only where `text_columns` names them.
         by: what rows are looked up by.
+        threshold: of a binary task or two classes, whose second is a match: "best_f1", "precision=0.95", "recall=0.9" of the
+            model's decision, or a number that the score of a match is above.
+        calibrated: scores (and a threshold that is a number) are probabilities by the decision's calibration.
         batch_rows: rows a part file, the step in which a killed job goes on.
         resume: go on with the part files that are there; False starts anew.
         overwrite: replace an output that holds something else.
@@ -88,7 +94,8 @@ def score_table(
         CacheError: the output holds something else, is being written by another process or cannot be written; or a folder is
             damaged.
     """
-    scorer, folders, lookup, job = _prepared(scorer, source, output_parquet, folders, table, by, batch_rows)
+    asked = threshold, calibrated
+    scorer, folders, lookup, job = _prepared(scorer, source, output_parquet, folders, table, by, batch_rows, asked)
     model = scorer.model
     with PartWriter(output_parquet, lookup.schema(model), job, resume=resume, overwrite=overwrite) as writer:
         if writer.finished_rows is not None:
@@ -112,6 +119,8 @@ def rehearse_score(
     *,
     table: TableConfig | None = None,
     by: Literal["text", "id"] = "text",
+    threshold: float | str | None = None,
+    calibrated: bool = False,
     batch_rows: int = 65536,
     overwrite: bool = False,
 ) -> Rehearsal:
@@ -122,7 +131,8 @@ def rehearse_score(
     Raises:
         As `score_table`, but for another process that is at work.
     """
-    scorer, folders, lookup, job = _prepared(scorer, source, output_parquet, folders, table, by, batch_rows)
+    asked = threshold, calibrated
+    scorer, folders, lookup, job = _prepared(scorer, source, output_parquet, folders, table, by, batch_rows, asked)
     schema = lookup.schema(scorer.model)
     writer = PartWriter(output_parquet, schema, job, overwrite=overwrite, looks_only=True)
     started = time.perf_counter()
@@ -163,6 +173,7 @@ def _prepared(
     table: TableConfig | None,
     by: Literal["text", "id"],
     batch_rows: int,
+    asked: tuple[float | str | None, bool],
 ) -> tuple[Scorer, list[RepresentationFolder], _Lookup, str]:
     """Checks all but the table's rows: the scorer, the opened folders, where rows are found, and the job's fingerprint."""
     table = table or TableConfig()
@@ -174,7 +185,10 @@ def _prepared(
     scorer = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
     model = scorer.model
     _check_folders(scorer, opened)
-    lookup = _make_lookup(model, source, opened, table, by)
+    reading = None
+    if asked != (None, False):
+        reading = Reading.of(model.task, *asked, lambda: model.decision)
+    lookup = _make_lookup(model, source, opened, table, by, reading)
     job = fingerprint(
         table_fingerprint(source, table.split),
         table.replaced(quarantine_file=None).to_dict(),
@@ -185,6 +199,7 @@ def _prepared(
         model.student.to_dict(),
         [folder.manifest.to_dict() for folder in opened],
         scorer.kernel.name,
+        *([] if reading is None else [reading.facts()]),
     )
     return scorer, opened, lookup, job
 
@@ -224,7 +239,7 @@ def opened_folders(folders: Any) -> list[RepresentationFolder]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Lookup:
-    """Rows of the table, and where their representations are."""
+    """Rows of the table, where their representations are, and how their logits are read where a decision is asked for."""
 
     source: Any
     folders: Sequence[RepresentationFolder]
@@ -232,6 +247,7 @@ class _Lookup:
     by: Literal["text", "id"]
     columns: Columns
     side_names: tuple[str, ...]
+    reading: Reading | None
 
     def rows(self) -> Iterator[TableRow]:
         """The good rows of the table, in order."""
@@ -290,6 +306,8 @@ class _Lookup:
         if model.task.kind == "classification":
             fields.append(pa.field("label", pa.string()))
         fields.append(pa.field("score", pa.float32()))
+        if self.reading is not None and self.reading.limit is not None:
+            fields.append(pa.field("match", pa.bool_()))
         everything = [field.name for field in fields]
         twice = sorted({name for name in everything if everything.count(name) > 1})
         if twice:
@@ -308,6 +326,7 @@ def _make_lookup(
     folders: Sequence[RepresentationFolder],
     table: TableConfig,
     by: Literal["text", "id"],
+    reading: Reading | None,
 ) -> _Lookup:
     sides = model.student.side_names
     triplets = table.layout == "triplets"
@@ -326,7 +345,9 @@ def _make_lookup(
             if not folder.has_ids:
                 raise DataError(f"{folder.path} ({side}) holds no ids: encode with an id column, or score by text")
         columns = Columns(texts=table.text_columns or (), ids=table.id_columns)
-    return _Lookup(source=source, folders=folders, table=table, by=by, columns=columns, side_names=sides)
+    return _Lookup(
+        source=source, folders=folders, table=table, by=by, columns=columns, side_names=sides, reading=reading
+    )
 
 
 def _check_folders(scorer: Scorer, folders: Sequence[RepresentationFolder]) -> None:
@@ -342,13 +363,23 @@ def _check_folders(scorer: Scorer, folders: Sequence[RepresentationFolder]) -> N
 def _score_batch(scorer: Scorer, lookup: _Lookup, sides: Sequence[LoadedSide], rows: Sequence[TableRow]) -> pa.Table:
     logits = scorer.score(*sides, rows=lookup.find(rows), show_progress_bar=False)
     arrays = lookup.arrays(rows) + [pa.array(column) for column in logits.T]
-    return pa.Table.from_arrays(arrays + _scores(scorer.model, logits), schema=lookup.schema(scorer.model))
+    return pa.Table.from_arrays(
+        arrays + _scores(scorer.model, logits, lookup.reading), schema=lookup.schema(scorer.model)
+    )
 
 
-def _scores(model: DiPair, logits: np.ndarray) -> list[pa.Array]:
+def _scores(model: DiPair, logits: np.ndarray, reading: Reading | None) -> list[pa.Array]:
     values = torch.from_numpy(logits)
+    calibrated = None
+    if reading is not None and reading.calibration is not None:
+        calibrated = torch.from_numpy(reading.probabilities(logits))
     if model.task.kind != "classification":
-        return [pa.array(torch.sigmoid(values[:, 0]).numpy())]
-    probabilities, classes = torch.softmax(values, dim=1).max(1)
-    labels = pa.array([model.task.classes[i] for i in classes.tolist()], pa.string())
-    return [labels, pa.array(probabilities.numpy())]
+        scores = [pa.array((torch.sigmoid(values[:, 0]) if calibrated is None else calibrated).numpy())]
+    else:
+        shares = torch.softmax(values, dim=1) if calibrated is None else torch.stack([1 - calibrated, calibrated], 1)
+        probabilities, classes = shares.max(1)
+        labels = pa.array([model.task.classes[i] for i in classes.tolist()], pa.string())
+        scores = [labels, pa.array(probabilities.numpy())]
+    if reading is not None and reading.limit is not None:
+        scores.append(pa.array(reading.matches(logits)))
+    return scores

@@ -24,8 +24,10 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ModelError
 from distilmatch.files import writing
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
+from distilmatch.metrics.decisions import Decision
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
+from distilmatch.models.deciding import KeptDecision, decision_folder
 from distilmatch.models.fp32 import FP32_PARTS, Fp32Module, Logits
 from distilmatch.models.head_start import sampled_outputs, start_head
 from distilmatch.models.heads import HEADS, TransformerHead, make_head
@@ -121,6 +123,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         self.tokenizers: list[Any] = []
         self.training_summary: dict[str, Any] = {}
         self.known_fingerprints = KnownFingerprints()
+        self._kept_decision = KeptDecision()
         self.streams, self.side_streams = streams_of(self.student)
         self.post_init()
         if self.classifier.weight.device.type != "meta":
@@ -237,12 +240,14 @@ class DiPair(DiPairInference, PreTrainedModel):
                 model.tokenizers.append(tokenizer)
             model._apply(lambda tensor: tensor)  # the head is in fp32, whatever dtype was asked for
             check_loaded(place, model, loading)
+            model._kept_decision = KeptDecision(decision_folder(place, hub))
         return (model, loading) if wants_loading else model  # type: ignore[return-value]
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *args: Any, **kwargs: Any
     ) -> None:
-        """Writes safetensors weights, config, tokenizers, a model card and, last, checksums; arguments as in `transformers`.
+        """Writes safetensors weights, config, tokenizers, the decision, a model card and, last, checksums; arguments as in
+        `transformers`. A decision that was loaded with other weights is left out, which a warning says.
 
         Raises:
             CacheError: the folder cannot be written; the reason is named.
@@ -251,6 +256,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             super().save_pretrained(str(folder), *args, **kwargs)
+            self._kept_decision.save(folder)
             written: list[str] = []
             for index, tokenizer in enumerate(self.tokenizers):
                 tokenizer_folder = folder if index == 0 else folder / f"tokenizer_{index}"
@@ -284,6 +290,22 @@ class DiPair(DiPairInference, PreTrainedModel):
                 create_pr=create_pr,
             )
         return str(commit.commit_url)
+
+    @property
+    def decision(self) -> Decision:
+        """Thresholds and calibration, fitted on dev: those of the folder that it was loaded from, or what was set here.
+
+        Like all that a folder says, it holds for the weights as they were loaded: set another after changing them.
+
+        Raises:
+            ConfigError: it has none.
+            ModelError: decision.json is damaged, or belongs to other weights than those beside it.
+        """
+        return self._kept_decision.get()
+
+    @decision.setter
+    def decision(self, decision: Decision | None) -> None:
+        self._kept_decision.give(decision)
 
     def save_encoder(self, folder: str | Path, side: int | str = 0) -> None:
         """Writes a side's encoder and tokenizer as a stock `transformers` folder, which `AutoModel` and

@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 
 from distilmatch.concurrency import evaluation_view
 from distilmatch.data.tokenising import length_order, pad_batch
-from distilmatch.errors import ModelError
+from distilmatch.errors import ConfigError, ModelError
+from distilmatch.metrics.decisions import Decision
+from distilmatch.metrics.reading import Reading
 from distilmatch.models.stamps import KnownFingerprints, check_numbers, check_shape, check_stamp
 from distilmatch.models.streams import Stream
 from distilmatch.pretrained.sentence import input_embeddings
@@ -49,6 +51,8 @@ class DiPairInference:
         known_fingerprints: KnownFingerprints
         device: torch.device
 
+        @property
+        def decision(self) -> Decision: ...
         def side_index(self, side: int | str) -> int: ...
         def kept_side(self, batch: dict[str, torch.Tensor], side: int) -> tuple[torch.Tensor, torch.Tensor]: ...
         def represent(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations: ...
@@ -233,6 +237,9 @@ class DiPairInference:
         apply_softmax: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        *,
+        threshold: float | str | None = None,
+        calibrated: bool = False,
     ) -> np.ndarray | torch.Tensor | list[torch.Tensor]:
         """Scores of pairs (or tuples) of text, as sentence-transformers' `CrossEncoder.predict` gives them.
 
@@ -240,17 +247,32 @@ class DiPairInference:
         `apply_softmax`. `activation_fn` takes the place of the sigmoid (`torch.nn.Identity()` for raw logits). A
         single pair gives a single score. The activation runs in fp32.
 
+        Args:
+            threshold: say match or no match, for a binary task or two classes: "best_f1", "precision=0.95", "recall=0.9" (of dev,
+                from `decision`), or a number that the score must be above. Of a binary task (n,) bool come back, of two classes
+                (n,) int64 numbers of the classes.
+            calibrated: probabilities by the `decision`'s calibration: of a binary task (n,), of two classes (n, 2). A
+                `threshold` that is a number is then such a probability.
+
         Raises:
             ModelError: as `logits`.
+            ConfigError: a threshold or calibration of another task, without a decision, or beside an activation.
         """
         single = is_one_tuple(pairs)
+        reading = None
+        if threshold is not None or calibrated:
+            if activation_fn is not None or apply_softmax:
+                raise ConfigError("`threshold` and `calibrated` read the logits themselves: leave the activation out")
+            reading = Reading.of(self.task, threshold, calibrated, lambda: self.decision)
         logits = torch.from_numpy(self.logits(pairs, batch_size=batch_size, show_progress_bar=show_progress_bar))
-        one_label = self.task.num_labels == 1
-        scores = self._activated(logits, activation_fn)
-        if apply_softmax and not one_label:
-            scores = torch.softmax(scores, dim=-1)
-        if one_label:
-            scores = scores[:, 0]
+        if reading is not None:
+            scores = _read(logits, reading)
+        else:
+            scores = self._activated(logits, activation_fn)
+            if self.task.num_labels == 1:
+                scores = scores[:, 0]
+            elif apply_softmax:
+                scores = torch.softmax(scores, dim=-1)
         converted: Any = scores if convert_to_tensor else scores.numpy() if convert_to_numpy else list(scores)
         return converted[0] if single else converted
 
@@ -355,6 +377,16 @@ class DiPairInference:
             f"text {bad} has token {int(flat[place])}, the model has embeddings for {size}: {texts[bad][:80]!r}; the tokenizer "
             "was given tokens that the model was not: build the student from a model whose embeddings were resized"
         )
+
+
+def _read(logits: torch.Tensor, reading: Reading) -> torch.Tensor:
+    """Matches where there is a threshold, else probabilities, of (n, c) logits."""
+    binary = reading.task.num_labels == 1
+    if reading.limit is not None:
+        matches = torch.from_numpy(reading.matches(logits.numpy()))
+        return matches if binary else matches.long()
+    probabilities = torch.from_numpy(reading.probabilities(logits.numpy()))
+    return probabilities if binary else torch.stack([1 - probabilities, probabilities], dim=1)
 
 
 def _row_numbers(rows: Any, sides: Sequence[TokenRepresentations]) -> torch.Tensor:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from distilmatch.errors import DistilmatchError, ModelError
 from distilmatch.files import checksum, read_json, write_atomically
+from distilmatch.metrics.decisions import verify_decision
 from distilmatch.pretrained.sentence import check_model_folder
 from distilmatch.pretrained.weights import not_finite
 
@@ -29,7 +30,8 @@ _checking = threading.Lock()
 
 
 def write_checksums(folder: Path, tokenizer_files: Iterable[str | Path]) -> None:
-    """Writes checksums.json, the last file of a student; the model card is not covered, it may be edited.
+    """Writes checksums.json, the last file of a student; the model card is not covered, it may be edited, nor decision.json,
+    which has a checksum of its own and may be made anew.
 
     Args:
         tokenizer_files: those that the tokenizers were saved to, inside `folder`.
@@ -124,6 +126,7 @@ def verify_student(folder: str | Path) -> list[str]:
                 with safe_open(str(path), framework="pt") as tensors:
                     named = ((name, tensors.get_tensor(name)) for name in tensors.keys())  # noqa: SIM118
                     problems += not_finite(path, named)
+            problems += verify_decision(place)
     except DistilmatchError as error:
         problems.append(str(error))
     except OSError as error:

@@ -40,16 +40,20 @@ def plan_evaluation(
     precision: Precision,
     speed: bool,
     start: float,
+    dev: TupleTable | None = None,
 ) -> Estimate:
     """What `evaluate_pairs` and its report take.
 
     Args:
+        dev: rows that decisions are made on.
         start: seconds of all that came before, which the run does too.
     """
     texts = [[table.texts[i] for i in np.unique(table.rows[:, side])] for side in range(table.sides)]
     by_text = [text_seconds(student, side, j, precision) for j, side in enumerate(texts)]
     student_seconds = sum(len(side) * each for side, each in zip(texts, by_text, strict=True))
     seconds = {"start": start, "student": student_seconds}
+    if dev is not None:
+        seconds["student"] += sum(len(np.unique(dev.rows[:, side])) * each for side, each in enumerate(by_text))
     if teacher is not None:
         began = time.perf_counter()
         loaded = load_teacher(teacher, device=device)
@@ -57,6 +61,8 @@ def plan_evaluation(
         pairs = [(left, right) for left, right in table.tuples()]
         rate = pairs_per_s(loaded, pairs, teacher.batch_size)
         seconds["teacher"] = loading + (len(pairs) / rate if table.teacher is None else 0.0)
+        if dev is not None and dev.teacher is None:
+            seconds["teacher"] += len(dev) / rate
         if speed:
             seconds["speed of the teacher"] = _repeated(min(_TIMED_PAIRS, len(pairs)) / rate, once_more=True)
     if speed:

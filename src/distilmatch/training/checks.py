@@ -50,6 +50,22 @@ def check_dev(table: TupleTable, task: TaskConfig, name: str, has_teacher: bool)
         ) from error
 
 
+def check_gold_decides(table: TupleTable, name: str) -> None:
+    """Checks that a threshold can be chosen on a dev table.
+
+    Args:
+        name: of the table, for messages.
+
+    Raises:
+        DataError: it has no gold labels, or those of one class alone.
+    """
+    gold = np.empty(0) if table.gold is None else table.gold[~np.isnan(table.gold)]
+    positive = gold >= 0.5
+    if positive.all() or not positive.any():
+        shown = f"all {len(gold)} gold labels are the same" if len(gold) else "there are no gold labels"
+        raise DataError(f"the dev table {name} cannot choose a threshold: {shown}; give rows of both labels")
+
+
 def check_model(name: str, revision: str | None = None) -> None:
     """Checks that a model's folder is there and holds a model; of the hub's, that it (of `revision`) is to be had.
 

@@ -9,8 +9,11 @@ from distilmatch.evaluation.pairs.wording import agreement_label, kernel_label, 
 
 if TYPE_CHECKING:
     from distilmatch.evaluation.pairs.details import Scatter
-    from distilmatch.evaluation.pairs.results import PairResults
+    from distilmatch.evaluation.pairs.results import DecisionResult, PairResults
     from distilmatch.training.curves import StageCurve
+
+RELIABILITY = {"raw": "baseline", "calibrated": "student"}
+"""What a reliability chart shows, and how it is drawn."""
 
 _LONGEST_NAME = 24
 _NAMES_ROOM = 118.0  # for 16 letters
@@ -102,6 +105,26 @@ def scatter_chart(scatter: Scatter) -> str:
     draw = (plot.dot, plot.cross, plot.square)
     for student, teacher, group in zip(scatter.student, scatter.teacher, scatter.group, strict=True):
         draw[group % 3](teacher, student, f"group{group}", 2.5)
+    return plot.svg()
+
+
+def reliability_chart(result: DecisionResult) -> str:
+    """The share of matches among rows of like probability, before calibration and after it; on the dashed line both agree."""
+    said = ", ".join(f"{kind} {result.ece[kind]:.3f}" for kind in RELIABILITY)
+    plot = Plot(
+        title=f"Reliability of the {result.name}: share of matches by probability. Expected calibration error: {said}.",
+        x=Axis(label="probability of a match", low=-0.03, high=1.03),
+        y=Axis(label="share of matches", low=-0.03, high=1.03),
+        height=400.0,
+    )
+    plot.line([(0, 0), (1, 1)], "trivial")
+    for kind, style in RELIABILITY.items():
+        points = [(each.probability, each.matches, each.rows) for each in result.reliability[kind]]
+        most = max(rows for *_, rows in points)
+        plot.line([(across, up) for across, up, _ in points], style)
+        for across, up, rows in points:
+            size = 2.0 + 4.0 * (rows / most) ** 0.5
+            (plot.square if kind == "raw" else plot.dot)(across, up, style, size)
     return plot.svg()
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from distilmatch.evaluation.pairs.charts import dev_chart, loss_chart, quality_chart, scatter_chart, speed_chart
+from distilmatch.evaluation.pairs.charts import (
+    dev_chart,
+    loss_chart,
+    quality_chart,
+    reliability_chart,
+    scatter_chart,
+    speed_chart,
+)
 from distilmatch.evaluation.pairs.markdown import ReportTable, environment_rows, headline, report_tables, table_counts
 from distilmatch.evaluation.pairs.what_now import what_now
 from distilmatch.evaluation.pairs.wording import figure, main_label
@@ -40,6 +47,8 @@ def render_html(report: PairResults) -> str:
         counts=table_counts(report),
         quality=_turned(tables["quality"]) if "quality" in tables else None,
         agreement=_turned(tables["agreement"]) if "agreement" in tables else None,
+        decision=_turned(tables["decision"]) if "decision" in tables else None,
+        reliability=[(each.name, _svg(reliability_chart(each))) for each in report.decisions],
         speed=tables.get("speed"),
         cache=tables["cache"],
         advice=what_now(report),

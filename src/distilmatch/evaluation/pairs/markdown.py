@@ -13,6 +13,7 @@ from distilmatch.evaluation.pairs.wording import (
     main_label,
     percent,
     rate_label,
+    score_label,
     times_label,
 )
 
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 class ReportTable:
     """One table of a report: a title, a header and rows of cells, the first column a name, the others figures."""
 
-    kind: Literal["quality", "agreement", "speed", "cache"]
+    kind: Literal["quality", "decision", "agreement", "speed", "cache"]
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 def report_tables(report: PairResults) -> list[ReportTable]:
-    """The tables of a report that have something to show: quality, agreement, speed, cache."""
-    tables = [_quality(report), _agreement(report), _speed(report), _cache(report)]
+    """The tables of a report that have something to show: quality, decision, agreement, speed, cache."""
+    tables = [_quality(report), _decision(report), _agreement(report), _speed(report), _cache(report)]
     return [table for table in tables if table is not None]
 
 
@@ -119,6 +120,25 @@ def _quality(report: PairResults) -> ReportTable | None:
     return ReportTable(
         kind="quality", title=title, header=("", *(main_label(name) for name in names)), rows=tuple(rows)
     )
+
+
+def _decision(report: PairResults) -> ReportTable | None:
+    if not report.decisions:
+        return None
+    rows = []
+    for each in report.decisions:
+        cells = [_with_interval(value, each.intervals.get(name)) for name, value in each.metrics.items()]
+        errors = [figure(each.ece["raw"]), f"{figure(each.ece['calibrated'])} ({each.method})"]
+        rows.append((each.name, score_label(each.threshold), *cells, *errors))
+    header = (
+        "",
+        "threshold",
+        *(main_label(name) for name in report.decisions[0].metrics),
+        "ECE, raw",
+        "ECE, calibrated",
+    )
+    title = "At the threshold of the best F1 on dev (95 % interval), and calibration"
+    return ReportTable(kind="decision", title=title, header=header, rows=tuple(rows))
 
 
 def _agreement(report: PairResults) -> ReportTable | None:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.pairs.bootstrap import Intervals, query_intervals, resampled_intervals
+from distilmatch.evaluation.pairs.decided import known_decisions, measured_decision
 from distilmatch.evaluation.pairs.examples import pair_details
 from distilmatch.evaluation.pairs.report import PairReport
-from distilmatch.evaluation.pairs.results import CacheSize, Role, SpeedResult, SystemResult
+from distilmatch.evaluation.pairs.results import CacheSize, DecisionResult, Role, SpeedResult, SystemResult
 from distilmatch.evaluation.pairs.simple import BaseModel, SimpleRows, simple_rows
 from distilmatch.evaluation.pairs.speed import PairTeacher, measured_speed, student_logits
 from distilmatch.metrics import (
@@ -29,6 +31,7 @@ from distilmatch.metrics import (
     own_metrics,
     task_metrics,
 )
+from distilmatch.metrics.decisions import Decision, check_decides
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
@@ -59,6 +62,7 @@ def evaluate_pairs(
     baselines_train: TupleTable | TableSource | None = None,
     baselines_encoder: BaseModel | None = None,
     metrics: Mapping[str, MetricFunction] | None = None,
+    decisions: Mapping[str, Decision] | None = None,
     measure_speed: bool = True,
     resamples: int = 200,
     seed: int = 0,
@@ -81,6 +85,8 @@ def evaluate_pairs(
             measured, and a classification has none.
         baselines_encoder: a model by name or loaded, of which the untrained encoder is measured too.
         metrics: of your own, by name, a column of the report each, without an interval; see `distil_pairs`.
+        decisions: thresholds and calibrations by system ("student", "teacher", a baseline's name), as `dev_decisions` makes them;
+            by default the student's own, where it has one.
         measure_speed: time the student and the teacher; about 15 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
         seed: of the bootstrap and of the order of the timed pairs.
@@ -116,6 +122,7 @@ def evaluate_pairs(
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
     logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others | dict(simple.logits)
     measure = _Measure(task, table, known, resamples, seed, own, simple)
+    made, damage = known_decisions(model, decisions, logits, bool(len(measure.measured)))
     systems = tuple(measure.system(name, values) for name, values in logits.items())
     speed = None
     if end_to_end is not None:
@@ -134,23 +141,29 @@ def evaluate_pairs(
         main_agreement=_MAIN_AGREEMENT.get(task.kind, "spearman") if len(measure.agreeing) else None,
         systems=systems,
         speed=speed,
-        cache=tuple(
-            CacheSize(
-                side_name=name,
-                kept_tokens=kept,
-                width=student.vector_width,
-                fp32_bytes=bytes_per_item(kept, student.vector_width, "float32"),
-                fp16_bytes=bytes_per_item(kept, student.vector_width, "float16"),
-            )
-            for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
-        ),
-        notes=(*notes, *simple.notes, *problem),
+        cache=_cache_sizes(student),
+        notes=(*notes, *simple.notes, *problem, *damage),
         environment=environment(),
         model=model.name_or_path or None,
         student_numbers=numbers[0],
         teacher_numbers=numbers[1],
         details=pair_details(task, table, logits, measured=measure.measured, agreeing=measure.agreeing, seed=seed),
         curves=curves,
+        decisions=tuple(measure.decided(name, made[name], values) for name, values in logits.items() if name in made),
+    )
+
+
+def _cache_sizes(student: StudentConfig) -> tuple[CacheSize, ...]:
+    width = student.vector_width
+    return tuple(
+        CacheSize(
+            side_name=name,
+            kept_tokens=kept,
+            width=width,
+            fp32_bytes=bytes_per_item(kept, width, "float32"),
+            fp16_bytes=bytes_per_item(kept, width, "float16"),
+        )
+        for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
     )
 
 
@@ -224,6 +237,10 @@ def _of_the_order(values: dict[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in values.items() if trusted(name, can_fit=False)}
 
 
+def _role(name: str) -> Role:
+    return "teacher" if name == "teacher" else "student" if name == "student" else "baseline"
+
+
 class _Measure:
     """Measures every system on the same rows: `measured` have gold (and teacher) labels, `agreeing` a teacher's."""
 
@@ -244,9 +261,25 @@ class _Measure:
         self.agreeing = np.flatnonzero(taught)
         self.measured = np.flatnonzero(labelled & taught if teacher is not None else labelled)
 
+    def decided(self, name: str, decision: Decision, logits: np.ndarray) -> DecisionResult:
+        """What a system's decision gives, from its logits, (n, c).
+
+        Raises:
+            ConfigError: the task says no match, or no row has a gold label.
+        """
+        check_decides(self.task, "a decision")
+        if self.table.gold is None or not len(self.measured):
+            raise ConfigError(
+                "`decisions` are measured against gold labels, and the table has none: name the label column"
+            )
+        gold, scored = self.table.gold[self.measured], logits[self.measured]
+        return measured_decision(
+            name, _role(name), self.task, decision, gold, scored, resamples=self.resamples, seed=self.seed
+        )
+
     def system(self, name: str, logits: np.ndarray) -> SystemResult:
         """The figures of one system from its logits, (n, c)."""
-        role: Role = "teacher" if name == "teacher" else "student" if name == "student" else "baseline"
+        role = _role(name)
         metrics, metric_intervals = self._against_gold(name, logits)
         agreement, agreement_intervals = ({}, {}) if role == "teacher" else self._against_teacher(logits)
         is_simple = name in self.simple.logits

@@ -30,12 +30,14 @@ class _Quality:
 
 
 def render_plot(report: PairResults, *, dpi: int = 160) -> bytes:
-    """The plot as PNG: quality on the left; on the right quality against speed, where speed was measured."""
+    """The plot as PNG: quality on the left; then quality against speed, where speed was measured, and the reliability of
+    probabilities, where there are decisions.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     label, systems = _qualities(report)
-    panels = 2 if report.speed is not None else 1
+    panels = 1 + (report.speed is not None) + bool(report.decisions)
     height = max(3.6, 1.6 + 0.42 * len(systems))
     figure = Figure(figsize=(5.6 * panels, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -44,6 +46,8 @@ def render_plot(report: PairResults, *, dpi: int = 160) -> bytes:
     _draw_quality(axes[0], systems, label, limits)
     if report.speed is not None:
         _draw_speed(axes[1], report, systems, label, limits)
+    if report.decisions:
+        _draw_reliability(axes[-1], report)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": "distilmatch"})
     return buffer.getvalue()
@@ -104,6 +108,23 @@ def _draw_quality(axes: Axes, systems: list[_Quality], label: str, limits: tuple
     axes.set_xlabel(label)
     whiskers = any(each.interval is not None for each in systems)
     dress(axes, "Quality" + (" (lines: 95 % interval)" if whiskers else ""), grid="x")
+
+
+def _draw_reliability(axes: Axes, report: PairResults) -> None:
+    axes.plot((0, 1), (0, 1), color="#8a8a8a", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for each in report.decisions:
+        colour = _COLOURS[each.role]
+        for kind, style, marker in (("raw", ":", "s"), ("calibrated", "-", "o")):
+            across = [place.probability for place in each.reliability[kind]]
+            up = [place.matches for place in each.reliability[kind]]
+            name = f"{_short(each.name)}, {kind}: ECE {each.ece[kind]:.3f}"
+            axes.plot(across, up, style, marker=marker, markersize=4, linewidth=1.4, color=colour, label=name)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("Probability of a match")
+    axes.set_ylabel("Share of matches")
+    axes.legend(fontsize=7.5, frameon=False, loc="upper left")
+    dress(axes, "Reliability", grid="both")
 
 
 def _draw_speed(

@@ -9,6 +9,7 @@ from pydantic import Field
 from distilmatch.config.base import FrozenConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.evaluation.pairs.details import PairDetails
+from distilmatch.metrics.calibration import Method, ReliabilityBin
 from distilmatch.training.curves import StageCurve
 
 Role = Literal["teacher", "student", "baseline"]
@@ -31,6 +32,27 @@ class SystemResult(FrozenConfig):
     agreement: dict[str, float | None] = Field(default_factory=dict)
     agreement_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     simple: bool = False
+
+
+class DecisionResult(FrozenConfig):
+    """What a system's decision, made on dev, gives on this table.
+
+    Attributes:
+        threshold: "best_f1" of dev, as a match logit; see `distilmatch.metrics.decisions`.
+        metrics: f1, precision and recall above it; intervals: 95 % bootstrap intervals of these.
+        method: of the calibration.
+        ece: expected calibration error, 15 bins of equal width: "raw" (of the sigmoid of the match logit) and "calibrated".
+        reliability: the bins behind both.
+    """
+
+    name: str
+    role: Role
+    threshold: float
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    method: Method
+    ece: dict[str, float]
+    reliability: dict[str, tuple[ReliabilityBin, ...]]
 
 
 class SpeedResult(FrozenConfig):
@@ -102,6 +124,7 @@ class PairResults(FrozenConfig):
             of labels that were given.
         details: confusions, scores and the worst rows and queries; None in reports of older versions.
         curves: how the student's training went; none where its folder does not tell.
+        decisions: thresholds and calibrations of the systems that have them, on the rows that the task metrics were measured on.
     """
 
     format_version: Literal[1] = 1
@@ -122,6 +145,7 @@ class PairResults(FrozenConfig):
     teacher_numbers: str | None = None
     details: PairDetails | None = None
     curves: tuple[StageCurve, ...] = ()
+    decisions: tuple[DecisionResult, ...] = ()
 
     @property
     def student(self) -> SystemResult:
@@ -161,6 +185,10 @@ class PairResults(FrozenConfig):
             prefix = f"baseline_{name}" if system.role == "baseline" else system.role
             flat |= {f"{prefix}_{name}": value for name, value in system.metrics.items()}
             flat |= {f"{prefix}_teacher_{name}": value for name, value in system.agreement.items()}
+        for each in self.decisions:
+            prefix = f"baseline_{each.name}" if each.role == "baseline" else each.role
+            flat |= {f"{prefix}_dev_threshold_{name}": value for name, value in each.metrics.items()}
+            flat |= {f"{prefix}_ece_{name}": value for name, value in each.ece.items()}
         if self.speed is not None:
             flat["student_head_pairs_per_s"] = self.speed.head_pairs_per_s
             flat["student_end_to_end_pairs_per_s"] = self.speed.end_to_end_pairs_per_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def main_label(metric: str) -> str:
     """A metric's name as a reader writes it."""
@@ -9,6 +11,7 @@ def main_label(metric: str) -> str:
         "auc": "ROC AUC",
         "map": "MAP",
         "f1": "F1",
+        "ece": "ECE",
         "macro_f1": "macro F1",
         "rmse": "RMSE",
         "mae": "MAE",
@@ -51,3 +54,9 @@ def percent(share: float) -> str:
 def figure(value: float | None) -> str:
     """A metric with four decimals."""
     return "n/a" if value is None else f"{value:.4f}"
+
+
+def score_label(logit: float) -> str:
+    """A threshold of the match logit as the score that `predict` gives, as fine as it must be near 0 and 1."""
+    share = 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
+    return f"{share:.4f}" if 0.001 <= share <= 0.999 else f"{share:.4g} (logit {logit:.3f})"

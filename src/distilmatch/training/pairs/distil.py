@@ -22,8 +22,10 @@ from distilmatch.data.blocks import build_blocks
 from distilmatch.data.corpus import read_texts
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import check_table, load_table
-from distilmatch.errors import ConfigError
+from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import MetricFunction, checked_metrics, sign_of
+from distilmatch.metrics.decisions import Decision, decide_on, decides
+from distilmatch.metrics.thresholds import BEST_F1
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_for
 from distilmatch.pretrained.names import resolve_model
@@ -63,7 +65,8 @@ def distil_pairs(
     from the last checkpoint, a finished stage is not repeated. Under `torchrun` the processes share the work.
 
     Args:
-        recipe: everything; `recipe.output` receives the student (`student/`), labels, logs and records.
+        recipe: everything; `recipe.output` receives the student (`student/`), labels, logs and records. With gold labels in
+            dev a binary student, and one of two classes, has its `decision`: thresholds and calibration.
         train, dev, test: tables in the place of the recipe's: a path, pandas, polars, Arrow, a `datasets` dataset, or rows as
             mappings.
         teacher: in the place of the recipe's: a folder or hub name, a loaded `CrossEncoder`, a teacher, or a function that takes
@@ -101,7 +104,8 @@ def distil_pairs(
     stages = _Training(recipe, run, table, dev_set, processes, watch).stages()
     run_stages(stages)
     if processes.is_main:
-        _finish(run, stages, best_stage(stages, f"try a lower {stages[-1].name}.encoder_learning_rate"), table)
+        latest = best_stage(stages, f"try a lower {stages[-1].name}.encoder_learning_rate")
+        _finish(run, stages, latest, table, dev_set)
         _say_quality(stages, dev_set)
     processes.wait()
     student = DiPair.from_pretrained(run.student).eval()
@@ -383,9 +387,11 @@ def _say_quality(stages: Sequence[Stage], dev_set: DevSet | None) -> None:
     logger.info("dev %s: the student %.4f%s", dev_set.metric, best, beside)
 
 
-def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleTable) -> None:
-    model = DiPair.from_pretrained(latest)
+def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleTable, dev_set: DevSet | None) -> None:
+    """Writes the student; on a dev table of gold labels its decision too."""
     recipe = run.recipe
+    model = DiPair.from_pretrained(latest).eval().to(training_device(recipe.device))  # type: ignore[arg-type]
+    model.decision = _decision(recipe, model, dev_set)
     model.training_summary = {
         "teacher": _taught_by(recipe),
         "encoder": ", ".join(Path(name).name for name in recipe.encoder),
@@ -398,6 +404,21 @@ def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleT
     model.save_pretrained(run.student)
     save_training_curves(stage_curves(stages), run.student)
     run.copy_records()
+
+
+def _decision(recipe: PairRecipe, model: DiPair, dev_set: DevSet | None) -> Decision | None:
+    """Thresholds and calibration on dev; None where it has no gold labels, or those of one class alone."""
+    if dev_set is None or dev_set.table.gold is None or not decides(recipe.task):
+        return None
+    logits = model.logits(dev_set.table.tuples(), show_progress_bar=False)
+    try:
+        decision = decide_on(dev_set.table, recipe.task, logits, recipe.seed)
+    except DataError as error:
+        logger.warning("no threshold and no calibration: %s", error)
+        return None
+    best = decision.threshold(BEST_F1)
+    logger.info("dev F1: %.4f above the score %.4f", best.f1, best.score)
+    return decision
 
 
 def _taught_by(recipe: PairRecipe) -> str:
