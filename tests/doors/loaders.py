@@ -80,6 +80,7 @@ INSIDE = {
     "resolve_model": "behind every door: a name becomes a folder",
     "DevEvaluator": "behind fine_tune_teacher",
     "base_model": "behind fine_tune_teacher",
+    "compared": "behind fine_tune_teacher",
     "fit": "behind fine_tune_teacher",
     "moves": "behind fine_tune_teacher",
     "new_cross_encoder": "behind fine_tune_teacher",

@@ -136,6 +136,7 @@ INSIDE = {
     "fine_tune_teacher": "its own classes; tests/teachers/test_class_order.py",
     "DevEvaluator": "behind fine_tune_teacher",
     "base_model": "behind fine_tune_teacher",
+    "compared": "behind fine_tune_teacher",
     "fit": "behind fine_tune_teacher",
     "moves": "behind fine_tune_teacher",
     "new_cross_encoder": "behind fine_tune_teacher",

@@ -12,13 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder
+from sklearn.metrics import f1_score
 from tests.training.test_teacher import toy
 
 from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.errors import ConfigError
+from distilmatch.errors import ConfigError, ModelError
+from distilmatch.metrics.decisions import load_decision
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.teacher import search as search_module
+from distilmatch.training.teacher.beside import compared
 from distilmatch.training.teacher.choices import BaseModel, base_model, moves, usual_choices
 from distilmatch.training.teacher.dev import DevEvaluator, dev_rows
 from distilmatch.training.teacher.fine_tune import fine_tune_teacher
@@ -269,3 +272,34 @@ def test_rare_matches_are_compared_by_average_precision(tiny_encoder: Path) -> N
     table.gold[:4] = 1
     assert DevEvaluator(table, _BINARY, config(tiny_encoder)).primary_metric == "average_precision"
     assert smallest_share(table.gold, _BINARY) == 4 / 64
+
+
+def test_what_dev_says_of_a_teacher_is_kept_with_it(tiny_encoder: Path, tmp_path: Path) -> None:
+    output = fine_tune_teacher(
+        toy(_BINARY, 96), _BINARY, tmp_path / "teacher", config(tiny_encoder, minutes=0), toy(_BINARY, 64, seed=1)
+    )
+    record = json.loads((output / "fine_tuning.json").read_text())
+    assert "TF-IDF words" in record["baselines"] and "auc" in record["baselines"]["BM25"]
+    dev = toy(_BINARY, 64, seed=1)
+    logits = CrossEncoderTeacher(output, precision="fp32", device="cpu").logits(dev.tuples())[:, 0]
+    decision = load_decision(output)
+    assert dev.gold is not None
+    at = f1_score(dev.gold > 0.5, logits >= decision.threshold("best_f1").logit)
+    assert at == pytest.approx(max(f1_score(dev.gold > 0.5, logits >= cut) for cut in logits), abs=1e-6)
+    # The layer that gives the logits is part of what the thresholds belong to.
+    weights = output / "2_Dense" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01"[:1])
+    changed = weights.read_bytes()
+    weights.write_bytes(changed[:-2] + bytes([changed[-2] ^ 1]) + changed[-1:])
+    with pytest.raises(ModelError, match="other weights"):
+        load_decision(output)
+
+
+@pytest.mark.parametrize(("value", "warned"), [(0.99, False), (0.2, True)])
+def test_a_teacher_like_a_simple_baseline_is_said(caplog: pytest.LogCaptureFixture, value: float, warned: bool) -> None:
+    table = toy(_BINARY, 64)
+    found = compared(table, table, _BINARY, FineTuneConfig(minutes=0), {"auc": value}, "auc", {})
+    best = max(metrics["auc"] for metrics in found["baselines"].values())
+    assert best > 0.2 and ("warning" in found) == warned == ("no better on dev than" in caplog.text)
+    if warned:
+        assert f"{best:.4f}" in found["warning"]

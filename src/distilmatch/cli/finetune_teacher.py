@@ -195,8 +195,25 @@ def _fine_tune(rows: TupleTable, task: TaskConfig, output: str, config: FineTune
     teacher = fine_tune_teacher(rows, task, Path(output), config, dev)
     members = sorted(teacher.iterdir()) if config.seeds > 1 else [teacher]
     pages = [str(write_teacher_page(member)) for member in members]
-    say(teacher=str(teacher), report=", ".join(pages), took=duration(time.perf_counter() - started))
+    found = {"dev": _on_dev(members[0])} if dev is not None else {}
+    say(teacher=str(teacher), **found, report=", ".join(pages), took=duration(time.perf_counter() - started))
     say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{', '.join(map(str, members))}]")
+
+
+def _on_dev(teacher: Path) -> str:
+    """The metric that the teacher was chosen by, and that of the best simple baseline."""
+    from distilmatch.files import read_json
+    from distilmatch.metrics import sign_of
+    from distilmatch.training.teacher.fine_tune import RECORD
+
+    record = read_json(teacher / RECORD)
+    metric = record["metric_for_best"]
+    said = f"{metric} {record['dev'][metric]:.4f}"
+    measured = {name: values[metric] for name, values in record.get("baselines", {}).items() if metric in values}
+    if not measured:
+        return said
+    best = max(measured, key=lambda name: sign_of(metric) * measured[name])
+    return f"{said} (simple baselines: {best} {measured[best]:.4f})"
 
 
 def _number(option: str, value: str) -> float:

@@ -210,18 +210,20 @@ def _own_checksum(content: dict[str, Any]) -> str:
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """A fingerprint of the weights in a model's folder: the names and bytes of its safetensors files.
+    """A fingerprint of the weights in a model's folder: the names and bytes of its safetensors files, those of the modules of
+    a sentence-transformers folder (`2_Dense` and the like) among them.
 
     Raises:
         ModelError: there are none, or they cannot be read.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
+    root = Path(folder)
+    files = [*sorted(root.glob("*.safetensors")), *sorted(root.glob("[0-9]*_*/*.safetensors"))]
     if not files:
         raise ModelError(
             f"{folder} holds no weights (*.safetensors) that thresholds could belong to: give a model's folder"
         )
     try:
-        return fingerprint([[file.name, checksum(file)] for file in files])
+        return fingerprint([[file.relative_to(root).as_posix(), checksum(file)] for file in files])
     except OSError as error:
         raise ModelError(f"the weights in {folder} cannot be read ({error.strerror}): copy the model again") from error
 

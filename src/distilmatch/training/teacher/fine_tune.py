@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sentence_transformers import CrossEncoder
 from transformers import TrainerCallback
 
@@ -21,13 +22,16 @@ from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError
-from distilmatch.files import write_json, writing
+from distilmatch.files import write_atomically, write_json, writing
 from distilmatch.fingerprint import fingerprint
 from distilmatch.metrics import MetricFunction, checked_metrics
+from distilmatch.metrics.decisions import decide_on, decides
 from distilmatch.runtime import environment, keep_freed_memory
+from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_reporters
 from distilmatch.training.processes import Processes
+from distilmatch.training.teacher.beside import compared
 from distilmatch.training.teacher.choices import Move, base_model, moves, usual_choices
 from distilmatch.training.teacher.dev import DevEvaluator, dev_rows
 from distilmatch.training.teacher.fit import Choices, fit
@@ -36,6 +40,7 @@ from distilmatch.training.teacher.search import Search, SearchFolder, Try, finis
 from distilmatch.types import TupleTable
 
 RECORD = "fine_tuning.json"
+_KEY = "key"
 
 
 def fine_tune_teacher(
@@ -92,25 +97,40 @@ def fine_tune_teacher(
     train = tuple_table(train, read_as, task)
     dev = None if dev is None else tuple_table(dev, read_as, task)
     pairs, targets = labelled_pairs(train, task, "train")
-    job = _Job(rows=LabelledRows(pairs=pairs, targets=targets), dev=dev, task=task, own=own, callbacks=tuple(callbacks))
+    rows = LabelledRows(pairs=pairs, targets=targets)
+    job = _Job(train=train, rows=rows, dev=dev, task=task, own=own, callbacks=tuple(callbacks))
     if dev is not None:
         job.evaluator(config)  # labels without a metric must show before any work
     keep_freed_memory()
     if config.seeds == 1:
         return job.make(place, config)
-    members = place.with_name(f".{place.name}.seeds")
+    members = _members(place, job.key(config))
     for seed in range(config.seed, config.seed + config.seeds):
         if not (members / f"seed-{seed}").exists():
             job.make(members / f"seed-{seed}", config.replaced(seed=seed))
     with writing(place):
+        (members / _KEY).unlink()
         os.replace(members, place)
     return place
+
+
+def _members(place: Path, key: str) -> Path:
+    """The folder in which the teachers of several seeds gather; those of another call are thrown away."""
+    members = place.with_name(f".{place.name}.seeds")
+    mark = members / _KEY
+    with writing(place):
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
+            shutil.rmtree(members, ignore_errors=True)
+            members.mkdir(parents=True)
+            write_atomically(mark, key)
+    return members
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """What the teachers of all seeds are made from."""
 
+    train: TupleTable
     rows: LabelledRows
     dev: TupleTable | None
     task: TaskConfig
@@ -136,21 +156,19 @@ class _Job:
             if self.dev is None or config.minutes == 0 or processes.count > 1:
                 model, tries = self._once(usual, config, work)
             else:
-                model, tries = self._searched(usual, options, config, work, SearchFolder(found, self._key(config)))
+                model, tries = self._searched(usual, options, config, work, SearchFolder(found, self.key(config)))
             if processes.is_main:
-                with writing(place):
-                    _save(model, work / "model", place, self._record(config, tries))
+                self._save(model, config, work / "model", place, self._record(config, tries))
                 shutil.rmtree(found, ignore_errors=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return place
 
-    def _key(self, config: FineTuneConfig) -> str:
-        dev = self.dev
-        assert dev is not None
-        seen = None if dev.gold is None else dev.gold.tobytes().hex()
-        rows = [list(map(list, self.rows.pairs)), self.rows.targets.tobytes().hex()]
-        return fingerprint("fine-tuning", config.to_dict(), self.task.to_dict(), rows, list(dev.texts), seen)
+    def key(self, config: FineTuneConfig) -> str:
+        """Of all that the trainings depend on."""
+        dev = None if self.dev is None else [list(self.dev.texts), np.asarray(self.dev.gold).tobytes().hex()]
+        rows = [[list(pair) for pair in self.rows.pairs], self.rows.targets.tobytes().hex()]
+        return fingerprint("fine-tuning", config.to_dict(), self.task.to_dict(), rows, dev)
 
     def _once(self, usual: Choices, config: FineTuneConfig, work: Path) -> tuple[CrossEncoder, list[Try]]:
         evaluator = None if self.dev is None else self.evaluator(config)
@@ -193,10 +211,26 @@ class _Job:
             record["dev_history"] = [dict(entry) for entry in best.history]
         return record
 
-
-def _save(model: CrossEncoder, folder: Path, output: Path, record: dict[str, Any]) -> None:
-    """Writes the model to `folder` and moves it to `output` in one step."""
-    model.save_pretrained(str(folder))
-    write_json(folder / RECORD, record)
-    folder.chmod(0o755)
-    os.replace(folder, output)
+    def _save(
+        self, model: CrossEncoder, config: FineTuneConfig, folder: Path, place: Path, record: dict[str, Any]
+    ) -> None:
+        """Writes the model to `folder`, with what dev says of it, and moves it to `place` in one step."""
+        if self.dev is not None:
+            record |= compared(
+                self.train, self.dev, self.task, config, record["dev"], record["metric_for_best"], self.own
+            )
+        with writing(place):
+            model.save_pretrained(str(folder))
+            write_json(folder / RECORD, record)
+        if self.dev is not None and decides(self.task):
+            tested = dev_rows(self.dev, self.task, None)
+            teacher = CrossEncoderTeacher(model, batch_size=2 * config.batch_size, precision=config.precision)
+            decide_on(
+                tested,
+                self.task,
+                teacher.logits([(left, right) for left, right in tested.tuples()], False),
+                config.seed,
+            ).save(folder)
+        with writing(place):
+            folder.chmod(0o755)
+            os.replace(folder, place)
