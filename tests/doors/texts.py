@@ -76,6 +76,7 @@ INSIDE = {
     "data.corpus.write_corpus(sources)": "tables, or what corpus_source gives",
     "data.corpus.corpus_key(sources)": "as write_corpus",
     "data.perturb.perturb(text)": "one text, made by the package",
+    "data.text_units.split_units(text)": "behind perturb",
     "data.saved.write_texts(texts)": "of a table that was read",
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",
     "data.tokenising.token_ids(texts)": "behind encode",

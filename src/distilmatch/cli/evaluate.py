@@ -20,6 +20,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     names,
     one_of,
     say,
@@ -63,6 +64,7 @@ def run(
         None, "--label-column", help="Column of the gold labels.", show_default="no gold labels"
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     id_columns: IdColumns = None,
     speed: bool = typer.Option(True, "--speed/--no-speed", help="Measure pairs per second."),
     precision: str = typer.Option(
@@ -80,6 +82,7 @@ def run(
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError, DataError
     from distilmatch.files import check_outputs
+    from distilmatch.models.trained_texts import check_reading
     from distilmatch.runtime import pick_device
     from distilmatch.teachers.ensemble import check_teacher
     from distilmatch.training.checks import check_dev
@@ -98,6 +101,7 @@ def run(
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
+        text_templates=text_templates,
         id_columns=id_columns,
         label_column=label_column,
         on_bad_rows=on_bad_rows,
@@ -106,6 +110,7 @@ def run(
         quoting=quoting,
         sides=student.student.sides,
     )
+    check_reading(student, table, read.text_templates)
     with nothing_set_aside() if dry_run else nullcontext():
         rows = load_table(table, read, student.task, side_names=student.student.side_names)
     if asked is not None:

@@ -21,6 +21,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     duration,
     names,
     say,
@@ -62,6 +63,7 @@ def run(
         show_default="none; the last epoch is kept",
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     id_columns: IdColumns = None,
     base_model: str = typer.Option("all-MiniLM-L6-v2", "--base-model", help="Pre-trained model to start from."),
     revision: str | None = typer.Option(
@@ -87,22 +89,16 @@ def run(
 ) -> None:
     """Fine-tune a cross-encoder on labelled pairs, to use as a teacher."""
     from distilmatch.config.pairs import FineTuneConfig
-    from distilmatch.config.tables import TaskConfig
     from distilmatch.data.quarantine import nothing_set_aside
     from distilmatch.data.tables import load_table
-    from distilmatch.errors import ConfigError, DataError
+    from distilmatch.errors import DataError
     from distilmatch.files import check_outputs
     from distilmatch.training.checks import check_dev, check_model, check_new_folder
 
-    settings: dict[str, object] = {"kind": task, "classes": names(classes) or []}
-    if label_range is not None:
-        try:
-            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
-        except ValueError as error:
-            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
-    learned = TaskConfig.from_dict(settings, "options")
+    learned = _task(task, classes, label_range)
     read = table_config(
         text_columns=text_columns,
+        text_templates=text_templates,
         id_columns=id_columns,
         label_column=label_column,
         on_bad_rows=on_bad_rows,
@@ -146,6 +142,20 @@ def run(
     teacher = fine_tune_teacher(rows, learned, Path(output), config, dev_rows)
     say(teacher=str(teacher), took=duration(time.perf_counter() - started))
     say_next("train", "RECIPE.yaml", "--set", f"teacher.models=[{teacher}]")
+
+
+def _task(kind: str, classes: str | None, label_range: str | None) -> TaskConfig:
+    """What the labels mean."""
+    from distilmatch.config.tables import TaskConfig
+    from distilmatch.errors import ConfigError
+
+    settings: dict[str, object] = {"kind": kind, "classes": names(classes) or []}
+    if label_range is not None:
+        try:
+            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
+    return TaskConfig.from_dict(settings, "options")
 
 
 def _plan(

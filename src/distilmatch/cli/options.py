@@ -69,6 +69,24 @@ TextColumns = Annotated[
         show_default="recognised by their names",
     ),
 ]
+TextTemplates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-templates",
+        metavar="TEMPLATE",
+        help="Make the texts of several columns: one template for all sides, or repeat it for each, left side first.",
+        show_default="texts are columns",
+    ),
+]
+TextTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--text-template",
+        metavar="TEMPLATE",
+        help="Make each text of several columns, such as '{title} ; brand: {brand}'.",
+        show_default="texts are a column",
+    ),
+]
 IdColumns = Annotated[
     str | None,
     typer.Option(
@@ -152,6 +170,7 @@ def student_of(model: str, device: str | None = "cpu") -> DiPair:
 def table_config(
     *,
     text_columns: str | None = None,
+    text_templates: list[str] | None = None,
     id_columns: str | None = None,
     label_column: str | None = None,
     on_bad_rows: str | None = None,
@@ -167,6 +186,7 @@ def table_config(
         {
             "sides": sides,
             "text_columns": names(text_columns),
+            "text_templates": text_templates or None,
             "id_columns": names(id_columns) or [],
             "label_column": label_column,
             "on_bad_rows": on_bad_rows or "stop",

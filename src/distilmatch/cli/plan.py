@@ -14,6 +14,7 @@ from distilmatch.cli.options import (
     Kernel,
     ModelPath,
     TextColumns,
+    TextTemplates,
     Threads,
     duration,
     one_of,
@@ -43,6 +44,7 @@ def run(
         show_default="made-up texts of --words words",
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     words: int = typer.Option(24, "--words", help="Words per text, where --sample is not given."),
     dtype: str = typer.Option(
         "fp16",
@@ -84,7 +86,7 @@ def run(
         check_json(json_output, {"the student": model, "--sample": sample})
     typer.echo("Measuring this machine ...", err=True)
     student = student_of(model, device)
-    texts = _texts(sample, text_columns, words) if encode else None
+    texts = _texts(sample, text_columns, text_templates, words) if encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
     rates = calibrate(student, work, start=seconds_so_far(), **settings)
     estimate = plan(student, work, rates)
@@ -160,13 +162,15 @@ def _count(option: str, value: str) -> int:
     return int(number)
 
 
-def _texts(sample: str | None, text_columns: str | None, words: int) -> list[list[str]]:
+def _texts(
+    sample: str | None, text_columns: str | None, text_templates: list[str] | None, words: int
+) -> list[list[str]]:
     if sample is None:
         return [[" ".join(["word"] * words)] * 64] * 2
     from distilmatch.cli.options import table_config
     from distilmatch.data.tables import load_table
 
-    table = load_table(sample, table_config(text_columns=text_columns))
+    table = load_table(sample, table_config(text_columns=text_columns, text_templates=text_templates))
     return [[table.texts[i] for i in table.rows[:, side]] for side in (0, 1)]
 
 

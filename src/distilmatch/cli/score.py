@@ -20,6 +20,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     Threads,
     say,
     say_next,
@@ -56,6 +57,7 @@ def run(
     ),
     by: str = typer.Option("text", "--by", metavar="text|id", help="Look rows up by their texts or by their ids."),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     id_columns: IdColumns = None,
     split: Split = "train",
     delimiter: Delimiter = None,
@@ -87,6 +89,7 @@ def run(
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
+        text_templates=text_templates,
         id_columns=id_columns,
         on_bad_rows=on_bad_rows,
         split=split,

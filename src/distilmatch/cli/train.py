@@ -109,6 +109,8 @@ def say_evaluation(settings: PairRecipe, student: Path, report: Path) -> None:
     columns = settings.table.text_columns
     labels = ["--label-column", settings.table.label_column] if settings.table.label_column else []
     texts = ["--text-columns", ",".join(columns)] if columns else []
+    for template in settings.table.text_templates or ():
+        texts += ["--text-templates", template]
     table = settings.test or settings.dev or "TABLE"
     say_next("evaluate", student, table, *teacher, *labels, *texts, "--output", report)
 
