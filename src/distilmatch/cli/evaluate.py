@@ -27,6 +27,7 @@ from distilmatch.cli.options import (
     say_next,
     student_of,
     table_config,
+    text_option,
 )
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def run(
     show(report)
     say(report=str(Path(output) / "report.html"), tables=str(Path(output) / "report.md"))
     side = student.student.side_names[0]
-    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+    say_next("encode", model, "TABLE", "--side", side, *text_option(student), "--output", "FOLDER")
 
 
 def _teacher_config(

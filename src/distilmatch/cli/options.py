@@ -167,6 +167,12 @@ def student_of(model: str, device: str | None = "cpu") -> DiPair:
     return DiPair.from_pretrained(model).eval().to(pick_device(device))  # type: ignore[arg-type,return-value]
 
 
+def text_option(model: DiPair) -> list[str]:
+    """How `encode` is told of the texts that a student is for."""
+    templates = model.config.text_templates
+    return ["--text-template", templates[0]] if templates else ["--text-column", "COLUMN"]
+
+
 def table_config(
     *,
     text_columns: str | None = None,

@@ -21,6 +21,7 @@ from distilmatch.cli.options import (
     say,
     say_next,
     student_of,
+    text_option,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def run(
         )
     side = student.student.side_names[0]
     written = [] if dtype == "fp32" else ["--dtype", dtype]
-    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", *written, "--output", "FOLDER")
+    say_next("encode", model, "TABLE", "--side", side, *text_option(student), *written, "--output", "FOLDER")
 
 
 def check_json(output: str, inputs: dict[str, str | None]) -> None:

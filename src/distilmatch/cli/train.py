@@ -25,6 +25,7 @@ from distilmatch.cli.options import (
     load_recipe,
     say,
     say_next,
+    text_option,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run(
     )
     if reported:
         side = student.student.side_names[0]
-        say_next("encode", root / "student", "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+        say_next("encode", root / "student", "TABLE", "--side", side, *text_option(student), "--output", "FOLDER")
     else:
         say_evaluation(settings, root / "student", root / "report")
 

@@ -16,7 +16,7 @@ from distilmatch.config.tables import TableConfig
 from distilmatch.data.readers import open_source
 from distilmatch.data.sources import Source
 from distilmatch.data.templates import filled
-from distilmatch.data.values import RowProblem, is_missing
+from distilmatch.data.values import RowProblem, field_of, is_missing
 from distilmatch.errors import DataError
 from distilmatch.files import writing
 from distilmatch.text_templates import Template
@@ -85,11 +85,19 @@ def hold_out(
                 values = {name: _as_json(value) for name, value in row.values.items()}
                 if names and isinstance(gold, int) and 0 <= gold < len(names):
                     values[label] = names[gold]
-                files[split].write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
+                files[split].write(json.dumps(values, ensure_ascii=False, default=_as_text) + "\n")
         if any(rows[split] < LEAST_ROWS or len(labels[split]) < 2 for split in ("dev", "test")):
             return None
         partial.rename(folder)
     return HeldOut(**{split: folder / f"{split}.jsonl" for split in SPLITS}, rows=rows)
+
+
+def _as_text(value: Any) -> str:
+    """What JSON has no form for, as a template would have it."""
+    try:
+        return field_of(value, "")
+    except RowProblem:
+        return str(value)
 
 
 def _group_of(values: Mapping[str, Any], group: str | Template) -> str:
