@@ -19,6 +19,7 @@ from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.jobs.encode import encode_table, rehearse_encode
 from distilmatch.jobs.folder_texts import folder_texts
+from distilmatch.jobs.ladder import count_items
 from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models.dipair import DiPair
 from distilmatch.models.trained_texts import check_reading
