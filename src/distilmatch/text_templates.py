@@ -65,6 +65,7 @@ class Template:
 
     written: str
     fields: tuple[str, ...]
+    _tokens: tuple[str | _Field, ...]
     _root: _Segments
 
     @classmethod
@@ -74,13 +75,13 @@ class Template:
         Raises:
             ConfigError: no field, a brace that is not closed or not opened, or a field without a name.
         """
-        tokens = list(_tokens(written))
+        tokens = tuple(_tokens(written))
         fields = tuple(dict.fromkeys(token.name for token in tokens if isinstance(token, _Field)))
         if not fields:
             raise ConfigError(
                 f"the template {written!r} names no column: write a column's name in braces, as in '{{title}} ; {{brand}}'"
             )
-        return cls(written, fields, _segments(tokens))
+        return cls(written, fields, tokens, _segments(tokens))
 
     def fill(self, values: Mapping[str, str]) -> str:
         """The text; empty where no field is filled.
@@ -89,7 +90,10 @@ class Template:
             values: what stands in the fields, white space around it not counted; what is empty then, or not there, is an
                 empty field.
         """
-        return _filled(self._root, {name: value.strip() for name, value in values.items()}) or ""
+        filled = {name: text for name, value in values.items() if (text := value.strip())}
+        if all(name in filled for name in self.fields):  # most rows: nothing is left out
+            return "".join([token if isinstance(token, str) else filled[token.name] for token in self._tokens])
+        return _filled(self._root, filled) or ""
 
     def renamed(self, fields: Mapping[str, str]) -> Template:
         """The same template of other fields; those that `fields` does not have stay."""
@@ -97,14 +101,14 @@ class Template:
             f"{{{fields.get(token.name, token.name)}}}"
             if isinstance(token, _Field)
             else token.replace("{", "{{").replace("}", "}}")
-            for token in _tokens(self.written)
+            for token in self._tokens
         )
         return Template.of("".join(tokens))
 
     @property
     def skeleton(self) -> str:
         """What is left without the names: templates of one skeleton make texts of the same form."""
-        return "".join("{}" if isinstance(token, _Field) else token for token in _tokens(self.written))
+        return "".join("{}" if isinstance(token, _Field) else token for token in self._tokens)
 
 
 # --- what is written -----------------------------------------------------------------------------------------------

@@ -102,8 +102,9 @@ def _single_field(value: Any, name: str) -> str:
     if isinstance(value, Decimal) and value.is_finite():
         return format(value, "f")
     if isinstance(value, float | np.floating) and math.isfinite(value):
-        # Shortest digits that give the number back; a negative zero is a zero.
-        return np.format_float_positional(value + type(value)(0.0), trim="-")
+        # The shortest digits that give the number back; a negative zero is a zero.
+        written = str(value + type(value)(0.0))
+        return np.format_float_positional(value, trim="-") if "e" in written else written.removesuffix(".0")
     if isinstance(value, datetime):
         return str(value.date() if value.time() == time() and value.tzinfo is None else value)
     if isinstance(value, date | time):
