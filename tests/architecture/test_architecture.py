@@ -21,6 +21,7 @@ FLOORS = {
     "errors": 0,
     "arguments": 0,
     "text_arguments": 0,
+    "text_templates": 0,
     "files": 0,
     "concurrency": 0,
     "config": 0,

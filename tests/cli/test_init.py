@@ -184,3 +184,41 @@ def test_tables_that_are_there_are_not_replaced(tmp_path: Path, capsys: pytest.C
     (tmp_path / "r-data").mkdir()
     assert call("init", table, "--output", tmp_path / "r.yaml") == 1
     assert "r-data exists already" in capsys.readouterr().err and not (tmp_path / "r.yaml").exists()
+
+
+def test_more_columns_of_each_side_are_offered_as_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {
+            "left_id": i,
+            "left_title": f"red car {i % 7}",
+            "left_brand": "Acme",
+            "left_price": i + 0.5,
+            "right_id": i,
+            "right_title": f"car {i}",
+            "right_brand": None,
+            "right_price": float(i),
+            "label": i % 2,
+        }
+        for i in range(900)
+    ]
+    table, place = write_jsonl(tmp_path / "t.jsonl", rows), tmp_path / "r.yaml"
+    left, right = (f"{{{s}_title}} ; {{{s}_brand}} ; {{{s}_price}}" for s in ("left", "right"))
+    assert guess_table(rows).offered == (left, right)
+    assert call("init", table, "--output", place) == 0
+    assert f'# text_templates: ["{left}", "{right}"]' in place.read_text(encoding="utf-8")
+    assert f"{left} and {right}" in capsys.readouterr().out
+    assert guess_table(str(_table(tmp_path / "two.jsonl", "label", [0, 1] * 10))).offered is None
+
+    templated = tmp_path / "templated" / "r.yaml"
+    assert call("init", table, "--text-templates", "{title} ; {price}", "--output", templated) == 0
+    told = capsys.readouterr().out
+    assert "{left_title} ; {left_price}: red car 0 ; 0.5" in told
+    recipe = PairRecipe.from_yaml(templated)
+    assert recipe.table.text_templates == ("{left_title} ; {left_price}", "{right_title} ; {right_price}")
+    assert recipe.student.side_names == ("left", "right") and recipe.dev is not None
+    words = next_command(told)
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--text-templates"] == list(
+        recipe.table.text_templates
+    )

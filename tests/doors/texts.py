@@ -77,6 +77,7 @@ INSIDE = {
     "data.corpus.corpus_key(sources)": "as write_corpus",
     "training.teacher.rows.needed_length(pairs)": "of a table that was read",
     "data.perturb.perturb(text)": "one text, made by the package",
+    "data.text_units.split_units(text)": "behind perturb",
     "data.saved.write_texts(texts)": "of a table that was read",
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",
     "data.tokenising.token_ids(texts)": "behind encode",

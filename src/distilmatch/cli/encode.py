@@ -17,6 +17,7 @@ from distilmatch.cli.options import (
     Quoting,
     Split,
     TablePath,
+    TextTemplate,
     one_of,
     say,
     say_next,
@@ -38,6 +39,7 @@ def run(
     text_column: str | None = typer.Option(
         None, "--text-column", help="Text column.", show_default='"text", or the only column with texts'
     ),
+    text_template: TextTemplate = None,
     id_column: str | None = typer.Option(None, "--id-column", help="Id column.", show_default="no ids"),
     dtype: str = typer.Option("fp32", "--dtype", metavar="|".join(NUMBER_FORMATS), help="Number format on disk."),
     batch_size: int = typer.Option(64, "--batch-size", help="Texts per batch of the encoder."),
@@ -73,6 +75,7 @@ def run(
     settings: dict[str, Any] = {
         "side": chosen,
         "text_column": text_column,
+        "text_template": text_template,
         "id_column": id_column,
         "dtype": number_format,
         "batch_size": batch_size,

@@ -20,12 +20,14 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     names,
     one_of,
     say,
     say_next,
     student_of,
     table_config,
+    text_option,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def run(
         None, "--label-column", help="Column of the gold labels.", show_default="no gold labels"
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     id_columns: IdColumns = None,
     simple_baselines: bool = typer.Option(
         False, "--simple-baselines", help="Also measure TF-IDF, BM25 and other baselines that read no model."
@@ -109,6 +112,7 @@ def run(
     from distilmatch.data.tables import load_table
     from distilmatch.errors import ConfigError
     from distilmatch.files import check_outputs
+    from distilmatch.models.trained_texts import check_reading
     from distilmatch.runtime import pick_device
     from distilmatch.training.run_folder import check_folder
 
@@ -126,6 +130,7 @@ def run(
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
+        text_templates=text_templates,
         id_columns=id_columns,
         label_column=label_column,
         on_bad_rows=on_bad_rows,
@@ -134,6 +139,7 @@ def run(
         quoting=quoting,
         sides=student.student.sides,
     )
+    check_reading(student, table, read.text_templates)
     with nothing_set_aside() if dry_run else nullcontext():
         rows = load_table(table, read, student.task, side_names=student.student.side_names)
         dev_rows = None if dev is None else _dev_rows(student, dev, read, rows)
@@ -155,7 +161,7 @@ def run(
         _tell(decision, Path(model) if write_decision else None)
     side = student.student.side_names[0]
     say(report=str(Path(output) / "report.html"), tables=str(Path(output) / "report.md"))
-    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+    say_next("encode", model, "TABLE", "--side", side, *text_option(student), "--output", "FOLDER")
 
 
 def _measured(

@@ -21,6 +21,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     duration,
     names,
     say,
@@ -62,6 +63,7 @@ def run(
         show_default="none; the last epoch is kept",
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     id_columns: IdColumns = None,
     base_model: str = typer.Option("all-MiniLM-L6-v2", "--base-model", help="Pre-trained model to start from."),
     revision: str | None = typer.Option(
@@ -128,6 +130,7 @@ def run(
     learned = _task(task, classes, label_range)
     read = table_config(
         text_columns=text_columns,
+        text_templates=text_templates,
         id_columns=id_columns,
         label_column=label_column,
         on_bad_rows=on_bad_rows,
@@ -173,19 +176,6 @@ def run(
     _fine_tune(rows, learned, output, config, dev_rows)
 
 
-def _task(kind: str, classes: str | None, label_range: str | None) -> TaskConfig:
-    from distilmatch.config.tables import TaskConfig
-    from distilmatch.errors import ConfigError
-
-    settings: dict[str, object] = {"kind": kind, "classes": names(classes) or []}
-    if label_range is not None:
-        try:
-            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
-        except ValueError as error:
-            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
-    return TaskConfig.from_dict(settings, "options")
-
-
 def _fine_tune(rows: TupleTable, task: TaskConfig, output: str, config: FineTuneConfig, dev: TupleTable | None) -> None:
     """Trains, writes the page, and says what to do next."""
     from distilmatch.evaluation.teachers.page import write_teacher_page
@@ -223,6 +213,20 @@ def _number(option: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise ConfigError(f"{option} {value!r} must be a number, such as 0.1, or `model`") from None
+
+
+def _task(kind: str, classes: str | None, label_range: str | None) -> TaskConfig:
+    """What the labels mean."""
+    from distilmatch.config.tables import TaskConfig
+    from distilmatch.errors import ConfigError
+
+    settings: dict[str, object] = {"kind": kind, "classes": names(classes) or []}
+    if label_range is not None:
+        try:
+            settings["label_range"] = [float(bound) for bound in label_range.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--label-range {label_range!r} must be two numbers, such as 0,5") from error
+    return TaskConfig.from_dict(settings, "options")
 
 
 def _plan(

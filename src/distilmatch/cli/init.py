@@ -15,6 +15,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     say,
     say_next,
     table_config,
@@ -47,6 +48,7 @@ def run(
         None, "--label-column", help="Column of the labels.", show_default="guessed"
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
@@ -77,7 +79,12 @@ def run(
         raise ConfigError(f"--output is {place}, which exists already: choose another file, or delete it first")
     check_outputs({"--output": place}, {"the table": table, "--dev": dev, "--teacher": teacher})
     read = table_config(
-        text_columns=text_columns, label_column=label_column, split=split, delimiter=delimiter, quoting=quoting
+        text_columns=text_columns,
+        text_templates=text_templates,
+        label_column=label_column,
+        split=split,
+        delimiter=delimiter,
+        quoting=quoting,
     )
     guess = guess_table(table, read)
     _show(guess)
@@ -99,23 +106,32 @@ def run(
         labels = ["--classes", ",".join(guess.task.classes)] if guess.task.classes else []
         if guess.task.kind == "regression":
             labels = ["--label-range", ",".join(f"{bound:g}" for bound in guess.task.label_range)]
-        given = ["--text-columns", ",".join(guess.texts), "--label-column", guess.label, *labels]
+        given = [*_text_options(guess), "--label-column", guess.label, *labels]
         development = [] if dev is None else ["--dev", dev]
         say_next("finetune-teacher", table, *development, "--task", guess.task.kind, *given, "--output", "teacher")
     else:
         say_next("train", place, "--dry-run")
 
 
+def _text_options(guess: TableGuess) -> list[str]:
+    """What a command is told of the texts."""
+    if not guess.templated:
+        return ["--text-columns", ",".join(guess.texts)]
+    return [word for template in guess.texts for word in ("--text-templates", template)]
+
+
 def _held_out(table: Source, recipe: Path, guess: TableGuess, share: float) -> HeldOut | None:
     """Cuts the table into files beside the recipe, and says so."""
     from distilmatch.data.hold_out import LEAST_ROWS, hold_out
     from distilmatch.errors import ConfigError
+    from distilmatch.text_templates import Template
 
     folder = recipe.with_name(f"{recipe.stem}-data")
     if folder.exists():
         raise ConfigError(f"{folder} exists already: delete it, name another --output, or give --hold-out 0")
     assert guess.label is not None
-    cut = hold_out(table, folder, guess.ids[0] if guess.ids else guess.texts[0], guess.label, share=share)
+    first: str | Template = Template.of(guess.texts[0]) if guess.templated else guess.texts[0]
+    cut = hold_out(table, folder, guess.ids[0] if guess.ids else first, guess.label, share=share)
     if cut is None:
         typer.echo(
             f"No dev and test rows were set aside: there would be fewer than {LEAST_ROWS} of them, or of one label. Give "
@@ -139,6 +155,7 @@ def _show(guess: TableGuess) -> None:
         label=guess.label or "none",
         task=f"{guess.task.kind}: {guess.why}",
         **({"ids": ", ".join(guess.ids)} if guess.ids else {}),
+        **({"could_be_texts": " and ".join(guess.offered)} if guess.offered else {}),
         rows_looked_at=guess.looked_at,
     )
 
@@ -160,7 +177,7 @@ def recipe_text(
         task["classes"] = list(guess.task.classes)
     if guess.task.kind == "regression":
         task["label_range"] = list(guess.task.label_range)
-    columns: dict[str, Any] = {"text_columns": list(guess.texts)}
+    columns: dict[str, Any] = {"text_templates" if guess.templated else "text_columns": list(guess.texts)}
     if guess.label is not None:
         columns["label_column"] = guess.label
     if guess.ids:
@@ -178,15 +195,30 @@ output: run
 # {guess.why}.{ranked}
 task: {_yaml(task)}
 table: {_yaml(columns)}
-
+{_offer(guess)}
 {_teacher_text(guess, teacher)}
 
 # What the student starts from, and how many vectors of each text it keeps: more are better and take more space.
 encoder: [all-MiniLM-L6-v2]
-student: {{side_names: {_yaml(list(guess.texts))}, kept_tokens: [16, 16], max_lengths: [128, 128]}}
+student: {{side_names: {_yaml(_side_names(guess))}, kept_tokens: [16, 16], max_lengths: [128, 128]}}
 
 # All settings with their defaults: docs/reference/recipe.md
 """
+
+
+def _offer(guess: TableGuess) -> str:
+    """What else the texts could be; a line of its own, or nothing."""
+    if guess.offered is None:
+        return ""
+    return f"""# One column is one text. For a text of several, in the place of text_columns (docs/how-to/records.md):
+# text_templates: {_yaml(list(guess.offered))}
+"""
+
+
+def _side_names(guess: TableGuess) -> list[str]:
+    if not guess.templated:
+        return list(guess.texts)
+    return ["left", "right"] if len(guess.texts) == 2 else [f"side{side}" for side in range(len(guess.texts))]
 
 
 def _teacher_text(guess: TableGuess, teacher: str | None) -> str:

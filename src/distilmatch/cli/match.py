@@ -18,6 +18,7 @@ from distilmatch.cli.options import (
     Overwrite,
     Quoting,
     Split,
+    TextTemplates,
     Threads,
     names,
     one_of,
@@ -96,6 +97,7 @@ def run(
         help="Text columns of --left-table and --right-table.",
         show_default='"text", or the only column with texts',
     ),
+    text_templates: TextTemplates = None,
     split: Split = "train",
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
@@ -158,7 +160,7 @@ def run(
     )
     folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
     tables = _tables(candidate_encoder, candidates, texts, left_table, right_table)
-    columns = _columns(text_columns, tables)
+    columns = _columns(text_columns, text_templates, tables)
     read = table_config(split=split, delimiter=delimiter, quoting=quoting)
     place = output_file(output)
     vectors_place = place.with_name(f"{place.name}.vectors")
@@ -257,32 +259,49 @@ def _tables(encoder: str | None, candidates: int | None, texts: bool, *tables: s
     return named
 
 
-def _columns(text_columns: str | None, tables: Sequence[str]) -> Sequence[str | None]:
+def _columns(
+    text_columns: str | None, text_templates: list[str] | None, tables: Sequence[str]
+) -> Sequence[tuple[str | None, str | None]]:
+    """The text column and the template of each table's texts, as far as they are named."""
     from distilmatch.errors import ConfigError
 
     columns = names(text_columns)
-    if columns is None:
-        return None, None
-    if len(columns) != 2:
-        raise ConfigError("--text-columns must name two columns: that of the left table, then that of the right table")
+    if columns is None and not text_templates:
+        return [(None, None)] * 2
+    if columns is not None and text_templates:
+        raise ConfigError("--text-columns and --text-templates both say what the texts are: leave one of them out")
+    option = "--text-templates" if columns is None else "--text-columns"
     if not tables:
-        raise ConfigError("--text-columns needs --left-table and --right-table: give them too")
-    return columns
+        raise ConfigError(f"{option} needs --left-table and --right-table: give them too")
+    if columns is not None:
+        if len(columns) != 2:
+            raise ConfigError(f"{option} must name two columns: that of the left table, then that of the right table")
+        return [(column, None) for column in columns]
+    templates = text_templates or []
+    if len(templates) > 2:
+        raise ConfigError(f"{option} is given {len(templates)} times: once for both tables, or once for each of them")
+    return [(None, templates[side]) for side in (0, -1)]
 
 
 def _texts(
     tables: Sequence[str],
     folders: Sequence[RepresentationFolder],
-    columns: Sequence[str | None],
+    columns: Sequence[tuple[str | None, str | None]],
     read: TableConfig,
 ) -> tuple[list[str], list[str]]:
     from distilmatch.jobs.folder_texts import folder_texts
 
     left, right = (
         folder_texts(
-            table, folder, text_column=column, split=read.split, delimiter=read.delimiter, quoting=read.quoting
+            table,
+            folder,
+            text_column=column,
+            text_template=template,
+            split=read.split,
+            delimiter=read.delimiter,
+            quoting=read.quoting,
         )
-        for table, folder, column in zip(tables, folders, columns, strict=True)
+        for table, folder, (column, template) in zip(tables, folders, columns, strict=True)
     )
     return left, right
 
@@ -292,7 +311,7 @@ def _vectors(
     tables: Sequence[str],
     folders: Sequence[RepresentationFolder],
     place: Path,
-    columns: Sequence[str | None],
+    columns: Sequence[tuple[str | None, str | None]],
     read: TableConfig,
     device: str | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -305,11 +324,12 @@ def _vectors(
             folder,
             place / side,
             text_column=column,
+            text_template=template,
             split=read.split,
             delimiter=read.delimiter,
             quoting=read.quoting,
             device=device,
         )
-        for side, table, folder, column in zip(("left", "right"), tables, folders, columns, strict=True)
+        for side, table, folder, (column, template) in zip(("left", "right"), tables, folders, columns, strict=True)
     )
     return left, right

@@ -69,6 +69,24 @@ TextColumns = Annotated[
         show_default="recognised by their names",
     ),
 ]
+TextTemplates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-templates",
+        metavar="TEMPLATE",
+        help="Make the texts of several columns: one template for all sides, or repeat it for each, left side first.",
+        show_default="texts are columns",
+    ),
+]
+TextTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--text-template",
+        metavar="TEMPLATE",
+        help="Make each text of several columns, such as '{title} ; brand: {brand}'.",
+        show_default="texts are a column",
+    ),
+]
 IdColumns = Annotated[
     str | None,
     typer.Option(
@@ -164,9 +182,16 @@ def student_of(model: str, device: str | None = "cpu") -> DiPair:
     return DiPair.from_pretrained(model).eval().to(pick_device(device))  # type: ignore[arg-type,return-value]
 
 
+def text_option(model: DiPair) -> list[str]:
+    """How `encode` is told of the texts that a student is for."""
+    templates = model.config.text_templates
+    return ["--text-template", templates[0]] if templates else ["--text-column", "COLUMN"]
+
+
 def table_config(
     *,
     text_columns: str | None = None,
+    text_templates: list[str] | None = None,
     id_columns: str | None = None,
     label_column: str | None = None,
     on_bad_rows: str | None = None,
@@ -182,6 +207,7 @@ def table_config(
         {
             "sides": sides,
             "text_columns": names(text_columns),
+            "text_templates": text_templates or None,
             "id_columns": names(id_columns) or [],
             "label_column": label_column,
             "on_bad_rows": on_bad_rows or "stop",

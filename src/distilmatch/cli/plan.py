@@ -14,12 +14,14 @@ from distilmatch.cli.options import (
     Kernel,
     ModelPath,
     TextColumns,
+    TextTemplates,
     Threads,
     duration,
     one_of,
     say,
     say_next,
     student_of,
+    text_option,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def run(
         show_default="made-up texts of --words words",
     ),
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     words: int = typer.Option(24, "--words", help="Words per text, where --sample is not given."),
     dtype: str = typer.Option(
         "fp16",
@@ -84,7 +87,7 @@ def run(
         check_json(json_output, {"the student": model, "--sample": sample})
     typer.echo("Measuring this machine ...", err=True)
     student = student_of(model, device)
-    texts = _texts(sample, text_columns, words) if encode else None
+    texts = _texts(sample, text_columns, text_templates, words) if encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
     rates = calibrate(student, work, start=seconds_so_far(), **settings)
     estimate = plan(student, work, rates)
@@ -108,7 +111,7 @@ def run(
         )
     side = student.student.side_names[0]
     written = [] if dtype == "fp32" else ["--dtype", dtype]
-    say_next("encode", model, "TABLE", "--side", side, "--text-column", "COLUMN", *written, "--output", "FOLDER")
+    say_next("encode", model, "TABLE", "--side", side, *text_option(student), *written, "--output", "FOLDER")
 
 
 def check_json(output: str, inputs: dict[str, str | None]) -> None:
@@ -160,13 +163,15 @@ def _count(option: str, value: str) -> int:
     return int(number)
 
 
-def _texts(sample: str | None, text_columns: str | None, words: int) -> list[list[str]]:
+def _texts(
+    sample: str | None, text_columns: str | None, text_templates: list[str] | None, words: int
+) -> list[list[str]]:
     if sample is None:
         return [[" ".join(["word"] * words)] * 64] * 2
     from distilmatch.cli.options import table_config
     from distilmatch.data.tables import load_table
 
-    table = load_table(sample, table_config(text_columns=text_columns))
+    table = load_table(sample, table_config(text_columns=text_columns, text_templates=text_templates))
     return [[table.texts[i] for i in table.rows[:, side]] for side in (0, 1)]
 
 

@@ -21,6 +21,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextColumns,
+    TextTemplates,
     Threads,
     say,
     say_next,
@@ -67,6 +68,7 @@ def run(
     ),
     calibrated: Calibrated = False,
     text_columns: TextColumns = None,
+    text_templates: TextTemplates = None,
     id_columns: IdColumns = None,
     split: Split = "train",
     delimiter: Delimiter = None,
@@ -99,6 +101,7 @@ def run(
     student = student_of(model)
     read = table_config(
         text_columns=text_columns,
+        text_templates=text_templates,
         id_columns=id_columns,
         on_bad_rows=on_bad_rows,
         split=split,

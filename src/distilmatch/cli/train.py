@@ -25,6 +25,7 @@ from distilmatch.cli.options import (
     load_recipe,
     say,
     say_next,
+    text_option,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run(
     )
     if reported:
         side = student.student.side_names[0]
-        say_next("encode", root / "student", "TABLE", "--side", side, "--text-column", "COLUMN", "--output", "FOLDER")
+        say_next("encode", root / "student", "TABLE", "--side", side, *text_option(student), "--output", "FOLDER")
     else:
         say_evaluation(settings, root / "student", root / "report")
 
@@ -109,6 +110,8 @@ def say_evaluation(settings: PairRecipe, student: Path, report: Path) -> None:
     columns = settings.table.text_columns
     labels = ["--label-column", settings.table.label_column] if settings.table.label_column else []
     texts = ["--text-columns", ",".join(columns)] if columns else []
+    for template in settings.table.text_templates or ():
+        texts += ["--text-templates", template]
     table = settings.test or settings.dev or "TABLE"
     say_next("evaluate", student, table, *teacher, *labels, *texts, "--output", report)
 

@@ -13,6 +13,7 @@ from distilmatch.arguments import number_format
 from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, WeightDtype, check_stage_names
 from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.config.tables import FileFormat, OnBadRows, TableConfig, TaskConfig
+from distilmatch.config.templates import MOST_TEXTS, Templates, check_templates
 from distilmatch.config.weights import check_revisions, with_weights
 
 Pooling = Literal["auto", "mean", "cls", "max", "lasttoken"]
@@ -29,6 +30,7 @@ class CorpusConfig(FrozenConfig):
     Attributes:
         sources: files of a text a line (.txt, .txt.gz, UTF-8), tables (JSONL, CSV, TSV, Parquet) or hub datasets.
         text_columns: of the tables, each of whose texts counts; None is the column `text`, or the only one of texts.
+        text_templates: texts made of several columns, in place of `text_columns`: each template gives a text of every row.
         file_format: by default from the file's ending.
         delimiter, quoting: of CSV and TSV, as of a pair table.
         split: which split of a Hugging Face dataset.
@@ -48,6 +50,7 @@ class CorpusConfig(FrozenConfig):
 
     sources: tuple[Place, ...] = Field(min_length=1)
     text_columns: tuple[str, ...] | None = None
+    text_templates: Templates | None = None
     file_format: FileFormat | Literal["text"] | None = None
     delimiter: str | None = None
     quoting: Literal["auto", "rfc4180", "none"] = "auto"
@@ -56,6 +59,12 @@ class CorpusConfig(FrozenConfig):
     prompts: tuple[str, ...] = ()
     on_bad_rows: OnBadRows = "stop"
     quarantine_file: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text_templates is not None:
+            check_templates(self.text_templates, self.text_columns, 1, MOST_TEXTS)
+        return self
 
 
 class EmbeddingTeacherConfig(FrozenConfig):
@@ -260,6 +269,7 @@ class LabelledConfig(FrozenConfig):
         source: a table (JSONL, CSV, TSV, Parquet) or hub dataset.
         kind: "pairs" of like texts; "triplets" of an anchor, a text like it and one or more that are not; "scored" pairs.
         text_columns: two, or for triplets three or more; None takes those that names say, or the first ones of texts.
+        text_templates: texts made of several columns, in place of `text_columns`: one a text, or of two texts one for both.
         score_column: of scored pairs.
         score_range: the lowest and the highest score.
         prompts: put before the texts of each column, one a column, such as "query: " and "passage: ".
@@ -277,6 +287,7 @@ class LabelledConfig(FrozenConfig):
     source: Place
     kind: LabelledKind = "scored"
     text_columns: tuple[str, ...] | None = None
+    text_templates: Templates | None = None
     score_column: str | None = None
     score_range: tuple[float, float] = (0.0, 1.0)
     prompts: tuple[str, ...] = ()
@@ -297,6 +308,9 @@ class LabelledConfig(FrozenConfig):
         if count is not None and (count < 3 if self.kind == "triplets" else count != 2):
             needed = "three or more" if self.kind == "triplets" else "two"
             raise ValueError(f"{self.kind} need {needed} `text_columns`, not {count}")
+        if self.text_templates is not None:
+            fewest, most = (3, MOST_TEXTS) if self.kind == "triplets" else (2, 2)
+            check_templates(self.text_templates, self.text_columns, fewest, most)
         if self.prompts and len(self.prompts) != self.table.sides:
             raise ValueError(
                 f"`prompts` needs one text for each of the {self.table.sides} columns, it has {len(self.prompts)}"
@@ -307,10 +321,11 @@ class LabelledConfig(FrozenConfig):
     @property
     def table(self) -> TableConfig:
         """How the table is read: a triplet row as a tuple of three texts or more."""
-        sides = 2 if self.kind != "triplets" else len(self.text_columns or ()) or 3
+        sides = 2 if self.kind != "triplets" else len(self.text_columns or self.text_templates or ()) or 3
         return TableConfig(
             sides=sides,
             text_columns=self.text_columns,
+            text_templates=self.text_templates,
             label_column=self.score_column,
             file_format=self.file_format,
             delimiter=self.delimiter,

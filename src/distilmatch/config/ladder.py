@@ -14,6 +14,7 @@ from distilmatch.config.base import FrozenConfig, NumberFormat, Place
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.config.tables import Quoting
+from distilmatch.config.templates import TextTemplate
 
 
 class MatchSideConfig(FrozenConfig):
@@ -22,6 +23,7 @@ class MatchSideConfig(FrozenConfig):
     Attributes:
         source: a table or hub dataset.
         text_column: None takes "text", or the only column that is not the id.
+        text_template: the texts as made of several columns, in place of `text_column`, such as "{title} ; {brand}".
         id_column: ids of the texts.
         split: which split of a Hugging Face dataset.
         delimiter, quoting: of CSV and TSV, as of a pair table.
@@ -36,10 +38,17 @@ class MatchSideConfig(FrozenConfig):
 
     source: Place
     text_column: str | None = None
+    text_template: TextTemplate | None = None
     id_column: str | None = None
     split: str = "train"
     delimiter: str | None = None
     quoting: Quoting = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text_column is not None and self.text_template is not None:
+            raise ValueError("`text_column` and `text_template` both say what the texts are: leave one of them out")
+        return self
 
 
 class MatchConfig(FrozenConfig):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distilmatch.config.base import FrozenConfig
+from distilmatch.config.templates import MOST_TEXTS, Templates, check_templates
 
 TaskKind = Literal["classification", "binary", "regression", "ranking"]
 OnBadRows = Literal["stop", "quarantine"]
@@ -56,6 +57,9 @@ class TableConfig(FrozenConfig):
     Attributes:
         text_columns: the columns of the texts, in the order of the sides; by default those whose names say it (such as
             query and title), else the first that hold texts and are not named otherwise below.
+        text_templates: texts made of several columns, in place of `text_columns`: a template for each side, such as
+            "{title} ; brand: {brand}", or one for all that names columns without their side (title for left_title and
+            right_title). An empty field takes its part of the template with it, see `text_templates`.
         label_column: gold labels, or None.
         teacher_columns: the teacher's logits, one column a label, or one column with lists; empty for none.
         teacher_scale: what these are: "logit", "probability", or "auto": probabilities where all of a table's are within
@@ -82,6 +86,7 @@ class TableConfig(FrozenConfig):
 
     sides: int = Field(default=2, ge=2, le=16)
     text_columns: tuple[str, ...] | None = None
+    text_templates: Templates | None = None
     label_column: str | None = None
     teacher_columns: tuple[str, ...] = ()
     teacher_scale: Literal["auto", "logit", "probability"] = "auto"
@@ -100,8 +105,18 @@ class TableConfig(FrozenConfig):
             raise ValueError("triplets need three or more text columns: anchor, positive, negative, ...")
         if self.layout == "tuples" and self.text_columns is not None and len(self.text_columns) != self.sides:
             raise ValueError(f"`text_columns` names {len(self.text_columns)} columns for {self.sides} sides")
+        if self.text_templates is not None:
+            fewest, most = (3, MOST_TEXTS) if self.layout == "triplets" else (self.sides, self.sides)
+            check_templates(self.text_templates, self.text_columns, fewest, most)
         if self.id_columns and self.layout == "tuples" and len(self.id_columns) != self.sides:
             raise ValueError(f"`id_columns` names {len(self.id_columns)} columns for {self.sides} sides")
         if self.delimiter not in (None, "\\t") and (len(self.delimiter or "") != 1 or self.delimiter in '"\r\n'):
             raise ValueError(f"`delimiter` is one character, such as ';' or '\\t', not {self.delimiter!r}")
         return self
+
+    def key_settings(self) -> dict[str, Any]:
+        """The settings for the key of what is made of a table: without templates the same as before there were any."""
+        settings = self.to_dict()
+        if self.text_templates is None:
+            del settings["text_templates"]
+        return settings

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data.columns import Columns, missing_column, shortened
+from distilmatch.data.column_names import missing_column
+from distilmatch.data.columns import Columns, shortened
 from distilmatch.data.quarantine import BadRows
 from distilmatch.data.sources import RawRow, Source, say_once
 from distilmatch.data.teacher_scale import logits_of, why_no_probabilities
+from distilmatch.data.templates import FieldWatch
 from distilmatch.data.values import (
     RowProblem,
     binary_of,
@@ -23,7 +25,6 @@ from distilmatch.data.values import (
     is_number,
     list_of,
     number_of,
-    text_of,
 )
 from distilmatch.errors import BadRow, ConfigError, DataError
 from distilmatch.types import TableRow
@@ -48,7 +49,8 @@ class RowChecker:
         if config.layout == "triplets" and task is not None and task.kind not in ("ranking", "binary"):
             raise ConfigError(f"triplets are labelled 1 and 0, which fits ranking and binary tasks, not {task.kind}")
         self._columns = columns
-        self._wanted = columns.wanted()
+        self._required = columns.required()
+        self._fields = FieldWatch(columns.templates, source)
         self._config = config
         self._task = task
         self._file = source.name
@@ -66,11 +68,12 @@ class RowChecker:
         if raw.values is None:
             raise RowProblem(raw.problem or "the row cannot be read", raw.kind)
         values = raw.values
-        for name in self._wanted:
+        self._fields.see(values)
+        for name in self._required:
             if name not in values:
                 named = [str(key) for key in values]
                 raise RowProblem(f"missing column: {missing_column(name, named)}", kind=f"column {name} {named}")
-        texts = tuple(text_of(values[name], name) for name in self._columns.texts)
+        texts = self._columns.texts_of(values)
         ids = tuple(identifier(values[name], name) for name in self._columns.ids)
         ranked = self._config.layout == "triplets" or (self._task is not None and self._task.kind == "ranking")
         if ranked and ids and ids[0] is None:
@@ -91,6 +94,14 @@ class RowChecker:
         teacher = self._teacher([values[name] for name in self._columns.teacher])
         ids = ids or (None,) * len(texts)
         return [TableRow(texts=texts, gold=gold, teacher=teacher, ids=ids, file=self._file, row=raw.row)]
+
+    def check_fields(self) -> None:
+        """To be called after the last row.
+
+        Raises:
+            DataError: a template names a column that no row has.
+        """
+        self._fields.check()
 
     def advice(self) -> list[str]:
         """What to do about the labels that did not fit, from all that were seen."""
@@ -293,4 +304,5 @@ def checked_rows(rows: Iterable[RawRow], checker: RowChecker, bad: BadRows, name
                 yield from checked
     finally:
         bad.close()
+    checker.check_fields()
     bad.finish(name, good, checker.advice())

@@ -13,19 +13,21 @@ from typing import Any
 
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.checking import RowChecker, checked_rows
+from distilmatch.data.column_names import missing_column
 from distilmatch.data.columns import (
     Columns,
     begin_reading,
     described,
-    missing_column,
     only_text_column,
     peek,
     usual_columns,
 )
 from distilmatch.data.quarantine import bad_rows_of
 from distilmatch.data.readers import open_source
-from distilmatch.data.sources import RawRow, Source, say_once
-from distilmatch.errors import BadRow, BadRowsError, DataError
+from distilmatch.data.sources import PEEKED_ROWS, RawRow, Source, say_once
+from distilmatch.data.templates import FieldWatch
+from distilmatch.errors import BadRow, BadRowsError, ConfigError, DataError
+from distilmatch.text_templates import Template
 from distilmatch.types import TableRow
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,29 @@ def text_column_of(source: Any, config: TableConfig, text_column: str | None, id
     return column
 
 
+def one_text(
+    source: Any,
+    config: TableConfig,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    text_template: str | None = None,
+) -> Columns:
+    """What is read of a table of single texts: a column of texts, or a template of several, and the ids if they are named.
+
+    Raises:
+        ConfigError: a column and a template, or no template.
+        DataError, BadRowsError: as `text_column_of`.
+    """
+    ids = () if id_column is None else (id_column,)
+    if text_template is None:
+        return Columns(texts=(text_column_of(source, config, text_column, id_column),), ids=ids)
+    if text_column is not None:
+        raise ConfigError(
+            f"a text is the column {text_column!r} or made by a template, not both: leave one of them out"
+        )
+    return Columns.of_templates([Template.of(text_template)], ids=ids)
+
+
 def tuple_columns(source: Any, config: TableConfig) -> Columns:
     """The columns that `iter_rows` reads from `source`.
 
@@ -90,9 +115,10 @@ def iter_columns(source: Any, columns: Columns, config: TableConfig) -> Iterator
     """
     opened = open_source(source, config)
     rows = opened.read(None if opened.columns is None else _present(opened, columns))
-    first = list(islice(rows, 1))
+    first = list(islice(rows, PEEKED_ROWS if columns.templates else 1))
     if not first:
         raise DataError(f"{opened.name} has no rows; give a source with rows")
+    FieldWatch(columns.templates, opened).warn(row.values for row in first if row.values is not None)
     yield from good_rows(opened, columns, first, chain(first, rows), config)
 
 

@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.tables import TableConfig
+from distilmatch.data.column_names import TWINS, missing_column, name_words, twins_of
 from distilmatch.data.sources import PEEKED_ROWS, RawRow, Source
-from distilmatch.data.values import is_missing, is_number
-from distilmatch.errors import ConfigError, DataError, did_you_mean
+from distilmatch.data.templates import FieldWatch, fields_of, side_templates, text_of_fields
+from distilmatch.data.values import RowProblem, is_missing, is_number, text_of
+from distilmatch.errors import ConfigError, DataError
+from distilmatch.text_templates import Template
 
 _ANSWERS = (
     "document",
@@ -56,7 +59,6 @@ _PAIRS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("first",), ("second",)),
     (("original",), ("paraphrase",)),
 )
-_TWINS = (("1", "2"), ("0", "1"), ("a", "b"), ("left", "right"), ("first", "second"), ("source", "target"))
 _ALONE = (
     "text",
     "sentence",
@@ -108,24 +110,43 @@ _SHOWN = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns that a table is read from, by name."""
+    """The columns that a table is read from, by name.
+
+    Attributes:
+        texts: a column for each text, or what its template is.
+        templates: one for each text, where texts are made of several columns; else none.
+    """
 
     texts: tuple[str, ...]
     label: str | None = None
     teacher: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
+
+    @classmethod
+    def of_templates(cls, templates: Sequence[Template], **others: Any) -> Columns:
+        """Columns whose texts are made by templates."""
+        return cls(texts=tuple(template.written for template in templates), templates=tuple(templates), **others)
 
     def wanted(self) -> tuple[str, ...]:
         """Each column once, texts first."""
+        texts = fields_of(self.templates) if self.templates else self.texts
+        return tuple(dict.fromkeys((*texts, *self.required())))
+
+    def required(self) -> tuple[str, ...]:
+        """Those that a row cannot do without: a field of a template may be absent, and is empty then."""
         label = () if self.label is None else (self.label,)
-        return tuple(dict.fromkeys((*self.texts, *label, *self.teacher, *self.ids)))
+        return tuple(dict.fromkeys((*(() if self.templates else self.texts), *label, *self.teacher, *self.ids)))
 
+    def texts_of(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """The texts of a row.
 
-def missing_column(name: str, available: Sequence[str]) -> str:
-    """What a message says of a column that is not there."""
-    # A header that is read as one column is no name to mistake another one for.
-    hint = did_you_mean(name, available) if len(available) > 1 else ""
-    return f"no column {name!r}{hint} (columns: {', '.join(available) or 'none'})"
+        Raises:
+            RowProblem: one that is empty, or cannot be used.
+        """
+        if self.templates:
+            return tuple(text_of_fields(template, values) for template in self.templates)
+        return tuple(text_of(values[name], name) for name in self.texts)
 
 
 def resolve_columns(
@@ -152,14 +173,18 @@ def resolve_columns(
     """
     if config.layout == "triplets":
         _check_triplet_settings(config)
+    templates = templates_of(config, available, where, hint)
     named = [*([config.label_column] if config.label_column else []), *config.teacher_columns, *config.id_columns]
     if complete:
-        for name in (*(config.text_columns or ()), *named):
+        fields = fields_of(templates)
+        for name in (*(config.text_columns or ()), *fields, *named):
             if name not in available:
                 raise DataError(f"{where}: {missing_column(name, available)}{hint}")
-    if not available and not config.text_columns:
+    if templates:
+        texts: tuple[str, ...] = tuple(template.written for template in templates)
+    elif not available and not config.text_columns:
         # Not one readable row to take names from: what is wrong is told row by row.
-        texts: tuple[str, ...] = tuple(f"text{i}" for i in range(_needed_texts(config)))
+        texts = tuple(f"text{i}" for i in range(_needed_texts(config)))
     else:
         free = [name for name in available if name not in named]
         texts = config.text_columns or _default_texts(free, config, where, _kinds(free, rows, not_texts), hint)
@@ -168,7 +193,25 @@ def resolve_columns(
             f"{where}: `id_columns` names {len(config.id_columns)} columns for the {len(texts)} texts of a triplet row "
             f"({', '.join(texts)})"
         )
-    return Columns(texts=texts, label=config.label_column, teacher=config.teacher_columns, ids=config.id_columns)
+    return Columns(
+        texts=texts,
+        label=config.label_column,
+        teacher=config.teacher_columns,
+        ids=config.id_columns,
+        templates=templates,
+    )
+
+
+def templates_of(config: TableConfig, available: Sequence[str], where: str, hint: str = "") -> tuple[Template, ...]:
+    """The templates of a table's texts, of the columns that it has; empty where its texts are columns.
+
+    Raises:
+        DataError: as `side_templates`.
+    """
+    if config.text_templates is None:
+        return ()
+    sides = len(config.text_templates) if config.layout == "triplets" else config.sides
+    return side_templates(config.text_templates, sides, available, where, hint)
 
 
 def _check_triplet_settings(config: TableConfig) -> None:
@@ -207,12 +250,19 @@ def begin_reading(opened: Source, config: TableConfig) -> tuple[Columns, list[Ra
     if opened.columns is None:
         if not first:
             raise DataError(f"{opened.name} has no rows; give a source with rows")
-        columns = resolve_columns(usual_columns(first, config), config, opened.name, complete=False, rows=first)
+        usual = usual_columns(first, config) if config.text_templates is None else all_columns(first)
+        columns = resolve_columns(usual, config, opened.name, complete=False, rows=first)
+        FieldWatch(columns.templates, opened).warn(row.values for row in first if row.values is not None)
         return columns, first, read(columns.wanted())
     columns = resolve_columns(
         opened.columns, config, opened.name, complete=True, rows=first, not_texts=opened.not_texts, hint=opened.hint
     )
     return columns, first, read(columns.wanted())
+
+
+def all_columns(rows: Sequence[RawRow]) -> tuple[str, ...]:
+    """The columns that any of `rows` has."""
+    return tuple(dict.fromkeys(str(name) for row in rows for name in row.values or ()))
 
 
 def peek(opened: Source, config: TableConfig) -> tuple[list[RawRow], Callable[[Sequence[str]], Iterator[RawRow]]]:
@@ -225,7 +275,8 @@ def peek(opened: Source, config: TableConfig) -> tuple[list[RawRow], Callable[[S
         rows = opened.read(None)
         first = _first_readable(rows)
         return first, lambda wanted: chain(first, rows)
-    named = {config.label_column, *config.teacher_columns, *config.id_columns, *(config.text_columns or ())}
+    texts = config.text_columns or fields_of(templates_of(config, opened.columns, opened.name, opened.hint))
+    named = {config.label_column, *config.teacher_columns, *config.id_columns, *texts}
     names = [name for name in opened.columns if name in named or name not in opened.not_texts]
     return list(islice(opened.read(names), PEEKED_ROWS)) if names else [], opened.read
 
@@ -286,21 +337,16 @@ def only_text_column(
     """The column of a table of single texts: the one called text, the only one, or the only one that holds texts and is
     not called like an id or a label; None where the choice is not clear.
     """
-    called = [name for name in free if "".join(_words(name)) == "text"]
+    called = [name for name in free if "".join(name_words(name)) == "text"]
     if called or len(free) == 1:
         return called[0] if called else free[0]
     texts = _tiers(free, _kinds(free, rows, not_texts))[0]
     return texts[0] if len(texts) == 1 else None
 
 
-def _words(name: str) -> list[str]:
-    """The words of a name, in small letters: productTitle, product_title and "Product title" are the same."""
-    return re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-
-
 def looks_like_id(name: str) -> bool:
     """Whether a column is called like an id, or has no name."""
-    words = _words(name)
+    words = name_words(name)
     return not words or words[-1] in _ID_WORDS or words[0] == "unnamed" or bool(_IDS.fullmatch("".join(words)))
 
 
@@ -308,7 +354,7 @@ def _like_other(name: str) -> bool:
     """Whether a column is called like an id, a label, or a note about the row."""
     if looks_like_id(name):
         return True
-    words = _words(name)
+    words = name_words(name)
     others = _LABEL_WORDS | _NOTE_WORDS
     if words[-1].rstrip("0123456789") in _TEXT_WORDS:
         others = others - _QUALIFIERS
@@ -319,7 +365,7 @@ def _named_pair(free: Sequence[str]) -> tuple[str, str] | None:
     """Two columns whose names belong together, the left one first."""
     squeezed: dict[str, str] = {}
     for name in free:
-        squeezed.setdefault("".join(_words(name)), name)
+        squeezed.setdefault("".join(name_words(name)), name)
     for lefts, rights in _PAIRS:
         left = next((squeezed[name] for name in lefts if name in squeezed), None)
         right = next((squeezed[name] for name in rights if name in squeezed), None)
@@ -328,21 +374,11 @@ def _named_pair(free: Sequence[str]) -> tuple[str, str] | None:
     twins = [
         (squeezed[name], squeezed[twin])
         for name in squeezed
-        for first, second in _TWINS
-        for twin in _twins(name, first, second)
+        for first, second in TWINS
+        for twin in twins_of(name, first, second)
         if twin in squeezed and not _like_other(squeezed[name])
     ]
-    return min(twins, key=lambda pair: not any(word in "".join(_words(pair[0])) for word in _ALONE), default=None)
-
-
-def _twins(name: str, first: str, second: str) -> list[str]:
-    """What the twin of a squeezed name is called: text1 -> text2, lefttitle -> righttitle."""
-    twins = []
-    if name.endswith(first) and len(name) > len(first):
-        twins.append(name.removesuffix(first) + second)
-    if name.startswith(first) and len(first) > 1 and len(name) > len(first):
-        twins.append(second + name.removeprefix(first))
-    return twins
+    return min(twins, key=lambda pair: not any(word in "".join(name_words(pair[0])) for word in _ALONE), default=None)
 
 
 def _kinds(names: Sequence[str], rows: Sequence[RawRow], not_texts: frozenset[str]) -> dict[str, str]:
@@ -374,10 +410,21 @@ def described(columns: Columns, rows: Sequence[RawRow]) -> str:
         if names
     ]
     for row in rows:
-        if row.values is not None and all(name in row.values for name in columns.wanted()):
-            values = " | ".join(shortened(row.values[name]) for name in columns.wanted())
+        if row.values is not None and all(name in row.values for name in columns.required()):
+            values = " | ".join(map(shortened, _shown_values(columns, row.values)))
             return f"{'; '.join(named)}. Row {row.row}: {values}"
     return "; ".join(named)
+
+
+def _shown_values(columns: Columns, values: Mapping[str, Any]) -> list[Any]:
+    """What is read of a row."""
+    if not columns.templates:
+        return [values[name] for name in columns.wanted()]
+    try:
+        texts = list(columns.texts_of(values))
+    except RowProblem:
+        texts = ["" for _ in columns.templates]
+    return [*texts, *(values[name] for name in columns.required())]
 
 
 def shortened(value: Any) -> str:

@@ -15,6 +15,8 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,20 @@ import pyarrow.compute as pc
 
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.columns import missing_column, only_text_column, peek, shortened
+from distilmatch.data.column_names import missing_column
+from distilmatch.data.columns import only_text_column, peek, shortened
 from distilmatch.data.quarantine import BadRows, bad_rows_of
 from distilmatch.data.readers import local_file, open_lines, open_source
 from distilmatch.data.saved import TEXT_SCHEMA, MappedTexts, write_texts
-from distilmatch.data.sources import RawRow, Source, say_once
+from distilmatch.data.sources import PEEKED_ROWS, RawRow, Source, say_once
 from distilmatch.data.tables import load_table, table_fingerprint
-from distilmatch.data.values import is_missing
+from distilmatch.data.templates import FieldWatch, fields_of, filled
+from distilmatch.data.values import RowProblem, is_missing
 from distilmatch.errors import BadRow, BadRowsError, CacheError, ConfigError, DataError
 from distilmatch.files import MANIFEST, check_files, read_manifest, write_manifest
 from distilmatch.fingerprint import DIGEST_BYTES, fingerprint
 from distilmatch.text_arguments import text_list
+from distilmatch.text_templates import Template
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +166,9 @@ def corpus_key(config: CorpusConfig, sources: Sequence[Any] | None = None) -> st
         DataError: no such source.
     """
     settings = config.to_dict()
-    # Without prompts the same as before there were any.
-    for name in ("sources", "on_bad_rows", "quarantine_file", *(() if config.prompts else ("prompts",))):
+    # Without prompts and templates the same as before there were any.
+    unset = [name for name in ("prompts", "text_templates") if not getattr(config, name)]
+    for name in ("sources", "on_bad_rows", "quarantine_file", *unset):
         settings.pop(name)
     read = config.sources if sources is None else sources
     return fingerprint("corpus", [table_fingerprint(source, config.split) for source in read], settings)
@@ -313,21 +319,42 @@ def _lines(name: str, table: TableConfig) -> list[str]:
 
 
 def _stripped_texts(
-    source: Source, columns: Sequence[str], rows: Iterable[RawRow], bad: BadRows
+    source: Source, columns: Sequence[str | Template], rows: Iterable[RawRow], bad: BadRows
 ) -> Iterator[str | None]:
-    """What stands in `columns` of each row, without white space around it: "" where nothing does, None where it cannot be
-    read, which goes to `bad`.
+    """What stands in `columns` of each row, or is made of several, without white space around it: "" where nothing does, None
+    where it cannot be read, which goes to `bad`.
+
+    Raises:
+        DataError: at the end, a template of a column that no row has.
     """
+    watch = FieldWatch([column for column in columns if isinstance(column, Template)], source)
     for raw in rows:
+        if raw.values is not None:
+            watch.see(raw.values)
         for column in columns:
-            problem, kind = (raw.problem, raw.kind) if raw.values is None else (_problem(raw, column), "")
-            if problem is not None:
-                bad.add(BadRow(file=source.name, row=raw.row, reason=problem, raw=raw.text()), kind)
+            try:
+                yield _stripped(raw, column)
+            except RowProblem as problem:
+                bad.add(BadRow(file=source.name, row=raw.row, reason=str(problem), raw=raw.text()), problem.kind)
                 yield None
-            else:
-                assert raw.values is not None
-                value = raw.values[column]
-                yield "" if is_missing(value) else value.strip()
+    watch.check()
+
+
+def _stripped(raw: RawRow, column: str | Template) -> str:
+    """A text of a row without white space around it.
+
+    Raises:
+        RowProblem: it cannot be read.
+    """
+    if raw.values is None:
+        raise RowProblem(raw.problem or "the row cannot be read", raw.kind)
+    if isinstance(column, Template):
+        return filled(column, raw.values).strip()
+    problem = _problem(raw, column)
+    if problem is not None:
+        raise RowProblem(problem)
+    value = raw.values[column]
+    return "" if is_missing(value) else value.strip()
 
 
 def _is_plain(name: str) -> bool:
@@ -353,8 +380,10 @@ def _table(config: CorpusConfig) -> TableConfig:
     )
 
 
-def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str, ...], Iterator[RawRow]]:
-    """The columns whose texts count, and the rows from the start."""
+def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str | Template, ...], Iterator[RawRow]]:
+    """The columns whose texts count, or the templates of these, and the rows from the start."""
+    if config.text_templates is not None and not source.is_lines:
+        return _begin_templates(source, tuple(map(Template.of, config.text_templates)))
     first, read = peek(source, _table(config))
     available = source.columns
     if available is None:
@@ -362,6 +391,24 @@ def _begin(source: Source, config: CorpusConfig) -> tuple[tuple[str, ...], Itera
         available = max(keys, key=lambda names: keys[names], default=())
     columns = _columns(available, config, source, first)
     return columns, read(columns)
+
+
+def _begin_templates(source: Source, templates: tuple[Template, ...]) -> tuple[tuple[Template, ...], Iterator[RawRow]]:
+    wanted = fields_of(templates)
+    for name in wanted:
+        if source.columns is not None and name not in source.columns:
+            raise DataError(
+                f"{source.name}: {missing_column(name, source.columns)}; it stands in `corpus.text_templates`"
+            )
+    rows = source.read(wanted)
+    first = list(islice(rows, PEEKED_ROWS))
+    FieldWatch(templates, source).warn(row.values for row in first if row.values is not None)
+    shown = ""
+    with suppress(RowProblem):  # a row that cannot be used is told of later
+        texts = (filled(templates[0], row.values) for row in first if row.values is not None)
+        shown = next((f". Its first text: {shortened(text)}" for text in texts if text), "")
+    say_once(logger, source, f"texts {', '.join(repr(template.written) for template in templates)}{shown}")
+    return templates, chain(first, rows)
 
 
 def _columns(available: tuple[str, ...], config: CorpusConfig, source: Source, first: list[RawRow]) -> tuple[str, ...]:

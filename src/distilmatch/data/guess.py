@@ -11,10 +11,11 @@ from itertools import islice
 from typing import Any
 
 from distilmatch.config.tables import TableConfig, TaskConfig
-from distilmatch.data.columns import begin_reading, looks_like_id
+from distilmatch.data.columns import Columns, begin_reading, looks_like_id
 from distilmatch.data.readers import open_source
 from distilmatch.data.sources import RawRow
-from distilmatch.data.values import is_missing, is_number
+from distilmatch.data.templates import twin_templates
+from distilmatch.data.values import RowProblem, is_missing, is_number
 from distilmatch.errors import DataError
 
 _LOOKED_AT = 10_000
@@ -34,7 +35,9 @@ class TableGuess:
     """A table as it is read, and what it is taken for.
 
     Attributes:
-        texts: the text columns, left side first.
+        texts: the text columns, left side first, or the templates of texts made of several.
+        templated: whether they are templates.
+        offered: templates that could be taken in the place of the text columns; None where there are no more columns.
         label: the column of gold labels; None where none looks like one.
         ids: an id column a side; empty where there are not as many.
         task: what the labels are.
@@ -50,11 +53,18 @@ class TableGuess:
     why: str
     rows: tuple[Mapping[str, Any], ...]
     looked_at: int
+    templated: bool = False
+    offered: tuple[str, str] | None = None
 
     @property
     def table(self) -> TableConfig:
         """How the table is read."""
-        return TableConfig(text_columns=self.texts, label_column=self.label, id_columns=self.ids)
+        return TableConfig(
+            text_columns=None if self.templated else self.texts,
+            text_templates=self.texts if self.templated else None,
+            label_column=self.label,
+            id_columns=self.ids,
+        )
 
 
 def guess_table(source: Any, config: TableConfig | None = None) -> TableGuess:
@@ -70,15 +80,34 @@ def guess_table(source: Any, config: TableConfig | None = None) -> TableGuess:
     if not rows:
         raise DataError(f"{opened.name} has no row that can be read")
     names = list(opened.columns or dict.fromkeys(str(name) for row in rows for name in row.values or {}))
-    free = [name for name in names if name not in columns.texts]
+    free = [name for name in names if name not in columns.wanted()]
     label = config.label_column or _label_of(free)
     ids = tuple(name for name in free if name != label and looks_like_id(name))
     ids = ids if len(ids) == len(columns.texts) else ()
     task, why = TaskConfig(kind="binary"), "no column looks like a label: a teacher's scores are learned"
     if label is not None:
-        task, why = _task_of(rows, label, columns.texts[0], opened.class_names.get(label))
-    shown = tuple(dict(row.values or {}) for row in rows[:_SHOWN])
-    return TableGuess(texts=columns.texts, label=label, ids=ids, task=task, why=why, rows=shown, looked_at=len(rows))
+        task, why = _task_of(rows, label, columns, opened.class_names.get(label))
+    shown = tuple({**(row.values or {}), **_made(columns, row.values or {})} for row in rows[:_SHOWN])
+    taken = {label or "", *ids, *(name for name in free if looks_like_id(name))}
+    return TableGuess(
+        texts=columns.texts,
+        label=label,
+        ids=ids,
+        task=task,
+        why=why,
+        rows=shown,
+        looked_at=len(rows),
+        templated=bool(columns.templates),
+        offered=None if columns.templates else twin_templates(columns.texts, names, taken),
+    )
+
+
+def _made(columns: Columns, values: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a row that templates make, by these."""
+    try:
+        return dict(zip(columns.texts, columns.texts_of(values), strict=True)) if columns.templates else {}
+    except RowProblem:
+        return {}
 
 
 def _plain(name: str) -> str:
@@ -94,7 +123,7 @@ def _label_of(names: Sequence[str]) -> str | None:
 
 
 def _task_of(
-    rows: Sequence[RawRow], label: str, first_text: str, class_names: Sequence[str] | None
+    rows: Sequence[RawRow], label: str, columns: Columns, class_names: Sequence[str] | None
 ) -> tuple[TaskConfig, str]:
     values = [value for row in rows if not is_missing(value := (row.values or {}).get(label))]
     if class_names:
@@ -109,10 +138,10 @@ def _task_of(
     if set(distinct) <= {0.0, 1.0}:
         return TaskConfig(kind="binary"), f"{label} is 0 or 1"
     whole = all(number.is_integer() and number >= 0 for number in distinct)
-    if whole and len(distinct) <= _MOST_GRADES and _is_repeated(rows, first_text):
+    if whole and len(distinct) <= _MOST_GRADES and _is_repeated(rows, columns):
         return TaskConfig(
             kind="ranking"
-        ), f"{label} grades several rows of each {first_text}, {distinct[0]:g} to {distinct[-1]:g}"
+        ), f"{label} grades several rows of each {columns.texts[0]}, {distinct[0]:g} to {distinct[-1]:g}"
     if distinct[0] >= 0 and distinct[-1] <= 1:
         return TaskConfig(kind="binary"), f"{label} is between 0 and 1"
     low, high = math.floor(distinct[0]), math.ceil(distinct[-1])
@@ -133,6 +162,8 @@ def _classes(written: Sequence[str], label: str) -> tuple[TaskConfig, str]:
     ), f"{label} has {len(counts)} classes: {told}"
 
 
-def _is_repeated(rows: Sequence[RawRow], column: str) -> bool:
+def _is_repeated(rows: Sequence[RawRow], columns: Columns) -> bool:
     """Whether a query comes in several rows."""
-    return len({str((row.values or {}).get(column)) for row in rows}) * 2 <= len(rows)
+    first = columns.texts[0]
+    texts = {str((_made(columns, row.values or {}) or row.values or {}).get(first)) for row in rows}
+    return len(texts) * 2 <= len(rows)

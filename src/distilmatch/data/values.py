@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import date, datetime, time
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -71,6 +72,50 @@ def text_of(value: Any, name: str) -> str:
     if is_missing(value):
         raise RowProblem(f"null text in column {name!r}{'' if value is None else f' ({value!r})'}")
     raise RowProblem(f"the text in column {name!r} is {_a(value)}, not a string{_way(value)}")
+
+
+def field_of(value: Any, name: str) -> str:
+    """A field of a template, as people write it, without white space around it; "" where there is none.
+
+    A whole number has no point (12, also for 12.0), another one all its digits (0.1), a `Decimal` those that it has (12.50);
+    true and false are words, a day is 2026-01-31, and the values of a list stand between commas.
+
+    Raises:
+        RowProblem: something else, such as bytes or an object; an infinite number; no valid Unicode.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return ", ".join(text for item in value if (text := _single_field(item, name)))
+    return _single_field(value, name)
+
+
+def _single_field(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        return _valid_unicode(value, f"text in column {name!r}").strip()
+    if is_missing(value) or (isinstance(value, Decimal) and value.is_nan()):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Decimal) and value.is_finite():
+        return format(value, "f")
+    if isinstance(value, float | np.floating) and math.isfinite(value):
+        # The shortest digits that give the number back; a negative zero is a zero.
+        written = str(value + type(value)(0.0))
+        return np.format_float_positional(value, trim="-") if "e" in written else written.removesuffix(".0")
+    if isinstance(value, datetime):
+        return str(value.date() if value.time() == time() and value.tzinfo is None else value)
+    if isinstance(value, date | time):
+        return str(value)
+    if isinstance(value, float | np.floating | Decimal):
+        raise RowProblem(f"the number in column {name!r} is infinite")
+    raise RowProblem(f"the field in column {name!r} is {_a(value)}, not a text or a number{_way_of_field(value)}")
+
+
+def _way_of_field(value: Any) -> str:
+    return "; decode it (.decode('utf-8'))" if isinstance(value, bytes) else "; leave it out of the template"
 
 
 def _a(value: Any) -> str:

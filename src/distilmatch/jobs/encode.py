@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from distilmatch.arguments import one_of, whole_number
 from distilmatch.config.base import NumberFormat
 from distilmatch.config.tables import OnBadRows, Quoting, TableConfig
-from distilmatch.data.column_rows import iter_columns, rereadable, text_column_of
+from distilmatch.data.column_rows import iter_columns, one_text, rereadable
 from distilmatch.data.columns import Columns
 from distilmatch.data.tables import table_fingerprint
 from distilmatch.data.values import shown
@@ -28,6 +28,7 @@ from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import output_place
 from distilmatch.jobs.rehearsal import REHEARSED_SECONDS, Rehearsal
 from distilmatch.models.dipair import DiPair
+from distilmatch.models.trained_texts import check_reading
 from distilmatch.runtime import Precision, use_bf16
 from distilmatch.store.codec import StoredDtype, stored_dtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
@@ -46,6 +47,7 @@ def encode_table(
     *,
     side: int | str,
     text_column: str | None = None,
+    text_template: str | None = None,
     id_column: str | None = None,
     dtype: StoredDtype | NumberFormat = "fp32",
     shard_rows: int = 65536,
@@ -71,6 +73,7 @@ def encode_table(
         output: the representation folder.
         side: number or name of the model's side.
         text_column: by default "text", or the only column that is not the id.
+        text_template: the texts as made of several columns, in place of `text_column`, such as "{title} ; {brand}".
         id_column: ids of the texts; an id may stand on several rows of one text, and a text may have several ids.
         dtype: how the representations are stored; "fp16" and "bf16" (or "float16", "bfloat16") take half the space and
             round, "int8" takes a little more than a quarter, in 127 steps to either side of zero (`store.codec`).
@@ -99,7 +102,8 @@ def encode_table(
     index = model.side_index(side)
     config = TableConfig(on_bad_rows=on_bad_rows, split=split, delimiter=delimiter, quoting=quoting)
     source = rereadable(source)
-    columns = text_columns(source, config, text_column, id_column)
+    columns = one_text(source, config, text_column, id_column, text_template)
+    check_reading(model, source, columns.texts if columns.templates else None, (index,))
     manifest = encode_manifest(model, index, source, columns, config, dtype, shard_rows, precision)
     # What is to be overwritten is deleted only once the table is known to be good.
     total = counted_items(iter_columns(source, columns, config))[0] if overwrite else None
@@ -124,6 +128,7 @@ def rehearse_encode(
     *,
     side: int | str,
     text_column: str | None = None,
+    text_template: str | None = None,
     id_column: str | None = None,
     dtype: StoredDtype | NumberFormat = "fp32",
     shard_rows: int = 65536,
@@ -150,7 +155,8 @@ def rehearse_encode(
     index = model.side_index(side)
     config = TableConfig(on_bad_rows=on_bad_rows, split=split, delimiter=delimiter, quoting=quoting)
     source = rereadable(source)
-    columns = text_columns(source, config, text_column, id_column)
+    columns = one_text(source, config, text_column, id_column, text_template)
+    check_reading(model, source, columns.texts if columns.templates else None, (index,))
     manifest = encode_manifest(model, index, source, columns, config, dtype, shard_rows, precision)
     done = check_target(output, manifest, overwrite)
     texts = _SomeTexts(max(_CHUNK_TEXTS, _CHUNK_BATCHES * batch_size))
@@ -222,16 +228,6 @@ def _rehearsed(
         return (time.perf_counter() - started) / len(chosen), disk_bytes(place) / len(chosen)
 
 
-def text_columns(source: Any, config: TableConfig, text_column: str | None, id_column: str | None) -> Columns:
-    """What is read of a table: its one text column and, if named, its one id column.
-
-    Raises:
-        DataError, BadRowsError: see `text_column_of`.
-    """
-    column = text_column_of(source, config, text_column, id_column)
-    return Columns(texts=(column,), ids=() if id_column is None else (id_column,))
-
-
 def encode_manifest(
     model: DiPair,
     side: int,
@@ -292,6 +288,7 @@ def count_texts(
     source: Any,
     *,
     text_column: str | None = None,
+    text_template: str | None = None,
     id_column: str | None = None,
     split: str = "train",
     delimiter: str | None = None,
@@ -305,8 +302,7 @@ def count_texts(
         BadRowsError, DataError: as `encode_table`.
     """
     config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
-    column = text_column_of(source, config, text_column, id_column)
-    columns = Columns(texts=(column,), ids=() if id_column is None else (id_column,))
+    columns = one_text(source, config, text_column, id_column, text_template)
     return len({text_key("", row.texts) for row in iter_columns(source, columns, config)})
 
 

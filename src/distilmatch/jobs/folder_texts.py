@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distilmatch.config.tables import Quoting, TableConfig
-from distilmatch.data.column_rows import in_batches, iter_columns, text_column_of
-from distilmatch.data.columns import Columns
+from distilmatch.data.column_rows import in_batches, iter_columns, one_text
 from distilmatch.errors import DataError
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.text_arguments import text_list
@@ -22,6 +22,7 @@ def folder_texts(
     folder: RepresentationFolder | str | Path,
     *,
     text_column: str | None = None,
+    text_template: str | None = None,
     id_column: str | None = None,
     split: str = "train",
     delimiter: str | None = None,
@@ -32,6 +33,7 @@ def folder_texts(
     Args:
         source: the table that it was encoded from; it may hold more texts than the folder.
         text_column: by default "text", or the only column that is not the id.
+        text_template: as `encode_table` was given it.
         split, delimiter, quoting: as `encode_table` was given them.
 
     Raises:
@@ -39,9 +41,9 @@ def folder_texts(
     """
     opened = opened_folder(folder)
     config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
-    column = text_column_of(source, config, text_column, id_column)
+    columns = replace(one_text(source, config, text_column, id_column, text_template), ids=())
     text_of_row: list[str | None] = [None] * len(opened)
-    for batch in in_batches(iter_columns(source, Columns(texts=(column,)), config), _BATCH):
+    for batch in in_batches(iter_columns(source, columns, config), _BATCH):
         texts = [row.texts[0] for row in batch]
         for row, text in zip(opened.row_of_text(texts).tolist(), texts, strict=True):
             if row >= 0:

@@ -12,8 +12,7 @@ import numpy as np
 
 from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.config.tables import TableConfig
-from distilmatch.data.column_rows import iter_columns, text_column_of
-from distilmatch.data.columns import Columns
+from distilmatch.data.column_rows import iter_columns, one_text
 from distilmatch.engine.question import Question
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, MissingExtraError
@@ -143,8 +142,7 @@ def count_items(side: MatchSideConfig) -> int:
         BadRowsError, DataError: the table cannot be used.
     """
     config = TableConfig(split=side.split, delimiter=side.delimiter, quoting=side.quoting)
-    column = text_column_of(side.source, config, side.text_column, side.id_column)
-    columns = Columns(texts=(column,), ids=() if side.id_column is None else (side.id_column,))
+    columns = one_text(side.source, config, side.text_column, side.id_column, side.text_template)
     return counted_items(iter_columns(side.source, columns, config))[1]
 
 
@@ -159,6 +157,7 @@ def _encode(
             Path(recipe.output) / "representations" / name,
             side=side,
             text_column=table.text_column,
+            text_template=table.text_template,
             id_column=table.id_column,
             dtype=match.dtype,
             precision="auto",
@@ -188,6 +187,7 @@ def _match(
                 folder,
                 root / "vectors" / name,
                 text_column=table.text_column,
+                text_template=table.text_template,
                 id_column=table.id_column,
                 split=table.split,
                 delimiter=table.delimiter,

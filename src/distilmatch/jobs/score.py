@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rehearsal import Rehearsal
 from distilmatch.metrics.reading import Reading
 from distilmatch.models.dipair import DiPair
+from distilmatch.models.trained_texts import check_reading
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 from distilmatch.types import TableRow
 
@@ -74,7 +75,8 @@ def score_table(
             With one label `score` is the sigmoid of the logit, as `predict` gives it. A classification has `label`,
             the most probable class, and its probability as `score`. With a `threshold` there is `match`, true or false.
         folders: a representation folder for each side, or its path, in the order of the model's sides.
-        table: how the table is read. By id, texts are read (and written) only where `text_columns` names them.
+        table: how the table is read. By id, texts are read (and written) only where `text_columns` or `text_templates` name
+            them. Texts that templates make stand under the names of the model's sides in the output.
         by: what rows are looked up by.
         threshold: of a binary task or two classes, whose second is a match: "best_f1", "precision=0.95", "recall=0.9" of the
             model's decision, or a number that the score of a match is above.
@@ -149,8 +151,8 @@ def rehearse_score(
             parts.append(_score_batch(scorer, lookup, sides, rows))
             parts.finish()
         row_seconds, row_bytes = (time.perf_counter() - began) / len(rows), disk_bytes(folder) / len(rows)
-    names = (*lookup.columns.ids, *lookup.columns.texts)
-    texts = slice(None) if lookup.columns.texts else slice(0)
+    names = (*lookup.columns.ids, *lookup.text_names)
+    texts = slice(None) if lookup.text_names else slice(0)
     ids = slice(len(lookup.columns.ids))
     finished = done == total
     return Rehearsal(
@@ -191,7 +193,7 @@ def _prepared(
     lookup = _make_lookup(model, source, opened, table, by, reading)
     job = fingerprint(
         table_fingerprint(source, table.split),
-        table.replaced(quarantine_file=None).to_dict(),
+        table.replaced(quarantine_file=None).key_settings(),
         by,
         batch_rows,
         fingerprint_tensors(model.state_dict()),
@@ -246,6 +248,7 @@ class _Lookup:
     table: TableConfig
     by: Literal["text", "id"]
     columns: Columns
+    text_names: tuple[str, ...]
     side_names: tuple[str, ...]
     reading: Reading | None
 
@@ -300,7 +303,7 @@ class _Lookup:
 
     def schema(self, model: DiPair) -> pa.Schema:
         """The columns of the output."""
-        names = [*self.columns.ids, *self.columns.texts]
+        names = [*self.columns.ids, *self.text_names]
         fields = [pa.field(name, pa.string()) for name in names]
         fields += [pa.field(f"logit_{c}", pa.float32()) for c in range(model.task.num_labels)]
         if model.task.kind == "classification":
@@ -337,7 +340,7 @@ def _make_lookup(
         if triplets:
             ids = tuple(f"{side}_id" for side in sides) if table.id_columns else ()
             columns = Columns(texts=sides, ids=ids)
-        columns = Columns(texts=columns.texts, ids=columns.ids)
+        columns = replace(columns, label=None, teacher=())
     else:
         if triplets or len(table.id_columns) != len(sides):
             raise ConfigError(f"scoring by id needs `id_columns`: a column of ids for each side ({', '.join(sides)})")
@@ -345,8 +348,19 @@ def _make_lookup(
             if not folder.has_ids:
                 raise DataError(f"{folder.path} ({side}) holds no ids: encode with an id column, or score by text")
         columns = Columns(texts=table.text_columns or (), ids=table.id_columns)
+        if table.text_templates is not None:
+            columns = replace(tuple_columns(source, table), label=None, teacher=())
+    if columns.texts:
+        check_reading(model, source, table.text_templates)
     return _Lookup(
-        source=source, folders=folders, table=table, by=by, columns=columns, side_names=sides, reading=reading
+        source=source,
+        folders=folders,
+        table=table,
+        by=by,
+        columns=columns,
+        text_names=columns.texts if table.text_templates is None else sides,
+        side_names=sides,
+        reading=reading,
     )
 
 

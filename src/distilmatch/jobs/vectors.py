@@ -6,6 +6,7 @@ Shape legend: n rows of the folder; d width of the sentence encoder.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,7 @@ import numpy as np
 from distilmatch.arguments import whole_number
 from distilmatch.config.embeddings import CorpusConfig
 from distilmatch.config.tables import Quoting, TableConfig
-from distilmatch.data.column_rows import in_batches, iter_columns, text_column_of
-from distilmatch.data.columns import Columns
+from distilmatch.data.column_rows import in_batches, iter_columns, one_text
 from distilmatch.data.corpus import write_corpus
 from distilmatch.errors import DataError
 from distilmatch.files import check_outputs
@@ -38,6 +38,7 @@ def folder_vectors(
     cache: str | Path,
     *,
     text_column: str | None = None,
+    text_template: str | None = None,
     id_column: str | None = None,
     split: str = "train",
     delimiter: str | None = None,
@@ -60,6 +61,7 @@ def folder_vectors(
         cache: folder for the texts and their embeddings.
         prompt: in the place of the model's own; "" for none.
         text_column: by default "text", or the only column that is not the id.
+        text_template: as `encode_table` was given it.
         split, delimiter, quoting: as `encode_table` was given them.
 
     Returns:
@@ -76,9 +78,14 @@ def folder_vectors(
     )
     whole_number("batch_size", batch_size)
     config = TableConfig(split=split, delimiter=delimiter, quoting=quoting)
-    column = text_column_of(source, config, text_column, id_column)
+    columns = replace(one_text(source, config, text_column, id_column, text_template), ids=())
     texts_config = CorpusConfig(
-        sources=(str(source),), text_columns=(column,), split=split, delimiter=delimiter, quoting=quoting
+        sources=(str(source),),
+        text_columns=None if columns.templates else columns.texts,
+        text_templates=columns.texts if columns.templates else None,
+        split=split,
+        delimiter=delimiter,
+        quoting=quoting,
     )
     corpus = write_corpus(texts_config, place / "texts")
     teacher = SentenceTeacher(encoder, batch_size=batch_size, precision=precision, device=device)
@@ -90,7 +97,7 @@ def folder_vectors(
     # A corpus has no white space around its texts, the folder's texts are as they stand in the table.
     place_of = KeyIndex(key_array([text_key("", (corpus[i],)) for i in range(len(corpus))]))
     places = np.full(len(folder), -1, dtype=np.int64)
-    for batch in in_batches(iter_columns(source, Columns(texts=(column,)), config), _BATCH):
+    for batch in in_batches(iter_columns(source, columns, config), _BATCH):
         texts = [row.texts[0] for row in batch]
         rows = folder.row_of_text(texts)
         places[rows[rows >= 0]] = place_of.find(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,21 @@ scores = model.predict([({examples})])
 {shape}
 
 A cached text takes {cache} in fp16.
-
+{texts}
 ## Scores
 
 {scores}
 {training}"""
 
 
-def write_model_card(folder: Path, student: StudentConfig, task: TaskConfig, training: Mapping[str, Any]) -> None:
+def write_model_card(
+    folder: Path, student: StudentConfig, task: TaskConfig, training: Mapping[str, Any], templates: Sequence[str] = ()
+) -> None:
     """Writes README.md: how to use the model, its shape, what its scores mean, and how it was trained.
 
     Args:
         training: flat rows (teacher, data, figures) for a table; may be empty.
+        templates: that made the texts it was trained on, one a side or one for all; none where they were columns.
     """
     sizes = [kept * student.vector_width * 2 for kept in student.kept_tokens]
     card = _CARD.format(
@@ -60,6 +63,7 @@ def write_model_card(folder: Path, student: StudentConfig, task: TaskConfig, tra
         examples=", ".join(f'"{name} text"' for name in student.side_names),
         shape="\n".join(f"| {name} | {value} |" for name, value in student.to_dict().items()),
         cache=", ".join(f"{size:,} bytes ({name})" for size, name in zip(sizes, student.side_names, strict=True)),
+        texts=_texts_section(student.side_names, templates),
         scores=_score_meaning(task),
         training=_training_section(training),
     )
@@ -73,6 +77,23 @@ def _score_meaning(task: TaskConfig) -> str:
         low, high = task.label_range
         return f"One logit; its sigmoid (what `predict` returns), stretched from {low:g} to {high:g}, is the value."
     return "One logit; `predict` returns its sigmoid. A higher score is a better match."
+
+
+def _texts_section(side_names: Sequence[str], templates: Sequence[str]) -> str:
+    if not templates:
+        return ""
+    named = zip(side_names, templates, strict=False) if len(templates) > 1 else [("each side", templates[0])]
+    rows = "\n".join(f"| {name} | `{template.replace('|', chr(92) + '|')}` |" for name, template in named)
+    return f"""
+## Texts
+
+It was trained on texts that were made of several columns. Give it texts of the same form: `--text-template` of `encode`,
+`--text-templates` of the other commands, with your columns' names in the braces.
+
+| side | template |
+| --- | --- |
+{rows}
+"""
 
 
 def _training_section(training: Mapping[str, Any]) -> str:

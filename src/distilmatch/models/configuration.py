@@ -20,6 +20,8 @@ class DiPairConfig(PreTrainedConfig):
         task: the settings of a `TaskConfig`.
         encoders: the `transformers` config of each encoder, as a dict: one where the encoder is shared, else one a
             side.
+        text_templates: the templates that made the texts which the student was trained on, one a side or one for all; None
+            where they were columns.
         unused_weights: names of the encoders' weights that no output depends on; they are kept and not trained.
 
     Example:
@@ -37,6 +39,7 @@ class DiPairConfig(PreTrainedConfig):
     task: dict[str, Any] | None = None
     encoders: list[Any] | None = None
     unused_weights: list[Any] | None = None
+    text_templates: list[Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         student = (

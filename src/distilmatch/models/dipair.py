@@ -261,7 +261,8 @@ class DiPair(DiPairInference, PreTrainedModel):
             for index, tokenizer in enumerate(self.tokenizers):
                 tokenizer_folder = folder if index == 0 else folder / f"tokenizer_{index}"
                 written += tokenizer.save_pretrained(str(tokenizer_folder)) or ()
-            write_model_card(folder, self.student, self.task, self.training_summary)
+            templates = self.config.text_templates or ()
+            write_model_card(folder, self.student, self.task, self.training_summary, templates)
             write_checksums(folder, written)
 
     def push_to_hub(  # type: ignore[override]

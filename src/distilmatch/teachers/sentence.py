@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from distilmatch.config.base import WeightDtype
 from distilmatch.config.embeddings import Combination, EmbeddingTeacherConfig, Pooling
 from distilmatch.config.weights import revision_of
-from distilmatch.data.columns import missing_column
+from distilmatch.data.column_names import missing_column
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.fingerprint import fingerprint, fingerprint_file
 from distilmatch.pretrained.positions import position_limit

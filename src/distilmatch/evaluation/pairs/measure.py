@@ -33,6 +33,7 @@ from distilmatch.metrics import (
 )
 from distilmatch.metrics.decisions import Decision, check_decides
 from distilmatch.models.dipair import DiPair
+from distilmatch.models.trained_texts import check_reading
 from distilmatch.runtime import Precision, environment, use_bf16
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.teachers.baselines import safe_own_metrics, trusted
@@ -100,6 +101,8 @@ def evaluate_pairs(
             labels, or one that gives no number.
     """
     task, own = model.task, checked_metrics(metrics)
+    if not isinstance(table, TupleTable):
+        check_reading(model, table, None if read_as is None else read_as.text_templates)
     table = tuple_table(table, read_as, task, side_names=model.student.side_names)
     if teacher is not None:
         teacher = in_task_order(in_precision(loaded_teacher(teacher, task), precision), task)

@@ -426,10 +426,15 @@ def _finish(run: EmbeddingRun, stages: Sequence[Stage], latest: Path, tables: La
         corpus = TextCorpus(run.corpus)
         names = ", ".join(Path(source).name for source in recipe.corpus.sources)
         facts["unlabelled texts"] = f"{len(corpus):,} ({names})"
+        if recipe.corpus.text_templates is not None:
+            facts["made of columns by"] = _quoted(recipe.corpus.text_templates)
         facts["objective"] = recipe.objective.kind
     for number, config in enumerate(recipe.labelled if tables is not None else ()):
         assert tables is not None
-        facts[f"labelled {config.kind} {number + 1}"] = f"{len(tables.tables[number]):,} ({Path(config.source).name})"
+        made = "" if config.text_templates is None else f", made of columns by {_quoted(config.text_templates)}"
+        facts[f"labelled {config.kind} {number + 1}"] = (
+            f"{len(tables.tables[number]):,} ({Path(config.source).name}{made})"
+        )
     facts["seed"] = recipe.seed
     facts |= {stage.shown: stage.described() for stage in stages}
     save_student(
@@ -440,3 +445,7 @@ def _finish(run: EmbeddingRun, stages: Sequence[Stage], latest: Path, tables: La
     )
     save_training_curves(stage_curves(stages), run.student)
     run.copy_records()
+
+
+def _quoted(templates: Sequence[str]) -> str:
+    return " and ".join(f"`{template}`" for template in templates)

@@ -401,6 +401,7 @@ def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleT
         "seed": recipe.seed,
     }
     model.training_summary |= {stage.shown: stage.described() for stage in stages}
+    model.config.text_templates = None if recipe.table.text_templates is None else list(recipe.table.text_templates)
     model.save_pretrained(run.student)
     save_training_curves(stage_curves(stages), run.student)
     run.copy_records()

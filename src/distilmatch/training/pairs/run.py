@@ -81,6 +81,7 @@ class RunFolder(RecordedRun):
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
         needed = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
+        needed["table"] = self.recipe.table.key_settings()
         if self.recipe.teacher is not None:
             needed["teacher"] = self.recipe.teacher.label_settings()
         if self.recipe.teacher is not None and self.recipe.table.teacher_columns and self.recipe.transfer.rounds != 0:
