@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -126,12 +126,13 @@ def run(
     with nothing_set_aside() if dry_run else nullcontext():
         rows = load_table(table, read, student.task, side_names=student.student.side_names)
         train = None if train_table is None else load_table(train_table, read, student.task)
+    baselines = {"simple_baselines": simple_baselines, "baselines_train": train, "baselines_encoder": base_encoder}
     _check_labels(student, rows, asked, table, simple_baselines, train)
     student.to(pick_device(device))  # type: ignore[arg-type]
     if dry_run:
         say_machine({"model": model, "teacher": teachers}, device, precision=precision_on(device, precision))
         say_table("table", table, rows, read, student.task)
-        _plan(student, rows, asked, output, device, precision, speed)
+        _plan(student, rows, asked, output, device, precision, speed, baselines)
         return
     from distilmatch.evaluation.pairs.measure import evaluate_pairs
     from distilmatch.teachers import load_teacher
@@ -142,9 +143,7 @@ def run(
         student,
         rows,
         teacher=loaded,
-        simple_baselines=simple_baselines,
-        baselines_train=train,
-        baselines_encoder=base_encoder,
+        **baselines,  # type: ignore[arg-type]
         measure_speed=speed,
         precision=precision,  # type: ignore[arg-type]
     )
@@ -224,6 +223,7 @@ def _plan(
     device: str | None,
     precision: str,
     speed: bool,
+    baselines: dict[str, Any],
 ) -> None:
     from distilmatch.estimates import seconds_so_far
     from distilmatch.planning.evaluation import plan_evaluation
@@ -236,6 +236,7 @@ def _plan(
         precision=precision,  # type: ignore[arg-type]
         speed=speed,
         start=seconds_so_far(),
+        **baselines,
     )
     say_estimate(estimate, "measured", output)
 
