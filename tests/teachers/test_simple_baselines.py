@@ -18,7 +18,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import average_precision_score, f1_score
 from transformers import AutoModel, AutoTokenizer
 
-from distilmatch.config.tables import TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.data.tables import load_table
 from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.metrics import task_metrics
 from distilmatch.teachers.baselines import baseline_metrics, best_f1_threshold, simple_baselines
@@ -273,3 +274,15 @@ def test_terms_are_those_of_the_pattern() -> None:
     pairs = TupleTable(texts=["It's a 5\" shelf!", "5 \" SHELF ! it ' s A"], rows=np.array([[0, 1]]))
     assert re.findall(r"\w+|[^\w\s]", "it's") == ["it", "'", "s"]
     assert 0.5 < LexicalScores(pairs).scores(pairs)[0][0] < 1
+
+
+@pytest.mark.real_data
+def test_on_product_records_letters_and_features_reach_what_is_published_of_tfidf(shared_data: Path) -> None:
+    folder = shared_data / "walmart_amazon"
+    if not folder.is_dir():
+        pytest.skip("no such data set there")
+    read = TableConfig(text_columns=("left", "right"), label_column="label")
+    train, valid = (load_table(folder / f"{part}.jsonl.gz", read, BINARY) for part in ("train", "valid"))
+    found = baseline_metrics(train, valid, BINARY)
+    assert found["TF-IDF letters"]["f1"] > 0.6 and found["simple features"]["f1"] > 0.64
+    assert found["TF-IDF letters"]["average_precision"] > found["BM25"]["average_precision"]

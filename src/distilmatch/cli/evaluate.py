@@ -144,6 +144,7 @@ def run(
         rows = load_table(table, read, student.task, side_names=student.student.side_names)
         dev_rows = None if dev is None else _dev_rows(student, dev, read, rows)
         train = None if train_table is None else load_table(train_table, read, student.task)
+    baselines = {"simple_baselines": simple_baselines, "baselines_train": train, "baselines_encoder": base_encoder}
     _check_labels(student, rows, asked, table, simple_baselines, train)
     student.to(pick_device(device))  # type: ignore[arg-type]
     if dry_run:
@@ -151,9 +152,8 @@ def run(
         say_table("table", table, rows, read, student.task)
         if dev_rows is not None:
             say_table("dev", dev, dev_rows, read, student.task)
-        _plan(student, rows, dev_rows, asked, output, device, precision, speed)
+        _plan(student, rows, dev_rows, asked, output, device, precision, speed, baselines)
         return
-    baselines = {"simple_baselines": simple_baselines, "baselines_train": train, "baselines_encoder": base_encoder}
     report, decision = _measured(student, rows, dev_rows, asked, precision, device, measure_speed=speed, **baselines)
     report.save(Path(output))
     show(report)
@@ -307,6 +307,7 @@ def _plan(
     device: str | None,
     precision: str,
     speed: bool,
+    baselines: dict[str, Any],
 ) -> None:
     from distilmatch.estimates import seconds_so_far
     from distilmatch.planning.evaluation import plan_evaluation
@@ -320,6 +321,7 @@ def _plan(
         precision=precision,  # type: ignore[arg-type]
         speed=speed,
         start=seconds_so_far(),
+        **baselines,
     )
     say_estimate(estimate, "measured", output)
 

@@ -20,7 +20,10 @@ from distilmatch.planning.training import text_seconds
 from distilmatch.pretrained.sentence import load_sentence_encoder
 from distilmatch.runtime import Precision
 from distilmatch.teachers import load_teacher
+from distilmatch.teachers.baselines import ENCODED_ROWS
+from distilmatch.teachers.baselines import simple_baselines as computed_baselines
 from distilmatch.teachers.sentence import SentenceTeacher
+from distilmatch.teachers.untrained import untrained_scores
 from distilmatch.types import TupleTable
 
 _BATCH = 64
@@ -28,6 +31,7 @@ _SECONDS = 3.0
 _TIMED = 2.0  # seconds that a speed is measured for
 _TIMED_PAIRS, _TIMED_ROWS, _TIMED_TEXTS = 256, 2048, 512
 _RESAMPLES = 200
+_BASELINE_ROWS = 1000
 _REPORT_SECONDS, _REPORT_BYTES = 3.0, 120_000  # plots and tables, whatever is measured
 
 
@@ -41,11 +45,15 @@ def plan_evaluation(
     speed: bool,
     start: float,
     dev: TupleTable | None = None,
+    simple_baselines: bool = False,
+    baselines_train: TupleTable | None = None,
+    baselines_encoder: str | None = None,
 ) -> Estimate:
     """What `evaluate_pairs` and its report take.
 
     Args:
         dev: rows that decisions are made on.
+        simple_baselines, baselines_train, baselines_encoder: as of `evaluate_pairs`.
         start: seconds of all that came before, which the run does too.
     """
     texts = [[table.texts[i] for i in np.unique(table.rows[:, side])] for side in range(table.sides)]
@@ -69,9 +77,35 @@ def plan_evaluation(
         head = sum(min(_TIMED_ROWS, len(side)) * each for side, each in zip(texts, by_text, strict=True))
         seconds["speed of the student"] = _repeated(student_seconds) + head + _TIMED
     both = teacher is not None or table.teacher is not None
-    seconds["intervals"] = _RESAMPLES * _metric_seconds(table, student.task, both)
+    metrics = _metric_seconds(table, student.task, both)
+    if simple_baselines:
+        seconds["simple baselines"], count = _baseline_seconds(table, student.task, baselines_train, baselines_encoder)
+        metrics *= 1 + count / (2 if both else 1)
+    seconds["intervals"] = _RESAMPLES * metrics
     seconds["report"] = _REPORT_SECONDS
     return Estimate(seconds=seconds, disk_bytes=_REPORT_BYTES)
+
+
+def _baseline_seconds(
+    table: TupleTable, task: TaskConfig, train: TupleTable | None, encoder: str | None
+) -> tuple[float, int]:
+    """Seconds of the simple baselines, and how many there are; measured on some rows."""
+    tables = [each for each in (table, train) if each is not None]
+    parts = [each.take(np.linspace(0, len(each) - 1, min(len(each), _BASELINE_ROWS)).astype(int)) for each in tables]
+    began = time.perf_counter()
+    logits = computed_baselines(parts[1] if len(parts) == 2 else None, parts[0], task)
+    seconds = (time.perf_counter() - began) * sum(map(len, tables)) / sum(map(len, parts))
+    if encoder is None:
+        return seconds, len(logits)
+    began = time.perf_counter()
+    loaded = load_sentence_encoder(encoder)
+    seconds += time.perf_counter() - began
+    few = [part.take(np.arange(min(len(part), _BATCH))) for part in parts]
+    began = time.perf_counter()
+    for part in few:
+        untrained_scores(loaded, part)
+    rows = len(table) + (0 if train is None else min(len(train), ENCODED_ROWS))
+    return seconds + (time.perf_counter() - began) * rows / sum(map(len, few)), len(logits) + 2
 
 
 def _repeated(run: float, once_more: bool = False) -> float:

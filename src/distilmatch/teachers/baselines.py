@@ -37,7 +37,7 @@ _CONSTANT = {
 }
 _BY_ORDER = {"auc", "average_precision", "spearman", "ndcg@10", "map", "mrr@10"}
 _TEXT_ROWS = 100_000  # rows of the train table whose texts say how rare a term is
-_FIT_ROWS, _ENCODED_ROWS = 20_000, 2_000  # rows that a regression is fitted on; those of features of an encoder
+_FIT_ROWS, ENCODED_ROWS = 20_000, 2_000  # rows that a regression is fitted on; those of features of an encoder
 _WEAK_PENALTY = 10.0
 _RARE = 1e-6  # the probability of a class that no train row has
 
@@ -92,7 +92,7 @@ def simple_baselines(
     lexical = _Lexical(source.take(_drawn(len(source), _TEXT_ROWS, random)))
     rows = None
     if learnt is not None:
-        rows = learnt.take(_drawn(len(learnt), _FIT_ROWS if base_model is None else _ENCODED_ROWS, random))
+        rows = learnt.take(_drawn(len(learnt), _FIT_ROWS if base_model is None else ENCODED_ROWS, random))
     tables = [table] if rows is None else [table, rows]
     scored = [lexical.scores(each) for each in tables]
     if base_model is not None:

@@ -147,7 +147,8 @@ def _agreement(report: PairResults) -> ReportTable | None:
         return None
     rows = []
     for system in report.systems:
-        if system.role != "teacher":
+        # Where there is quality to tell, how a simple baseline agrees with the teacher says little.
+        if system.role != "teacher" and not (system.simple and report.main_metric is not None):
             cells = [_with_interval(system.agreement.get(name), system.agreement_intervals.get(name)) for name in names]
             rows.append((system.name, *cells))
     title = "Agreement with the teacher (95 % interval)"
