@@ -16,6 +16,7 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.evaluation.pairs.measure import evaluate_pairs
 from distilmatch.evaluation.pairs.report import PairReport
 from distilmatch.evaluation.pairs.results import CacheSize
+from distilmatch.metrics.decisions import decide_on
 from distilmatch.models import DiPair
 from distilmatch.training.curves import StageCurve
 from distilmatch.types import TupleTable
@@ -96,13 +97,20 @@ def rising(
 
 
 def made_report(
-    encoder: Path, kind: str, *, teacher_noise: float | None = 0.3, gold: str = "student", **settings: Any
+    encoder: Path,
+    kind: str,
+    *,
+    teacher_noise: float | None = 0.3,
+    gold: str = "student",
+    decided: bool = False,
+    **settings: Any,
 ) -> PairReport:
     """A report of a task.
 
     Args:
         teacher_noise: None for no teacher.
         gold: whose scores the gold labels follow: "student", "teacher", "nobody", or "none" for no labels.
+        decided: with decisions, made on the same rows.
     """
     student, table = tiny_student(encoder, kind), tiny_table()
     teacher = None if teacher_noise is None else noisy(student, teacher_noise)
@@ -112,4 +120,7 @@ def made_report(
         random = np.random.default_rng(5).normal(size=(len(table), student.task.num_labels))
         labels = gold_of(student.task, followed[gold]() if gold in followed else random)
         table = TupleTable(texts=table.texts, rows=table.rows, queries=table.queries, gold=labels)
+    if decided:
+        scored = {"student": student.logits(pairs)} | ({} if teacher is None else {"teacher": teacher(pairs)})
+        settings["decisions"] = {name: decide_on(table, student.task, logits) for name, logits in scored.items()}
     return evaluate_pairs(student, table, teacher=teacher, **{"measure_speed": False, "resamples": 50} | settings)

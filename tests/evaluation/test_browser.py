@@ -62,7 +62,9 @@ def _measured(page: str, folder: Path, *, dark: bool = False) -> list[dict[str, 
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_page_fits_a_phone_and_a_desk(kind: str, tiny_encoder: Path, tmp_path: Path) -> None:
-    report = made_report(tiny_encoder, kind, teacher_noise=2.0, gold="teacher", measure_speed=kind == "binary")
+    binary = kind == "binary"
+    report = made_report(tiny_encoder, kind, teacher_noise=2.0, gold="teacher", measure_speed=binary, decided=binary)
+    assert len(report.decisions) == (2 if binary else 0)
     report = report.model_copy(update={"curves": (rising(),), "model": "a/very/long/path" * 12})
     report.save(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -263,15 +263,19 @@ def _dev_rows(student: DiPair, dev: str, read: TableConfig, rows: TupleTable) ->
 def _tell(decision: Decision, folder: Path | None) -> None:
     """Prints the thresholds of a decision, and writes it where it is to be written."""
     from distilmatch.cli.tables import print_table
-    from distilmatch.evaluation.pairs.wording import figure, score_label
+    from distilmatch.evaluation.pairs.wording import score_label, with_interval
     from distilmatch.metrics.decisions import DECISION
 
     header = ("threshold", "score above", "F1", "precision", "recall")
     rows = [
-        (each.name, score_label(each.logit), figure(each.f1), figure(each.precision), figure(each.recall))
+        (
+            each.name,
+            score_label(each.logit),
+            *(with_interval(getattr(each, name), each.intervals.get(name)) for name in ("f1", "precision", "recall")),
+        )
         for each in decision.thresholds
     ]
-    print_table(header, rows, f"The student's thresholds, on {decision.rows:,} rows of dev")
+    print_table(header, rows, f"The student's thresholds, on {decision.rows:,} rows of dev (95 % interval)")
     if folder is not None:
         decision.save(folder)
         say(decision=str(folder / DECISION))

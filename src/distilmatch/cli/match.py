@@ -193,7 +193,9 @@ def run(
         return
     say(**_facts(report, output, reverse_output, top_k))
     asked = {"--top-k": top_k, "--threshold": threshold, "--candidates": candidates, "--index": candidates and index}
-    _say_next(model, {"--left": left, "--right": right, **asked, "--candidate-encoder": candidate_encoder}, texts)
+    _say_next(
+        model, {"--left": left, "--right": right, **asked, "--candidate-encoder": candidate_encoder}, texts, calibrated
+    )
 
 
 def _facts(report: MatchReport, output: str, reverse_output: str | None, top_k: int | None) -> dict[str, object]:
@@ -206,13 +208,14 @@ def _facts(report: MatchReport, output: str, reverse_output: str | None, top_k: 
     return facts
 
 
-def _say_next(model: str, asked: dict[str, object], with_texts: bool) -> None:
+def _say_next(model: str, asked: dict[str, object], with_texts: bool, calibrated: bool) -> None:
     """Prints the command that shows the matches with their texts; of matches that have them, what more would take."""
     if with_texts:
         say_next("plan", model, "--left", "1e6", "--right", "1e6")
         return
     tables = ["--left-table", "TABLE", "--right-table", "TABLE"]
     words = [word for option, value in asked.items() if value is not None for word in (option, value)]
+    words += ["--calibrated"] if calibrated else []
     say_next("match", model, *words, *tables, "--texts", "--output", "FILE.csv")
 
 

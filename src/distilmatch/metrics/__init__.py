@@ -1,4 +1,4 @@
-"""How good scores are against gold labels and beside the teacher's, and what to decide by them: functions of arrays."""
+"""How good scores are against gold labels, how near they are to the teacher's, what to decide by them: functions of arrays."""
 
 from distilmatch.metrics.agreement import agreement_metrics
 from distilmatch.metrics.decisions import Decision, decide, load_decision

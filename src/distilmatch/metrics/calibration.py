@@ -19,7 +19,6 @@ from sklearn.isotonic import IsotonicRegression
 
 from distilmatch.config.base import FrozenConfig
 from distilmatch.errors import DataError
-from distilmatch.metrics.resampling import grouped_rows
 
 Method = Literal["platt", "isotonic"]
 METHODS: tuple[Method, ...] = ("platt", "isotonic")
@@ -187,13 +186,12 @@ def held_out_probabilities(
 
 def _folds(positive: np.ndarray, seed: int, queries: np.ndarray | None) -> np.ndarray:
     # Groups in random order, those with the most matches first, are dealt out in turn.
-    groups = [np.array([row]) for row in range(len(positive))] if queries is None else grouped_rows(queries)
-    order = np.random.default_rng(seed).permutation(len(groups))
-    matches = np.array([int(positive[groups[number]].sum()) for number in order])
-    folds = np.empty(len(positive), dtype=np.int64)
-    for turn, number in enumerate(order[np.argsort(-matches, kind="stable")]):
-        folds[groups[number]] = turn % FOLDS
-    return folds
+    of = np.arange(len(positive)) if queries is None else np.unique(queries, return_inverse=True)[1]
+    matches = np.bincount(of, weights=positive)
+    order = np.random.default_rng(seed).permutation(len(matches))
+    folds = np.empty(len(matches), dtype=np.int64)
+    folds[order[np.argsort(-matches[order], kind="stable")]] = np.arange(len(matches)) % FOLDS
+    return folds[of]
 
 
 def log_loss(gold: np.ndarray, probabilities: np.ndarray) -> float:

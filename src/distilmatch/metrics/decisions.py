@@ -360,6 +360,7 @@ def _thresholds(
     found = {name: cut for name in USUAL_NAMES if (cut := cuts.named(name)) is not None}
     drawn: dict[str, list[list[float]]] = {name: [] for name in found}
     levels, where = np.unique(-scores, return_inverse=True)
+    above = {name: int(np.searchsorted(levels, -cut.threshold)) for name, cut in found.items()}
     for rows in drawn_rows(len(scores), resamples=resamples, seed=seed, queries=queries):
         places = where[rows]
         counts = np.bincount(places, minlength=len(levels))
@@ -367,18 +368,22 @@ def _thresholds(
         if not matches.any():
             continue
         again = Cuts.sorted(-levels, matches, counts)
-        for name, cut in found.items():
+        hits, predicted = np.cumsum(matches), np.cumsum(counts)
+        for name in found:
             chosen = again.named(name)
             if chosen is not None:
-                drawn[name].append([chosen.threshold, *_at(-levels, matches, counts, cut.threshold)])
+                drawn[name].append([chosen.threshold, *_at(hits, predicted, above[name])])
     return tuple(_with_intervals(name, cut, drawn[name], resamples) for name, cut in found.items())
 
 
-def _at(levels: np.ndarray, matches: np.ndarray, counts: np.ndarray, threshold: float) -> tuple[float, float, float]:
-    """F1, precision and recall at a threshold, of counts by (m,) falling scores; no prediction has the precision 0."""
-    above = levels > threshold
-    hits, predicted, positives = matches[above].sum(), counts[above].sum(), matches.sum()
-    return 2 * hits / (predicted + positives), hits / predicted if predicted else 0.0, hits / positives
+def _at(hits: np.ndarray, predicted: np.ndarray, above: int) -> tuple[float, float, float]:
+    """F1, precision and recall of what the `above` highest scores keep; no prediction has the precision 0.
+
+    Args:
+        hits, predicted: (m,) matches, and rows, of so many of the highest scores.
+    """
+    found, said, positives = (float(hits[above - 1]), float(predicted[above - 1]), float(hits[-1]))
+    return 2 * found / (said + positives), found / said if said else 0.0, found / positives
 
 
 def _with_intervals(name: str, cut: Cut, drawn: list[list[float]], resamples: int) -> Threshold:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -85,17 +86,17 @@ class Cuts:
             raise DataError("thresholds: no row is a match, so that neither precision nor recall is defined")
         return cls(_midways(levels), np.cumsum(matches), np.cumsum(rows), float(matches.sum()))
 
-    @property
+    @cached_property
     def precision(self) -> np.ndarray:
         """(m,) share of the rows above each threshold that are matches."""
         return np.asarray(self.true_positives / self.predicted)
 
-    @property
+    @cached_property
     def recall(self) -> np.ndarray:
         """(m,) share of the matches that are above each threshold."""
         return np.asarray(self.true_positives / self.positives)
 
-    @property
+    @cached_property
     def f1(self) -> np.ndarray:
         """(m,) harmonic mean of the two."""
         return np.asarray(2 * self.true_positives / (self.predicted + self.positives))

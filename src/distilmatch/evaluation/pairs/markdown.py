@@ -15,6 +15,7 @@ from distilmatch.evaluation.pairs.wording import (
     rate_label,
     score_label,
     times_label,
+    with_interval,
 )
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _quality(report: PairResults) -> ReportTable | None:
         return None
     rows = []
     for system in report.systems:
-        cells = [_with_interval(system.metrics.get(name), system.metric_intervals.get(name)) for name in names]
+        cells = [with_interval(system.metrics.get(name), system.metric_intervals.get(name)) for name in names]
         rows.append((system.name, *cells))
     title = "Quality, against the gold labels (95 % interval)"
     return ReportTable(
@@ -127,7 +128,7 @@ def _decision(report: PairResults) -> ReportTable | None:
         return None
     rows = []
     for each in report.decisions:
-        cells = [_with_interval(value, each.intervals.get(name)) for name, value in each.metrics.items()]
+        cells = [with_interval(value, each.intervals.get(name)) for name, value in each.metrics.items()]
         errors = [figure(each.ece["raw"]), f"{figure(each.ece['calibrated'])} ({each.method})"]
         rows.append((each.name, score_label(each.threshold), *cells, *errors))
     header = (
@@ -149,7 +150,7 @@ def _agreement(report: PairResults) -> ReportTable | None:
     for system in report.systems:
         # Where there is quality to tell, how a simple baseline agrees with the teacher says little.
         if system.role != "teacher" and not (system.simple and report.main_metric is not None):
-            cells = [_with_interval(system.agreement.get(name), system.agreement_intervals.get(name)) for name in names]
+            cells = [with_interval(system.agreement.get(name), system.agreement_intervals.get(name)) for name in names]
             rows.append((system.name, *cells))
     title = "Agreement with the teacher (95 % interval)"
     return ReportTable(
@@ -197,9 +198,3 @@ def _cache(report: PairResults) -> ReportTable:
     )
     header = ("side", "tokens", "width", "bytes, fp32", "bytes, fp16")
     return ReportTable(kind="cache", title="Cache, for each text", header=header, rows=rows)
-
-
-def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None or interval is None:
-        return figure(value)
-    return f"{value:.4f} ({interval[0]:.3f} to {interval[1]:.3f})"

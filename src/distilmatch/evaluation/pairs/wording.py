@@ -60,3 +60,10 @@ def score_label(logit: float) -> str:
     """A threshold of the match logit as the score that `predict` gives, as fine as it must be near 0 and 1."""
     share = 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
     return f"{share:.4f}" if 0.001 <= share <= 0.999 else f"{share:.4g} (logit {logit:.3f})"
+
+
+def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A metric with its 95 % interval in brackets, where there is one."""
+    if value is None or interval is None:
+        return figure(value)
+    return f"{value:.4f} ({interval[0]:.3f} to {interval[1]:.3f})"
