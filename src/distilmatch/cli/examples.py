@@ -79,7 +79,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "--output scores.csv",
         ),
         (
-            "Which of them match, of those above it 95 % on dev",
+            "Say which rows match, at a precision of 95 % on dev",
             "distilmatch score run/student pairs.csv --left queries --right products --threshold precision=0.95 "
             "--output matches.csv",
         ),

@@ -9,6 +9,7 @@ Shape legend: n rows; c labels.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -371,29 +372,28 @@ def _thresholds(
         hits, predicted = np.cumsum(matches), np.cumsum(counts)
         for name in found:
             chosen = again.named(name)
-            if chosen is not None:
-                drawn[name].append([chosen.threshold, *_at(hits, predicted, above[name])])
+            threshold = math.nan if chosen is None else chosen.threshold
+            drawn[name].append([threshold, *_at(hits, predicted, above[name])])
     return tuple(_with_intervals(name, cut, drawn[name], resamples) for name, cut in found.items())
 
 
 def _at(hits: np.ndarray, predicted: np.ndarray, above: int) -> tuple[float, float, float]:
-    """F1, precision and recall of what the `above` highest scores keep; no prediction has the precision 0.
+    """F1, precision and recall of what the `above` highest scores keep; of no rows the precision is NaN.
 
     Args:
         hits, predicted: (m,) matches, and rows, of so many of the highest scores.
     """
     found, said, positives = (float(hits[above - 1]), float(predicted[above - 1]), float(hits[-1]))
-    return 2 * found / (said + positives), found / said if said else 0.0, found / positives
+    return 2 * found / (said + positives), found / said if said else math.nan, found / positives
 
 
 def _with_intervals(name: str, cut: Cut, drawn: list[list[float]], resamples: int) -> Threshold:
+    """Each figure's interval is of the resamples on which it is defined, where these are the half of all or more."""
     intervals = {}
-    if drawn and 2 * len(drawn) >= resamples:  # else it is not defined on most of them
-        columns = np.array(drawn).T
-        intervals = {
-            measure: interval_of(values)
-            for measure, values in zip(("logit", "f1", "precision", "recall"), columns, strict=True)
-        }
+    for place, measure in enumerate(("logit", "f1", "precision", "recall")):
+        values = np.array([row[place] for row in drawn if not math.isnan(row[place])])
+        if len(values) and 2 * len(values) >= resamples:
+            intervals[measure] = interval_of(values)
     return Threshold(
         name=name, logit=cut.threshold, f1=cut.f1, precision=cut.precision, recall=cut.recall, intervals=intervals
     )
