@@ -22,12 +22,12 @@ from distilmatch.metrics.decisions import load_decision
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.teacher import search as search_module
 from distilmatch.training.teacher.beside import compared
-from distilmatch.training.teacher.choices import BaseModel, base_model, moves, usual_choices
+from distilmatch.training.teacher.choices import BaseModel, base_model, count, moves, usual_choices
 from distilmatch.training.teacher.dev import DevEvaluator, dev_rows
 from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 from distilmatch.training.teacher.fit import Choices, fit, loss_of, new_cross_encoder
 from distilmatch.training.teacher.rows import LabelledRows, labelled_pairs, needed_length, smallest_share
-from distilmatch.training.teacher.search import planned
+from distilmatch.training.teacher.search import Search, planned
 from distilmatch.types import TupleTable
 
 _BINARY = TaskConfig(kind="binary")
@@ -53,10 +53,10 @@ def test_a_search_tries_changes_and_keeps_the_best_on_dev(tiny_encoder: Path, tm
     short = [done for done in record["tries"] if done["kind"] == "short"]
     assert [done["name"] for done in short] == [
         "the usual settings",
-        "logits from the first token",
         "the base model's dropout",
+        "the score from the first token",
     ]
-    assert short[0]["choices"]["readout"] == "mean" and short[1]["choices"]["readout"] == "first"
+    assert short[0]["choices"]["readout"] == "mean" and short[2]["choices"]["readout"] == "first"
     kept = [done for done in short if done["kept"]]
     assert kept[-1]["score"] == max(done["score"] for done in short)
     chosen = [done for done in record["tries"] if done["chosen"]]
@@ -87,7 +87,7 @@ def test_a_stopped_search_goes_on(tiny_encoder: Path, tmp_path: Path, monkeypatc
     fine_tune_teacher(*given)
     record = json.loads((tmp_path / "teacher" / "fine_tuning.json").read_text())
     assert len(calls) == 3 + len(record["tries"]) - 1
-    assert calls[3].readout == "first"  # not the usual settings again
+    assert calls[3].dropout == "model"  # not the usual settings again
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
@@ -145,10 +145,11 @@ def test_only_what_is_open_is_tried() -> None:
     ]
     assert names == [
         "twice the learning rate",
-        "logits from the first token",
+        "four times the learning rate",
+        "half the learning rate",
         "the base model's dropout",
         "balanced classes",
-        "half the learning rate",
+        "the score from the first token",
         "the first 5 of 6 layers",
     ]
     fixed = FineTuneConfig(learning_rate=1e-5, readout="first", dropout=0.1, class_weights="none", encoder_layers=3)
@@ -303,3 +304,48 @@ def test_a_teacher_like_a_simple_baseline_is_said(caplog: pytest.LogCaptureFixtu
     assert best > 0.2 and ("warning" in found) == warned == ("no better on dev than" in caplog.text)
     if warned:
         assert f"{best:.4f}" in found["warning"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried", "best"),
+    [
+        ([0.3, 0.5, 0.4], ["twice the learning rate", "four times the learning rate"], "twice the learning rate"),
+        ([0.3, 0.5, 0.6], ["twice the learning rate", "four times the learning rate"], "four times the learning rate"),
+        ([0.3, 0.2, 0.4], ["twice the learning rate", "half the learning rate"], "half the learning rate"),
+        ([0.3, 0.2, 0.1], ["twice the learning rate", "half the learning rate"], "the usual settings"),
+    ],
+)
+def test_the_learning_rate_goes_where_it_is_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], tried: list[str], best: str
+) -> None:
+    settings = FineTuneConfig(readout="mean", dropout=0, class_weights="none", encoder_layers=6)
+    rows = rows_of(toy(_BINARY, 640), _BINARY)
+    usual = usual_choices(rows, _BINARY, settings, _BASE)
+    seen: list[tuple[str, float]] = []
+
+    def short(search: Search, name: str, rows: Any, choices: Choices, best: float) -> Any:
+        seen.append((name, choices.learning_rate))
+        made = dict.fromkeys(("choices", "metric", "metrics"))
+        return search_module.Try(
+            name=name, kind="short", steps=1, seconds=1.0, score=scores[len(seen) - 1], kept=True, chosen=False, **made
+        )
+
+    monkeypatch.setattr(Search, "_short", short)
+    search = Search(
+        rows=rows,
+        task=_BINARY,
+        config=settings,
+        evaluator=lambda rows: pytest.fail("nothing is scored here"),
+        dev_rows=100,
+        folder=search_module.SearchFolder(tmp_path / "search", "key"),
+        work=tmp_path,
+    )
+    options = moves(usual, rows, _BINARY, settings, _BASE)
+    assert count(options) == 2
+    plan = planned(0.1, usual, count(options), settings, rows=20_000, dev_rows=100)
+    ranked = search._short_tries(usual, options, plan)
+    assert [name for name, _ in seen] == ["the usual settings", *tried]
+    rates = {"twice": 2e-4, "four": 4e-4, "half": 5e-5, "the": 1e-4}
+    assert all(rate == pytest.approx(rates[name.split()[0]]) for name, rate in seen)
+    assert ranked[0][0] == best and ranked[0][1].learning_rate == pytest.approx(rates[best.split()[0]])
+    assert [name for name, _ in ranked[1:]] == ([] if best == "the usual settings" else ["the usual settings"])

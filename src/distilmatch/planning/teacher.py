@@ -15,7 +15,7 @@ from distilmatch.estimates import Estimate, disk_bytes, spread_batches
 from distilmatch.planning.labels import pairs_per_s
 from distilmatch.planning.training import Rehearsed
 from distilmatch.teachers import CrossEncoderTeacher
-from distilmatch.training.teacher.choices import base_model, moves, usual_choices
+from distilmatch.training.teacher.choices import base_model, count, moves, usual_choices
 from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 from distilmatch.training.teacher.rows import LabelledRows, labelled_pairs
 from distilmatch.training.teacher.search import planned
@@ -61,7 +61,7 @@ def plan_fine_tuning(
             teacher = CrossEncoderTeacher(place, batch_size=batch_size, precision=config.precision)
             evaluation = dev_count / pairs_per_s(teacher, tested, batch_size, seconds=2.0)
     if dev is not None and config.minutes > 0:
-        options = len(moves(usual, labelled, task, config, base))
+        options = count(moves(usual, labelled, task, config, base))
         plan = planned(rehearsed.step, usual, options, config, rows=len(pairs), dev_rows=dev_count)
         # Where the search finds other settings than the usual ones, both are trained, if there is time.
         budget = 60 * config.minutes - plan.tries * plan.try_seconds

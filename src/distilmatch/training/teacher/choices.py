@@ -105,16 +105,24 @@ def usual_choices(rows: LabelledRows, task: TaskConfig, config: FineTuneConfig, 
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """One setting changed, and how messages and reports call that."""
+    """One setting changed, and how messages and reports call that.
+
+    Attributes:
+        only: another move, and whether it must have been kept for this one to be tried; None for always.
+    """
 
     name: str
     changes: dict[str, Any]
+    only: tuple[str, bool] | None = None
 
 
 def moves(
     usual: Choices, rows: LabelledRows, task: TaskConfig, config: FineTuneConfig, base: BaseModel
 ) -> Sequence[Move]:
-    """What the search tries, the most promising first: each changes one setting that `config` leaves open."""
+    """What the search tries, the most promising first: each changes one setting that `config` leaves open.
+
+    The learning rate goes on upwards where twice the usual one is better, else downwards.
+    """
     return list(_moves(usual, rows, task, config, base))
 
 
@@ -122,18 +130,24 @@ def _moves(
     usual: Choices, rows: LabelledRows, task: TaskConfig, config: FineTuneConfig, base: BaseModel
 ) -> Iterator[Move]:
     if config.learning_rate is None:
-        yield Move(name="twice the learning rate", changes={"learning_rate": 2 * usual.learning_rate})
-    if config.readout == "auto" and len(base.readouts) > 1:
-        yield Move(name="logits from the first token", changes={"readout": base.readouts[1]})
+        rate, twice = usual.learning_rate, "twice the learning rate"
+        yield Move(name=twice, changes={"learning_rate": 2 * rate})
+        yield Move(name="four times the learning rate", changes={"learning_rate": 4 * rate}, only=(twice, True))
+        yield Move(name="half the learning rate", changes={"learning_rate": rate / 2}, only=(twice, False))
     if config.dropout is None and base.dropout:
         yield Move(name="the base model's dropout", changes={"dropout": "model"})
     if config.class_weights == "auto" and smallest_share(rows.targets, task) < RARE:
         yield Move(name="balanced classes", changes={"balanced": True})
-    if config.learning_rate is None:
-        yield Move(name="half the learning rate", changes={"learning_rate": usual.learning_rate / 2})
+    if config.readout == "auto" and len(base.readouts) > 1:
+        yield Move(name="the score from the first token", changes={"readout": base.readouts[1]})
     if config.encoder_layers is None and base.layers is not None and base.layers >= 4:
         fewer = base.layers - max(1, base.layers // 6)
         yield Move(name=f"the first {fewer} of {base.layers} layers", changes={"encoder_layers": fewer})
+
+
+def count(moves: Sequence[Move]) -> int:
+    """How many of them are tried: of two that exclude each other one."""
+    return sum(move.only is None or move.only[1] for move in moves)
 
 
 def changed(choices: Choices, move: Move) -> Choices:

@@ -27,7 +27,7 @@ from distilmatch.estimates import spread_batches
 from distilmatch.files import read_json, write_json, writing
 from distilmatch.teachers.cross_encoder import load_cross_encoder
 from distilmatch.training.progress import StepTimes
-from distilmatch.training.teacher.choices import Move, changed
+from distilmatch.training.teacher.choices import Move, changed, count
 from distilmatch.training.teacher.dev import DevEvaluator
 from distilmatch.training.teacher.fit import Choices, Fitted, fit
 from distilmatch.training.teacher.rows import LabelledRows
@@ -39,6 +39,7 @@ _SHORTEST = 150  # steps of a short training: of fewer the order of two settings
 _SHORT_SHARE = 0.5  # of the minutes, at most, for short trainings
 _REHEARSED = 10  # batches whose steps are timed
 _OVER = 1.2  # a training is ended when it took so many times what was meant for it
+_USUAL = "the usual settings"
 _DEV_ROWS = 2_000  # that short trainings are compared on
 
 
@@ -236,7 +237,7 @@ class Search:
 
     def _planned(self, usual: Choices, moves: Sequence[Move]) -> Plan:
         step = self._seconds_a_step(usual)
-        return planned(step, usual, len(moves), self.config, rows=len(self.rows.pairs), dev_rows=self.dev_rows)
+        return planned(step, usual, count(moves), self.config, rows=len(self.rows.pairs), dev_rows=self.dev_rows)
 
     def _seconds_a_step(self, usual: Choices) -> float:
         lengths = [len(left) + len(right) for left, right in self.rows.pairs]
@@ -259,28 +260,31 @@ class Search:
 
     def _short_tries(self, usual: Choices, moves: Sequence[Move], plan: Plan) -> list[tuple[str, Choices]]:
         """The settings for whole trainings, the best first: what the short trainings found, and the usual ones."""
-        best, best_score, names = usual, -math.inf, ["the usual settings"]
         if plan.tries == 0:
-            return [(names[0], usual)]
+            return [(_USUAL, usual)]
         chosen = np.random.default_rng(self.config.seed).permutation(len(self.rows.pairs))[: plan.try_rows]
         rows = self.rows.take(np.sort(chosen))
-        steps = math.ceil(plan.try_rows / self.config.batch_size)
         logger.info(
             "Search: %d short trainings of %d steps, about %.0f minutes",
             plan.tries,
-            steps,
+            math.ceil(plan.try_rows / self.config.batch_size),
             plan.tries * plan.try_seconds / 60,
         )
-        tried = [Move(name=names[0], changes={}), *moves][: plan.tries]
-        before = self._done("short")
-        for number, move in enumerate(tried):
+        best, best_score = usual, -math.inf
+        before, number = self._done("short"), 0
+        kept: dict[str, str] = {}  # by setting, the change that is the best so far
+        for move in [Move(name=_USUAL, changes={}), *moves]:
+            if number == plan.tries or (move.only is not None and (move.only[0] in kept.values()) != move.only[1]):
+                continue
             choices = changed(best, move)
             done = before[number] if number < len(before) else self._short(move.name, rows, choices, best_score)
+            number += 1
             if done.value > best_score:
                 best, best_score = choices, done.value
-                names = names if not move.changes else [*names[1:], move.name] if number else names
-        name = ", ".join(names)
-        return [(name, best)] if best == usual else [(name, best), ("the usual settings", usual)]
+                kept |= dict.fromkeys(move.changes, move.name)
+        if best == usual:
+            return [(_USUAL, usual)]
+        return [(", ".join(kept.values()), best), (_USUAL, usual)]
 
     def _short(self, name: str, rows: LabelledRows, choices: Choices, best: float) -> Try:
         started = time.monotonic()
