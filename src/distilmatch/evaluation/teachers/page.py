@@ -80,7 +80,8 @@ def _headline(record: Mapping[str, Any]) -> str:
     metric = record.get("metric_for_best")
     if metric is None:
         return "There was no dev table, so nothing says how good this teacher is."
-    return f"{main_label(metric)} {record['dev'][metric]:.4f} on dev."
+    said = main_label(metric)
+    return f"{said[0].upper()}{said[1:]} {record['dev'][metric]:.4f} on dev."
 
 
 def _said(value: Any) -> str:
