@@ -26,7 +26,8 @@ _SENTENCES = 2
 _WHOLE = {"max_lengths": [64, 256], "side_names": ["query", "document"]}
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -48,7 +49,7 @@ def rows(folder: Path, split: str) -> Iterable[dict[str, Any]]:
 
 def _described(folder: Path) -> tuple[list[dict[str, Any]], list[str], set[int]]:
     """Documents with title and text, their texts without the title, and the numbers of those that are kept for dev."""
-    documents = [row for row in _read(folder / "documents.jsonl") if row["text"].strip() and row["title"].strip()]
+    documents = [row for row in read(folder / "documents.jsonl") if row["text"].strip() and row["title"].strip()]
     abstracts = [row["text"].removeprefix(row["title"]).strip() or row["text"] for row in documents]
     kept_apart = set(np.random.default_rng(0).permutation(len(documents))[:_DEV_TITLES].tolist())
     return documents, abstracts, kept_apart
@@ -94,11 +95,11 @@ def _unlabelled(folder: Path) -> list[dict[str, Any]]:
 
 def _judged(folder: Path) -> list[dict[str, Any]]:
     """Every query with its nearest documents, and the relevant ones that are not among them."""
-    documents = [row for row in _read(folder / "documents.jsonl") if row["text"].strip()]
-    queries, texts = _read(folder / "queries.jsonl"), {row["id"]: row["text"] for row in documents}
+    documents = [row for row in read(folder / "documents.jsonl") if row["text"].strip()]
+    queries, texts = read(folder / "queries.jsonl"), {row["id"]: row["text"] for row in documents}
     near = nearest(embed([row["text"] for row in queries]), embed(list(texts.values())), TOP)
     judged: dict[str, dict[str, float]] = {}
-    for row in _read(folder / "qrels.jsonl"):
+    for row in read(folder / "qrels.jsonl"):
         judged.setdefault(row["query_id"], {})[row["document_id"]] = max(0.0, float(row["relevance"]))
     found = []
     for number, query in enumerate(queries):

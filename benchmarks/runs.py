@@ -5,7 +5,6 @@ Minutes are all that a run took: what a stopped attempt had spent counts too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -81,16 +80,6 @@ def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) ->
         for future in [pool.submit(run, name) for name in waiting]:
             future.result()
     return {name: minutes[name] for name in commands}
-
-
-def options(description: str | None, name: str) -> argparse.Namespace:
-    """The command line of a quality benchmark: --data, --work, --seeds and --jobs."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs") / name)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
-    return parser.parse_args()
 
 
 def teacher_command(

@@ -159,6 +159,8 @@ def _tokenizer(name: str) -> Any:
 def cut(texts: list[str], tokens: int, tokenizer: str = ENCODER) -> list[str]:
     """The texts, each cut behind its first `tokens` tokens, special ones not counted; a shorter one stays as it is."""
     distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return []
     found = _tokenizer(tokenizer)(distinct, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     shorter = {
         text: text[: offsets[tokens - 1][1]] if len(offsets) > tokens else text

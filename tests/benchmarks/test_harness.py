@@ -136,7 +136,12 @@ def test_the_recipes_are_valid(tmp_path: Path, tiny_cross_encoder: Path) -> None
 def test_bm25_prefers_rare_words_and_short_texts() -> None:
     score = simple_baselines.bm25(["a red car", "a blue car", "a green car with a tree"])
     red, blue, common, longer = score(
-        [("red car", "a red car"), ("red car", "a blue car"), ("a", "a"), ("red", "a red car and a tree and a dog")]
+        [
+            ("red car", "a red car"),
+            ("red car", "a blue car"),
+            ("a", "a red car"),
+            ("red", "a red car and a tree and a dog"),
+        ]
     )
     assert red > blue > common > 0
     assert score([("red", "a red car")])[0] > longer
