@@ -336,7 +336,13 @@ def compare_and_publish(
     arguments = options(description, name).parse_args()
     comparison = comparison_of(arguments, SETS[one])
     rows = compare(comparison, arguments.rows)
-    metrics = figures(comparison.one, rows) | (more(comparison) if more is not None and not arguments.rows else {})
+    spent = comparison.work / "minutes.json"
+    labels = json.loads(spent.read_text()).get("labels", 0.0) if spent.is_file() else 0.0
+    metrics = (
+        figures(comparison.one, rows)
+        | {"labels_minutes": labels}
+        | (more(comparison) if more is not None and not arguments.rows else {})
+    )
     if arguments.rows:
         print(json.dumps(metrics))
     else:
