@@ -8,9 +8,9 @@ trainers; the difference is padding (texts of like length go together here), the
         [--peers-python PATH]
 
 `--data` holds `unlabelled/sentences.txt.gz`. The students are untrained and the embeddings to be learnt random: speed does
-not depend on that. Training is measured on the same texts, in the same precision, at 128 texts a step, with a full memory
-bank; in texts a second, medians of one run. ONNX Runtime and OpenVINO need an environment of their own
-(`benchmarks.engine_peers` says which).
+not depend on that. Training is measured on the same texts, in the same precision and by the same attention, at 128 texts a
+step, with a full memory bank; in texts a second, medians of one run. ONNX Runtime and OpenVINO need an environment of their
+own (`benchmarks.engine_peers` says which).
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MSELoss
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from benchmarks.results import publish
 from distilmatch.config.embeddings import EmbeddingRecipe
+from distilmatch.models.attention import trained_attention
 from distilmatch.planning.limits import rate
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.sentence import encoder_width, load_sentence_encoder
@@ -131,7 +132,9 @@ def mse_trainer(texts: list[str], embeddings: np.ndarray, steps: int, folder: Pa
         loss=MSELoss(student),
         callbacks=[clock],
     )
-    trainer.train()
+    transformers = [module for module in student.modules() if isinstance(module, PreTrainedModel)][:1]
+    with trained_attention(transformers, device):  # as our own trainer
+        trainer.train()
     return BATCH / statistics.median(np.diff(clock.moments)[1:].tolist())
 
 

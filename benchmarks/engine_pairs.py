@@ -4,10 +4,12 @@ Theory of the bottleneck: a pair costs the folded one-layer head `18 d^2` operat
 weights that stay in the cache, and some kilobytes read at random. The limit is the smaller of the machine's rate of bf16
 products over the operations and its rate of memory over the bytes; both are measured in the same run.
 
-    python -m benchmarks.engine_pairs [--texts N] [--pairs N] [--seconds S] [--peers-python PATH]
+    python -m benchmarks.engine_pairs --table FILE [--texts N] [--pairs N] [--seconds S] [--peer-seconds S] [--peers-python PATH]
 
-Peers run as their own packages run them, with random weights of the named shape. ONNX Runtime and OpenVINO need an environment
-of their own (`benchmarks.engine_peers` says which); without it they are left out and named in the notes.
+Peers run as their own packages run them, with random weights of the named shape, on the pairs of `--table` (JSON lines; its
+first two columns of texts), each for `--peer-seconds` of work and cut to a number of tokens. Ours score representations of
+as many tokens as they keep, which a short text does not have: that is their slowest case. ONNX Runtime and OpenVINO need an
+environment of their own (`benchmarks.engine_peers` says which); without it they are left out and named in the notes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from benchmarks.engine_peers import WORD, cross_encoder_rate
+from benchmarks.engine_peers import cross_encoder_rate, read_pairs
 from benchmarks.engine_setup import (
     ENCODER,
     HEADS,
@@ -65,9 +67,16 @@ def cross_encoder(shape: str, folder: Path) -> Path:
     return place
 
 
-def torch_rate(place: Path, tokens: int, seconds: float, **settings: Any) -> float:
-    """`CrossEncoder.predict` in PyTorch on pairs of `tokens` tokens."""
-    return cross_encoder_rate(CrossEncoder(str(place), max_length=tokens, **settings), tokens, seconds)
+def torch_rate(place: Path, tokens: int, pairs: list[tuple[str, str]], seconds: float, **settings: Any) -> float:
+    """`CrossEncoder.predict` in PyTorch on pairs that are cut to `tokens` tokens."""
+    return cross_encoder_rate(CrossEncoder(str(place), max_length=tokens, **settings), pairs, seconds)
+
+
+def mean_tokens(pairs: list[tuple[str, str]], tokens: int) -> float:
+    """Of the pairs when they are cut to `tokens` tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(ENCODER))
+    found = tokenizer([left for left, _ in pairs], [right for _, right in pairs], verbose=False)["input_ids"]
+    return float(np.mean([min(len(one), tokens) for one in found]))
 
 
 def peers_environment() -> dict[str, str]:
@@ -116,6 +125,8 @@ def maxsim_rate(kept: int, width: int, texts: int, pairs: int, seconds: float) -
 def main() -> None:
     """Measures all, each in turn, and publishes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True, help="JSON lines with two columns of texts")
+    parser.add_argument("--peer-seconds", type=float, default=10.0, help="work of each peer")
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=400_000)
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -123,6 +134,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()  # PyTorch's own steps are up to twice as fast
     texts, pairs, seconds = arguments.texts, arguments.pairs, arguments.seconds
+    real, peer_seconds = read_pairs(arguments.table), arguments.peer_seconds
     metrics: dict[str, float] = {
         "bf16_products_per_s": multiply_rate(torch.bfloat16),
         "fp32_products_per_s": multiply_rate(torch.float32),
@@ -145,13 +157,14 @@ def main() -> None:
         for peer in SHAPES:
             place = cross_encoder(peer, Path(folder))
             for tokens in TOKENS:
-                note(f"{peer}_fp32_{tokens}", torch_rate(place, tokens, seconds))
+                note(f"{peer}_fp32_{tokens}", torch_rate(place, tokens, real, peer_seconds))
                 bf16 = {"model_kwargs": {"dtype": torch.bfloat16}}
-                note(f"{peer}_bf16_{tokens}", torch_rate(place, tokens, seconds, **bf16))
+                note(f"{peer}_bf16_{tokens}", torch_rate(place, tokens, real, peer_seconds, **bf16))
             if arguments.peers_python is None:
                 left_out.append(f"{peer} with ONNX Runtime and OpenVINO: no --peers-python")
                 continue
-            command = [str(arguments.peers_python), "-m", "benchmarks.engine_peers", str(place), str(seconds)]
+            command = [str(arguments.peers_python), "-m", "benchmarks.engine_peers", str(place)]
+            command += [str(arguments.table), str(peer_seconds)]
             answer = subprocess.run(
                 [*command, *map(str, TOKENS)], capture_output=True, text=True, check=True, env=peers_environment()
             )
@@ -187,11 +200,12 @@ def main() -> None:
         "cache_bytes_per_item": encode.tokens.numel() * 2 + encode.mask.numel(),
     }
     # Every text encoded once and used in 1,000 pairs: two texts a pair, so a thousandth of two encodings each.
-    sentence = WORD * 126
-    one = rate(lambda: model.encode([sentence] * 32, 0, show_progress_bar=False), 32, rounds=3, seconds=seconds)
+    sentences = [right for _, right in real[:512]]
+    one = rate(lambda: model.encode(sentences, 0, show_progress_bar=False), len(sentences), rounds=3, seconds=seconds)
     end_to_end = 1 / (1 / best + 2 / 1000 / one)
     metrics |= {"encoded_texts_per_s": one, "end_to_end_ratio_vs_bert_base_fp32_256": end_to_end / slowest}
     notes = {"texts": texts, "pairs": pairs, "threads": torch.get_num_threads(), "left_out": left_out}
+    notes |= {"table": arguments.table.name, "mean_tokens": {tokens: mean_tokens(real, tokens) for tokens in TOKENS}}
     publish("engine_pairs", metrics, [0], notes)
 
 

@@ -4,15 +4,19 @@
 
 `--data` holds `unlabelled/sentences.txt.gz`, `stsb/` and `sick/` with train and dev, and the test splits of the tasks. Stage 1
 learns from the unlabelled sentences and the training texts without their labels, stage 2 from the training pairs of STS-B and
-SICK and from triplets made of SICK's entailments and contradictions; the dev splits of both pick checkpoints. Pairs that
-stand in any test split are left out of all of them. `--dev` measures on the dev splits instead, for choosing. Every run is a
-process of its own, is done once, and goes on after a stop. Writes the table and the plot of `docs/results/sts`.
+SICK and from triplets made of SICK's entailments and contradictions; the dev splits of both pick checkpoints. A text that
+stands in any test split, on whichever side, is learnt from in neither: it is not in the corpus, nor in a pair or triplet.
+Dev tables, which nothing is learnt from, are without the pairs of a test split. `--dev` measures on the dev splits instead,
+for choosing. Every run is a process of its own, is done once, and goes on after a stop. Writes the table and the plot of
+`docs/results/sts`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,7 @@ LABELS = {
     "static_ckd_finetuned": "static, both stages",
     "static_untrained": "static, untrained",
 }
+_WORD = re.compile(r"\w+")
 THREE_LAYERS: dict[str, Any] = {"layers": 3}
 TABLES = {
     "stsb_train": "stsb/train.jsonl",
@@ -60,35 +65,52 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def corpus(data: Path) -> dict[str, Any]:
-    """The unlabelled sentences, and the training texts of STS-B and SICK without their labels."""
-    sources = [data / "unlabelled" / "sentences.txt.gz", data / "stsb" / "train.jsonl", data / "sick" / "train.jsonl"]
-    return {"sources": [str(source) for source in sources], "text_columns": COLUMNS}
+def corpus(folder: Path) -> dict[str, Any]:
+    """The unlabelled sentences, and the training texts of STS-B and SICK without their labels; see `clean_tables`."""
+    return {"sources": [str(folder / "corpus.txt.gz")]}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(sorted(row[column].strip().lower() for column in COLUMNS))
+def _same(text: str) -> str:
+    """What two texts have in common that count as one: letters and digits, in small letters."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def _texts(row: Mapping[str, Any]) -> set[str]:
+    return {_same(row[column]) for column in COLUMNS}
 
 
 def clean_tables(data: Path, folder: Path) -> dict[str, int]:
-    """Writes the training and dev tables of STS-B and SICK without the pairs that stand in a test split, and SICK's
-    triplets: STS-B was put together from the yearly tasks, and half of STS14's test pairs are in its training split.
+    """Writes the corpus and the training tables of STS-B and SICK without any text of a test split, their dev tables
+    without its pairs, and SICK's triplets: STS-B was put together from the yearly tasks, and SICK's pairs share their
+    sentences between the splits, so that few of its training pairs remain; without its texts dev would be 11 pairs.
 
     Returns:
-        How many rows each table has, and under `left_out_NAME` how many it lost.
+        How many rows each table and lines the corpus has, and under `left_out_NAME` how many it lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tested = {_pair(row) for path in sorted(data.glob("*/test.jsonl")) for row in _rows(path) if COLUMNS[0] in row}
+    tests = [row for path in sorted(data.glob("*/test.jsonl")) for row in _rows(path) if COLUMNS[0] in row]
+    pairs = {tuple(sorted(_texts(row))) for row in tests}
+    tested = set().union(*(_texts(row) for row in tests))
     counts: dict[str, int] = {}
+    lines: list[str] = []
     for name, source in TABLES.items():
         rows = _rows(data / source)
-        kept = [row for row in rows if _pair(row) not in tested]
+        dev = name.endswith("dev")
+        kept = [row for row in rows if not (tuple(sorted(_texts(row))) in pairs if dev else _texts(row) & tested)]
         counts |= {name: len(kept), f"left_out_{name}": len(rows) - len(kept)}
         _write_rows(folder / f"{name}.jsonl", kept)
+        if not dev:
+            lines += [" ".join(row[column].split()) for row in rows for column in COLUMNS]
+    with gzip.open(data / "unlabelled" / "sentences.txt.gz", "rt", encoding="utf-8") as stream:
+        lines = list(dict.fromkeys([*(line.strip() for line in stream), *lines]))
+    kept_lines = [line for line in lines if _same(line) not in tested]
+    counts |= {"corpus": len(kept_lines), "left_out_corpus": len(lines) - len(kept_lines)}
+    with gzip.open(folder / "corpus.txt.gz", "wt", encoding="utf-8") as output:
+        output.writelines(line + "\n" for line in kept_lines if line)
     triplets = sick_triplets(_rows(folder / "sick_train.jsonl"))
     _write_rows(folder / "sick_triplets.jsonl", triplets)
     write_json(folder / "counts.json", counts | {"sick_triplets": len(triplets)})
@@ -139,7 +161,7 @@ def recipe(data: Path, work: Path, name: str, *, seed: int, stages: str = "12", 
     made: dict[str, Any] = {"output": str(work / name / "run"), "seed": seed, "dev": dev, **settings}
     made["teacher"] = {"models": [TEACHER], "cache_folder": str(work / "embeddings")}
     if "1" in stages:
-        made["corpus"] = corpus(data)
+        made["corpus"] = corpus(tables)
     if "2" in stages:
         triplets: dict[str, Any] = {"source": str(tables / "sick_triplets.jsonl"), "kind": "triplets"}
         triplets |= {"text_columns": ["anchor", "positive", "negative"]}

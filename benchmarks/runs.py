@@ -1,8 +1,10 @@
-"""Heavy benchmarks as commands: each run is one process with a folder of its own, is done once, and goes on after a stop."""
+"""Heavy benchmarks as commands: each run is one process with a folder of its own, is done once, and goes on after a stop.
+
+Minutes are all that a run took: what a stopped attempt had spent counts too.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -10,14 +12,20 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
 
+from distilmatch.cli import finetune_teacher
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.files import write_json
 from distilmatch.types import TupleTable
+
+_TICK = 15.0
 
 
 def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) -> dict[str, float]:
@@ -33,24 +41,38 @@ def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) ->
         SystemExit: a run failed; the message names its log.
     """
     work.mkdir(parents=True, exist_ok=True)
-    record = work / "minutes.json"
+    record, before = work / "minutes.json", work / "minutes_so_far.json"
     minutes: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
+    spent: dict[str, float] = json.loads(before.read_text()) if before.is_file() else {}
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    lock = Lock()
 
     def run(name: str) -> None:
         log = work / f"{name}.log"
-        started = time.perf_counter()
+        started, earlier = time.perf_counter(), spent.get(name, 0.0)
         with log.open("a") as stream:
-            code = subprocess.run(
+            process = subprocess.Popen(
                 [sys.executable, "-m", *commands[name]],
                 stdout=stream,
                 stderr=stream,
                 env={**os.environ, "OMP_NUM_THREADS": threads},
-            ).returncode
+            )
+            code = None
+            try:
+                while code is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        code = process.wait(timeout=_TICK)
+                    with lock:  # this process may be stopped at any time
+                        spent[name] = earlier + (time.perf_counter() - started) / 60
+                        write_json(before, dict(spent))
+            finally:
+                if code is None:
+                    process.terminate()
         if code != 0:
             raise SystemExit(f"{name} failed with exit code {code}: see {log}; run the same command again to go on")
-        minutes[name] = (time.perf_counter() - started) / 60
-        write_json(record, dict(minutes))
+        with lock:
+            minutes[name] = spent[name]
+            write_json(record, dict(minutes))
         print(f"{name}: {minutes[name]:.1f} min", flush=True)
 
     waiting = [name for name in commands if name not in minutes]
@@ -60,22 +82,30 @@ def run_all(commands: Mapping[str, Sequence[str]], work: Path, jobs: int = 1) ->
     return {name: minutes[name] for name in commands}
 
 
-def options(description: str | None, name: str) -> argparse.Namespace:
-    """The command line of a quality benchmark: --data, --work, --seeds and --jobs."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs") / name)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
-    return parser.parse_args()
-
-
 def teacher_command(
     work: Path, train: Path, dev: Path, task: TaskConfig, table: TableConfig, *more: str
 ) -> dict[str, list[str]]:
     """The run that fine-tunes the teacher in `work/teacher`."""
+    return {"teacher": fine_tuning(work / "teacher", train, dev, task, table, *more)}
+
+
+def fine_tuning(
+    output: Path,
+    train: Path,
+    dev: Path,
+    task: TaskConfig,
+    table: TableConfig,
+    *more: str,
+    minutes: float | None = None,
+) -> list[str]:
+    """The command that fine-tunes a teacher in `output`: the one place where it is written.
+
+    Args:
+        more: further options, such as `--max-length`.
+        minutes: its time, where the command takes one; else it trains as it does by default.
+    """
     command = [
-        "distilmatch.cli", "finetune-teacher", str(train), "--dev", str(dev), "--output", str(work / "teacher"),
+        "distilmatch.cli", "finetune-teacher", str(train), "--dev", str(dev), "--output", str(output),
         "--seed", "0", "--task", task.kind, "--text-columns", ",".join(table.text_columns or ()),
         "--label-column", str(table.label_column), *more,
     ]  # fmt: skip
@@ -83,7 +113,9 @@ def teacher_command(
         command += ["--classes", ",".join(task.classes)]
     if task.kind == "regression":
         command += ["--label-range", ",".join(f"{end:g}" for end in task.label_range)]
-    return {"teacher": command}
+    if minutes is not None and "minutes" in signature(finetune_teacher.run).parameters:
+        command += ["--minutes", f"{minutes:g}"]
+    return command
 
 
 def student_recipe(

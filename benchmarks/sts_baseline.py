@@ -21,9 +21,11 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import MSELoss
+from transformers import PreTrainedModel
 
 from distilmatch.config.embeddings import EmbeddingRecipe
 from distilmatch.files import write_json
+from distilmatch.models.attention import trained_attention
 from distilmatch.runtime import has_fast_bf16, pick_device
 from distilmatch.training.embeddings.distil import embed_corpus, new_student
 
@@ -67,7 +69,9 @@ def main() -> None:
         loss=MSELoss(student),
     )
     started = time.perf_counter()
-    trainer.train()
+    transformers = [module for module in student.modules() if isinstance(module, PreTrainedModel)][:1]
+    with trained_attention(transformers, pick_device(None)):  # as our own trainer
+        trainer.train()
     seconds = time.perf_counter() - started
     student.save_pretrained(str(arguments.work / name / "student"))
     write_json(arguments.work / name / "done.json", {"seconds": seconds, "texts": len(corpus) * arguments.epochs})

@@ -65,7 +65,7 @@ def train(
         while spent < 1.0:
             order = random.permutation(len(table))[: _GROUP * batch_size]
             order = order[np.argsort(lengths[order], kind="stable")]
-            for batch in random.permutation(len(order) // batch_size):
+            for batch in random.permutation(max(1, len(order) // batch_size)):  # a small table is one batch
                 chosen = order[batch * batch_size : (batch + 1) * batch_size]
                 tokens = tokenizer(
                     [pairs[int(i)][0] for i in chosen],
@@ -105,6 +105,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--encoder", default="all-MiniLM-L6-v2")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens a pair")
     parser.add_argument("--task", type=json.loads, required=True, help="the task's settings as JSON")
     arguments = parser.parse_args()
     task = TaskConfig.from_dict(arguments.task)
@@ -116,6 +118,8 @@ def main() -> None:
             minutes=arguments.minutes,
             layers=arguments.layers,
             seed=arguments.seed,
+            encoder=arguments.encoder,
+            max_length=arguments.max_length,
         )
     )
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.runs import run_all, spread, write_recipe
-
-from distilmatch.config.pairs import PairRecipe
+from benchmarks.runs import run_all, spread
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__")
@@ -49,21 +47,3 @@ def test_a_module_says_how_it_is_run(name: str) -> None:
     assert module.__doc__
     if hasattr(module, "main"):
         assert f"python -m benchmarks.{name}" in module.__doc__
-
-
-def test_the_recipes_are_valid(tmp_path: Path) -> None:
-    from benchmarks import quality_cranfield, quality_sick, quality_stsb
-
-    sick = quality_sick.recipes(tmp_path, tmp_path, [0, 1])
-    assert len(sick) == 2 * len(quality_sick.MAIN) + len(quality_sick.STUDENTS) - len(quality_sick.MAIN)
-    everything = {
-        **sick,
-        **{f"stsb {name}": own for name, own in quality_stsb.recipes(tmp_path, tmp_path, [0, 1]).items()},
-        **{f"cranfield {name}": own for name, own in quality_cranfield.recipes(tmp_path, [0, 1]).items()},
-    }
-    for name, settings in everything.items():
-        command = write_recipe(tmp_path / name / "recipe.yaml", settings)
-        recipe = PairRecipe.from_yaml(command[-1])
-        assert recipe.seed == int(name[-1]) and recipe.transfer_seed == 0
-        assert command[:2] == ["distilmatch.cli", "train"]
-        assert recipe.teacher is not None and recipe.teacher.cache_folder == str(tmp_path / "labels")

@@ -1,0 +1,364 @@
+"""One comparison for every set: a teacher, students and rivals on the same texts, labels and token limits.
+
+    python -m benchmarks.harness SET --data DIR [--work DIR] [--teacher DIR] [--minutes M] [--seeds 0 1 2] [--rows NAME ...]
+
+The rows are fixed: what knows nothing, TF-IDF, BM25, the student's encoder untrained (cosine, MaxSim), DE-Cos, DE-FFNN in
+its strong form, a two-layer cross-encoder on the same labels in the student's time, the student with the paper's head
+(nothing beside the first position, random start), the student by default, and the teacher. Thresholds and choices are
+made on dev; logits are fp32 wherever a metric reads them. A row's minutes are all that its training took, stops included;
+its pairs a second are of the very model whose quality stands beside them: students by the kernel that `score` and `match`
+take, from representations in memory; cross-encoders in the package's own batches of one length, in their fastest format.
+
+A row is a file in `WORK/rows`: it is kept, and not made again. A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import strong_feed_forward, untrained_rivals
+from benchmarks.results import publish
+from benchmarks.runs import fine_tuning, run_all, spread, student_recipe, write_recipe
+from benchmarks.sets import ENCODER, SETS, DataSet, Rows
+from distilmatch.data.tables import load_table
+from distilmatch.evaluation.pairs.speed import cached_pairs, kernel_speed, student_logits, teacher_pairs_per_s
+from distilmatch.files import write_json
+from distilmatch.models import DiPair
+from distilmatch.planning.limits import rate
+from distilmatch.runtime import keep_freed_memory
+from distilmatch.teachers import CrossEncoderTeacher, in_task_order
+from distilmatch.types import TupleTable
+
+PAPER_HEAD = {"head_similarities": 0, "head_maxsim": 0, "head_start": "random"}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "student": {},
+    "paper_head": PAPER_HEAD,
+    "de_cos": {"head": "cosine", "kept_tokens": [1, 1], "kept_strategy": "first_pooled"},
+    "de_ffnn": strong_feed_forward.STUDENT,
+}
+SEEDED = ("student", "paper_head")
+TINY = "tiny_cross_encoder"
+LABELS = {
+    "constant": "what knows nothing",
+    "tfidf": "TF-IDF, cosine",
+    "bm25": "BM25",
+    "encoder_cosine": "the student's encoder untrained, cosine",
+    "encoder_maxsim": "the student's encoder untrained, MaxSim",
+    "de_cos": "DE-Cos: a trained cosine",
+    "de_ffnn": "DE-FFNN over u, v, |u − v|, u · v",
+    TINY: "cross-encoder of two layers",
+    "paper_head": "student with the paper's head",
+    "student": "**student by default**",
+    "teacher": "teacher",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One set's comparison.
+
+    Attributes:
+        data: the folder of all sets; work: everything that is made.
+        teacher: a teacher's folder; None fine-tunes one in `work`, in about `minutes` where that is given.
+        rounds: how many times the rows are partitioned anew into blocks; None as the set says.
+        encoder, settings: in the place of the usual encoder and of parts of the recipe, for a trial in small.
+    """
+
+    one: DataSet
+    data: Path
+    work: Path
+    seeds: Sequence[int] = (0, 1, 2)
+    teacher: Path | None = None
+    minutes: float | None = None
+    rounds: int | None = None
+    jobs: int = 1
+    encoder: str = ENCODER
+    settings: Mapping[str, Any] | None = None
+
+    @cached_property
+    def tables(self) -> dict[str, Path]:
+        """The tables that everything reads, by split."""
+        return self.one.tables(self.data, self.work / "tables")
+
+    @cached_property
+    def splits(self) -> dict[str, Rows]:
+        """Train, dev and test."""
+        return {split: self.one.read(self.tables[split]) for split in ("train", "dev", "test")}
+
+    @cached_property
+    def test_table(self) -> TupleTable:
+        """The test pairs that are scored, as speed is measured on them: real texts of real lengths."""
+        table = load_table(str(self.tables["test"]), self.one.table, self.one.task)
+        return table.take(np.flatnonzero(self.splits["test"].found))
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher is, or will be."""
+        return self.work / "teacher" if self.teacher is None else self.teacher
+
+    def names(self) -> list[str]:
+        """Every row of the table, a seed a row."""
+        seeded = [f"{name}_seed{seed}" for name in SEEDED for seed in self.seeds]
+        return [*(name for name in LABELS if name not in SEEDED), *seeded]
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The recipe of a student's row."""
+        kind, _, seed = name.partition("_seed")
+        usual = self.one.settings if self.settings is None else self.settings
+        settings = {key: value for key, value in usual.items() if key != "student"}
+        settings["transfer"] = {"seed": 0} | dict(settings.get("transfer", {}))
+        if self.rounds is not None:
+            settings["transfer"]["rounds"] = self.rounds
+        student = self.one.student | dict(usual.get("student", {})) | STUDENTS[kind]
+        made = student_recipe(
+            self.work,
+            name,
+            self.tables.get("transfer", self.tables["train"]),
+            self.tables["dev"],
+            self.one.task,
+            self.one.table,
+            int(seed or self.seeds[0]),
+            student=student,
+            encoder=[self.encoder],
+            **settings,
+        )
+        made["teacher"] |= {"models": [str(self.teacher_folder)], "max_length": self.one.pair_length}
+        return made
+
+    def commands(self, name: str) -> dict[str, list[str]]:
+        """What is run before a row can be measured, by the name of its minutes."""
+        found: dict[str, list[str]] = {}
+        if self.teacher is None:
+            places = (self.teacher_folder, self.tables["train"], self.tables["dev"])
+            more = ["--max-length", str(self.one.pair_length), "--base-model", self.encoder]
+            found["teacher"] = fine_tuning(*places, self.one.task, self.one.table, *more, minutes=self.minutes)
+        kind = name.partition("_seed")[0]
+        if kind == "teacher" or kind not in (*STUDENTS, TINY):
+            return found if kind == "teacher" else {}
+        first = f"student_seed{self.seeds[0]}"
+        students = [first] if kind == TINY else [name]
+        for student in (first, *students):
+            train = write_recipe(self.work / student / "recipe.yaml", self.recipe(student))
+            if student == first:
+                found["labels"] = ["distilmatch.cli", "label", *train[2:]]
+            if student in students:
+                strong = student.startswith("de_ffnn")
+                found[student] = ["benchmarks.strong_feed_forward", *train[2:]] if strong else train
+        return found
+
+    def tiny_command(self, minutes: float) -> dict[str, list[str]]:
+        """The small cross-encoder, in the student's time."""
+        return {
+            TINY: [
+                "benchmarks.tiny_cross_encoder",
+                *("--transfer", str(self.work / f"student_seed{self.seeds[0]}" / "run" / "transfer")),
+                *("--output", str(self.work / TINY), "--minutes", f"{minutes:.2f}", "--seed", str(self.seeds[0])),
+                *("--task", json.dumps(self.one.task.to_dict()), "--encoder", self.encoder),
+                *("--max-length", str(self.one.pair_length)),
+            ]
+        }
+
+    def minutes_of(self, name: str) -> float:
+        """Runs what a row needs; the minutes of its own run."""
+        commands = self.commands(name)
+        if not commands:
+            return 0.0
+        spent = run_all(commands, self.work, self.jobs)
+        if name == TINY:
+            spent |= run_all(self.tiny_command(spent[f"student_seed{self.seeds[0]}"]), self.work)
+        return spent.get(name, 0.0)
+
+    def row(self, name: str) -> dict[str, Any]:
+        """A row: its metrics on dev and on test, minutes, pairs a second and what computes them; from its file if there."""
+        path = self.work / "rows" / f"{name}.json"
+        if not path.is_file():
+            minutes = self.minutes_of(name)
+            made = self._measured(name) | {"minutes": minutes}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, made)
+            print(f"{self.one.name} {name}: {_shown(made)}", flush=True)
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def _measured(self, name: str) -> dict[str, Any]:
+        kind = name.partition("_seed")[0]
+        train, dev, test = (self.splits[split] for split in ("train", "dev", "test"))
+        if kind == "constant":
+            return {
+                split: untrained_rivals.constant(self.one, train, rows, dev)
+                for split, rows in (("dev", dev), ("test", test))
+            }
+        if kind == "tfidf":
+            texts = self.one.known_texts(self.data, train)
+            return dict(untrained_rivals.best_tfidf(self.one, texts, train, dev, test))
+        if kind in ("bm25", "encoder_cosine", "encoder_maxsim"):
+            make: Callable[[], untrained_rivals.Scores] = {
+                "bm25": lambda: untrained_rivals.bm25([right for _, right in train.pairs]),
+                "encoder_cosine": lambda: untrained_rivals.encoder_cosine(self.one, self.encoder),
+                "encoder_maxsim": lambda: untrained_rivals.encoder_maxsim(self.one, self.encoder),
+            }[kind]
+            return dict(untrained_rivals.graded_scores(self.one, make(), train, dev, test))
+        if kind in ("teacher", TINY):
+            return self._cross_encoder(self.teacher_folder if kind == "teacher" else self.work / kind)
+        return self._student(name)
+
+    def _graded(self, logits: Callable[[list[tuple[str, str]]], np.ndarray]) -> dict[str, Any]:
+        answers = {split: rows.answers(logits(rows.scored)) for split, rows in self.splits.items() if split != "train"}
+        return {split: self.one.grade(answers["dev"], own) for split, own in answers.items()}
+
+    def _cross_encoder(self, folder: Path) -> dict[str, Any]:
+        exact = in_task_order(
+            CrossEncoderTeacher(str(folder), precision="fp32", max_length=self.one.pair_length), self.one.task
+        )
+        fast = CrossEncoderTeacher(str(folder), precision="auto", max_length=self.one.pair_length)
+        rates = {"fp32": teacher_pairs_per_s(exact, self.test_table)[0]}
+        if fast.numbers != "fp32":
+            rates[fast.numbers] = teacher_pairs_per_s(fast, self.test_table)[0]
+        best = max(rates, key=lambda numbers: rates[numbers])
+        return self._graded(exact.logits) | {"pairs_per_s": rates[best], "computed_by": f"PyTorch {best}, from text"}
+
+    def _student(self, name: str) -> dict[str, Any]:
+        place, strong = self.work / name / "run" / "student", name.startswith("de_ffnn")
+        model = strong_feed_forward.load(place) if strong else DiPair.from_pretrained(place).eval()
+        keep_freed_memory()
+        made = self._graded(lambda pairs: np.asarray(model.logits(pairs, show_progress_bar=False)))
+        _, from_text = student_logits(model, self.test_table, measure=True, precision="auto")
+        cached = cached_pairs(model, self.test_table)
+        if strong:
+            numbers = ("fp32", "bf16")
+            rates = {
+                precision: rate(
+                    lambda precision=precision: model.score(  # type: ignore[misc]
+                        *cached.sides, rows=cached.rows, precision=precision, show_progress_bar=False
+                    ),
+                    len(cached.rows),
+                )
+                for precision in numbers
+            }
+            best = max(rates, key=lambda precision: rates[precision])
+            found: dict[str, Any] = {"pairs_per_s": rates[best], "computed_by": f"PyTorch {best}"}
+        else:
+            speed, logits = kernel_speed(model, cached, "auto")
+            exact = kernel_speed(model, cached, "torch")[1]
+            found = {"pairs_per_s": speed.pairs_per_s, "computed_by": speed.kernel}
+            found["kernel_difference"] = float(np.abs(logits - exact).max())
+        return made | found | {"from_text_pairs_per_s": from_text}
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    words = [f"{name} {value:.4f}" for name, value in row["test"].items()]
+    return ", ".join([*words, f"{row['minutes']:.1f} min"])
+
+
+def compare(comparison: Comparison, rows: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """The rows by name, one after another; `rows` for some of them (of all seeds)."""
+    return {
+        name: comparison.row(name) for name in comparison.names() if rows is None or name.partition("_seed")[0] in rows
+    }
+
+
+def figures(one: DataSet, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Flat metrics: `ROW_METRIC` on test, with the spread where a row has seeds, minutes, rates and shares."""
+    metrics: dict[str, float] = {}
+    for kind in LABELS:
+        own = [row for name, row in rows.items() if name.partition("_seed")[0] == kind]
+        if not own:
+            continue
+        for metric in own[0]["test"]:
+            values = [row["test"][metric] for row in own]
+            name = f"{kind}_{metric}"
+            metrics |= spread(name, values) if len(values) > 1 else {name: values[0]}
+        metrics[f"{kind}_minutes"] = sum(row["minutes"] for row in own) / len(own)
+        for rate_name in ("pairs_per_s", "from_text_pairs_per_s", "kernel_difference"):
+            if rate_name in own[0]:
+                metrics[f"{kind}_{rate_name}"] = float(np.median([row[rate_name] for row in own]))
+    if f"teacher_{one.main}" in metrics and f"student_{one.main}" in metrics:
+        metrics["student_share"] = metrics[f"student_{one.main}"] / metrics[f"teacher_{one.main}"]
+    return metrics
+
+
+def notes(comparison: Comparison, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page of results needs beside the figures."""
+    kinds = dict.fromkeys(name.partition("_seed")[0] for name in rows)
+    return {
+        "set": comparison.one.title,
+        "main": comparison.one.main,
+        "rows": {kind: LABELS[kind] for kind in LABELS if kind in kinds},
+        "seeds_of": {kind: sum(name.partition("_seed")[0] == kind for name in rows) for kind in kinds},
+        "max_lengths": list(comparison.one.max_lengths),
+        "pair_length": comparison.one.pair_length,
+        "computed_by": {name: row["computed_by"] for name, row in rows.items() if "computed_by" in row},
+        "settings": dict(comparison.one.settings),
+    }
+
+
+def options(description: str | None, name: str) -> argparse.ArgumentParser:
+    """The command line that every comparison has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--work", type=Path, default=Path("runs") / name)
+    parser.add_argument("--teacher", type=Path, help="a fine-tuned teacher; without it one is made")
+    parser.add_argument("--minutes", type=float, help="the teacher's time, where finetune-teacher takes one")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, help="of the transfer set; as the set says without it")
+    parser.add_argument("--rows", nargs="+", choices=list(LABELS), help="only these")
+    parser.add_argument("--jobs", type=int, default=1)
+    return parser
+
+
+def comparison_of(arguments: argparse.Namespace, one: DataSet) -> Comparison:
+    """The comparison that a command line asks for."""
+    return Comparison(
+        one=one,
+        data=arguments.data,
+        work=arguments.work,
+        seeds=arguments.seeds,
+        teacher=arguments.teacher,
+        minutes=arguments.minutes,
+        rounds=arguments.rounds,
+        jobs=arguments.jobs,
+    )
+
+
+def compare_and_publish(
+    name: str, description: str | None, one: str, more: Callable[[Comparison], dict[str, float]] | None = None
+) -> None:
+    """A benchmark of one set: its rows, and `more` figures; published where no row was left out."""
+    arguments = options(description, name).parse_args()
+    comparison = comparison_of(arguments, SETS[one])
+    rows = compare(comparison, arguments.rows)
+    spent = comparison.work / "minutes.json"
+    labels = json.loads(spent.read_text()).get("labels", 0.0) if spent.is_file() else 0.0
+    metrics = (
+        figures(comparison.one, rows)
+        | {"labels_minutes": labels}
+        | (more(comparison) if more is not None and not arguments.rows else {})
+    )
+    if arguments.rows:
+        print(json.dumps(metrics))
+    else:
+        publish(name, metrics, arguments.seeds, notes(comparison, rows))
+
+
+def main() -> None:
+    """Compares on one set and prints the figures."""
+    parser = options(__doc__, "harness")
+    parser.add_argument("set", choices=list(SETS))
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    comparison = comparison_of(arguments, SETS[arguments.set])
+    rows = compare(comparison, arguments.rows)
+    print(json.dumps(figures(comparison.one, rows) | {"threads": os.cpu_count(), "s": time.perf_counter() - started}))
+
+
+if __name__ == "__main__":
+    main()

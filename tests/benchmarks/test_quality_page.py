@@ -1,0 +1,40 @@
+"""The page shows what the harness publishes: every row, the teacher's share and the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.pages import quality
+
+from benchmarks import harness
+
+
+def _result() -> dict[str, Any]:
+    metrics: dict[str, float] = {}
+    for place, kind in enumerate(harness.LABELS):
+        metrics |= {f"{kind}_f1": 0.5 + place / 100, f"{kind}_average_precision": 0.4, f"{kind}_minutes": float(place)}
+    metrics |= {"student_pairs_per_s": 12_345.0, "student_from_text_pairs_per_s": 67.0}
+    metrics |= {"student_f1_std": 0.01, "student_f1_min": 0.57, "student_f1_max": 0.59, "teacher_f1": 0.8}
+    notes = {"set": "Some set", "main": "f1", "rows": harness.LABELS, "max_lengths": [128, 64]}
+    notes["seeds_of"] = {kind: 3 if kind in harness.SEEDED else 1 for kind in harness.LABELS}
+    return {"name": "quality_products", "metrics": metrics, "notes": notes, "seeds": [0, 1, 2]}
+
+
+def test_every_row_stands_in_the_table() -> None:
+    result = _result()
+    page = quality._either(lambda _: "older", result)
+    for label in harness.LABELS.values():
+        assert f"| {label}" in page
+    assert "0.590 ± 0.010 (0.570 to 0.590) | 0.400 | 73.8 % | 9 | 67 | 12,345 |" in page
+    assert "128 and 64 tokens" in page and "The whole job" not in page
+    assert quality._either(lambda _: "older", result | {"notes": {}}) == "older"
+
+
+def test_the_job_stands_below() -> None:
+    result = _result()
+    result["metrics"] |= {f"job_recall_at_{k}": k / 100 for k in (1, 10, 20, 100)}
+    result["metrics"] |= {"job_minutes": 1.26, "job_pairs": 56_000_000, "job_pairs_above_threshold": 2000}
+    result["metrics"] |= {"job_recall_above_threshold": 0.5, "job_precision_lower_bound": 0.25}
+    page = quality._comparison(result)
+    assert "| student, `match` | 1.0 % | 10.0 % | 20.0 % | 100.0 % |" in page
+    assert "took 1.3\nminutes" in page and "25.0 % of its pairs are known" in page and "TF-IDF blocking" not in page
