@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tests.training.test_teacher import toy
 
 from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.errors import ConfigError, ModelError
+from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.metrics.decisions import load_decision
 from distilmatch.teachers import CrossEncoderTeacher
 from distilmatch.training.teacher import search as search_module
@@ -230,16 +232,48 @@ def test_a_training_without_progress_ends_early(tiny_encoder: Path, tmp_path: Pa
     assert len(evaluator.history) == 3 and fitted.steps == 12
 
 
-def test_several_seeds_are_an_ensemble_of_folders(tiny_encoder: Path, tmp_path: Path) -> None:
-    output = fine_tune_teacher(
-        toy(_BINARY, 32), _BINARY, tmp_path / "teachers", config(tiny_encoder, minutes=0, epochs=1, seeds=2, seed=4)
-    )
-    assert sorted(path.name for path in output.iterdir()) == ["seed-4", "seed-5"]
-    first, second = (
-        CrossEncoderTeacher(path, precision="fp32").logits([("red car", "hot dog")]) for path in output.iterdir()
-    )
-    assert np.abs(first - second).max() > 1e-4
-    assert [path.name for path in tmp_path.iterdir()] == ["teachers"]
+def test_several_seeds_are_an_ensemble_of_folders(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    original = DevEvaluator.__call__
+
+    def stopped(evaluator: DevEvaluator, *args: Any, **more: Any) -> Any:
+        made.append("evaluated")
+        if len(made) == stop_at:
+            raise KeyboardInterrupt
+        return original(evaluator, *args, **more)
+
+    monkeypatch.setattr(DevEvaluator, "__call__", stopped)
+    given = toy(_BINARY, 64), _BINARY, tmp_path / "teachers", config(tiny_encoder, seeds=2, seed=4, dropout=0, epochs=1)
+    stop_at = 0
+    fine_tune_teacher(*given, toy(_BINARY, 32, seed=1))
+    output = tmp_path / "teachers"
+    members = sorted(output.iterdir())
+    assert [path.name for path in members] == ["seed-4", "seed-5"]
+    first, second = (json.loads((member / "fine_tuning.json").read_text()) for member in members)
+    assert len(first["tries"]) > 1 and len(second["tries"]) == 1 and first["chosen"] == second["chosen"]
+    logits = [CrossEncoderTeacher(path, precision="fp32").logits([("red car", "hot dog")]) for path in members]
+    assert np.abs(logits[0] - logits[1]).max() > 1e-4
+    # Stopped in the second: the first is not made again.
+    shutil.rmtree(output)
+    whole, made[:] = len(made), []
+    stop_at = whole  # the one evaluation of the second
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune_teacher(*given, toy(_BINARY, 32, seed=1))
+    assert (tmp_path / ".teachers.seeds" / "seed-4").is_dir()
+    stop_at = 0
+    made.clear()
+    fine_tune_teacher(*given, toy(_BINARY, 32, seed=1))
+    assert 0 < len(made) < whole and [path.name for path in tmp_path.iterdir()] == ["teachers"]
+
+
+def test_two_processes_do_not_make_one_teacher(tiny_encoder: Path, tmp_path: Path) -> None:
+    with (
+        filelock.FileLock(tmp_path / ".teacher.lock"),
+        pytest.raises(CacheError, match="written by another process"),
+    ):
+        fine_tune_teacher(toy(_BINARY, 32), _BINARY, tmp_path / "teacher", config(tiny_encoder, minutes=0))
 
 
 @pytest.mark.parametrize("most", [10, 33, 500])

@@ -35,7 +35,8 @@ class FineTuneConfig(FrozenConfig):
         epochs: passes over the rows; None for as many as their number wants and the minutes allow.
         max_length: tokens a pair at most; None for what the longest pairs of the data need, 512 at most.
         patience: evaluations on dev without a better one after which a training ends.
-        seeds: how many teachers are trained, each from another seed; several are an ensemble, a folder each.
+        seeds: how many teachers are trained, each from another seed; several are an ensemble, a folder each. The first one
+            searches, the others are trained with what it found, beyond the minutes.
         report_to: services that `transformers` logs to, such as wandb or mlflow, whose packages are to be installed.
         metric_for_best: the dev metric that everything is chosen by; None is the task's (accuracy, auc, spearman or ndcg@10; for
             matches that are less than a quarter of the rows average_precision).

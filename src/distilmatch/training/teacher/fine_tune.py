@@ -9,7 +9,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import TableSource, tuple_table
 from distilmatch.errors import ConfigError
-from distilmatch.files import write_atomically, write_json, writing
+from distilmatch.files import locked, read_json, write_atomically, write_json, writing
 from distilmatch.fingerprint import fingerprint
 from distilmatch.metrics import MetricFunction, checked_metrics
 from distilmatch.metrics.decisions import decide_on, decides
@@ -102,16 +103,46 @@ def fine_tune_teacher(
     if dev is not None:
         job.evaluator(config)  # labels without a metric must show before any work
     keep_freed_memory()
-    if config.seeds == 1:
-        return job.make(place, config)
+    with _alone(place):
+        return job.make(place, config) if config.seeds == 1 else _several(job, place, config)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keeps a second process from making the same teacher; the processes of one `torchrun` job make it together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        held = locked(place.with_name(f".{place.name}.lock"), place)
+    try:
+        yield
+    finally:
+        Path(held.lock_file).unlink(missing_ok=True)
+        held.release()
+
+
+def _several(job: _Job, place: Path, config: FineTuneConfig) -> Path:
+    """Teachers of several seeds: the first one searches, the others train with what it found."""
     members = _members(place, job.key(config))
+    found = config
     for seed in range(config.seed, config.seed + config.seeds):
-        if not (members / f"seed-{seed}").exists():
-            job.make(members / f"seed-{seed}", config.replaced(seed=seed))
+        folder = members / f"seed-{seed}"
+        if not folder.exists():
+            job.make(folder, found.replaced(seed=seed))
+        if seed == config.seed:
+            found = _fixed(config, read_json(folder / RECORD)["chosen"])
     with writing(place):
         (members / _KEY).unlink()
         os.replace(members, place)
     return place
+
+
+def _fixed(config: FineTuneConfig, chosen: Mapping[str, Any]) -> FineTuneConfig:
+    """`config` with nothing left to search."""
+    settings = {name: value for name, value in chosen.items() if name != "balanced"}
+    return config.replaced(**settings, class_weights="balanced" if chosen["balanced"] else "none", minutes=0)
 
 
 def _members(place: Path, key: str) -> Path:
