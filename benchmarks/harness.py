@@ -311,6 +311,7 @@ def options(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, help="of the transfer set; as the set says without it")
     parser.add_argument("--rows", nargs="+", choices=list(LABELS), help="only these")
+    parser.add_argument("--publish", action="store_true", help="with --rows: publish them, and name the others")
     parser.add_argument("--jobs", type=int, default=1)
     return parser
 
@@ -332,7 +333,7 @@ def comparison_of(arguments: argparse.Namespace, one: DataSet) -> Comparison:
 def compare_and_publish(
     name: str, description: str | None, one: str, more: Callable[[Comparison], dict[str, float]] | None = None
 ) -> None:
-    """A benchmark of one set: its rows, and `more` figures; published where no row was left out."""
+    """A benchmark of one set: its rows, and `more` figures; published where no row was left out, or where that is asked for."""
     arguments = options(description, name).parse_args()
     comparison = comparison_of(arguments, SETS[one])
     rows = compare(comparison, arguments.rows)
@@ -341,12 +342,14 @@ def compare_and_publish(
     metrics = (
         figures(comparison.one, rows)
         | {"labels_minutes": labels}
-        | (more(comparison) if more is not None and not arguments.rows else {})
+        | (more(comparison) if more is not None and (not arguments.rows or arguments.publish) else {})
     )
-    if arguments.rows:
+    if arguments.rows and not arguments.publish:
         print(json.dumps(metrics))
     else:
-        publish(name, metrics, arguments.seeds, notes(comparison, rows))
+        made = {name.partition("_seed")[0] for name in rows}
+        left_out = [label for kind, label in LABELS.items() if kind not in made]
+        publish(name, metrics, arguments.seeds, notes(comparison, rows) | {"left_out": left_out})
 
 
 def main() -> None:

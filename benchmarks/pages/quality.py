@@ -89,9 +89,16 @@ def _comparison(result: dict[str, Any]) -> str:
         f"the same labels;\nthresholds and choices are dev's. Pairs a second are of the models whose quality stands beside "
         f"them: students from stored\nvectors by the kernel that `score` and `match` take, cross-encoders from text.",
         _job(metrics),
+        _left_out(notes),
         f"Seeds {seeds} where a row has several. Repeat: `python -m benchmarks.{result['name']} --data DIR`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _left_out(notes: dict[str, Any]) -> str:
+    """The rows that were not made yet, in the page's words."""
+    names = [label.replace("**", "") for label in notes.get("left_out", ())]
+    return f"Not measured yet: {'; '.join(names)}." if names else ""
 
 
 def _job(metrics: dict[str, float]) -> str:
