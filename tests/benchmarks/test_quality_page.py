@@ -38,3 +38,12 @@ def test_the_job_stands_below() -> None:
     page = quality._comparison(result)
     assert "| student, `match` | 1.0 % | 10.0 % | 20.0 % | 100.0 % |" in page
     assert "took 1.3\nminutes" in page and "25.0 % of its pairs are known" in page and "TF-IDF blocking" not in page
+
+
+def test_rows_that_were_not_made_are_named() -> None:
+    result = _result()
+    assert "Not measured yet" not in quality._comparison(result)
+    result["notes"]["rows"] = {kind: label for kind, label in harness.LABELS.items() if kind in ("student", "teacher")}
+    result["notes"]["left_out"] = ["BM25", "**student by default**"]
+    page = quality._comparison(result)
+    assert "Not measured yet: BM25; student by default." in page and "| BM25" not in page
