@@ -63,9 +63,8 @@ def plan_fine_tuning(
     if dev is not None and config.minutes > 0:
         options = count(moves(usual, labelled, task, config, base))
         plan = planned(rehearsed.step, usual, options, config, rows=len(pairs), dev_rows=dev_count)
-        # Where the search finds other settings than the usual ones, both are trained, if there is time.
-        budget = 60 * config.minutes - plan.tries * plan.try_seconds
-        whole = 2 * plan.whole_seconds if plan.tries and 2 * plan.whole_seconds <= budget else plan.whole_seconds
+        # Where the search finds other settings than the usual ones, both are trained.
+        whole = (2 if plan.tries else 1) * plan.whole_seconds
         seconds = {"search": plan.tries * plan.try_seconds, "trainings": whole}
     else:
         steps = math.ceil(math.ceil(len(pairs) / config.batch_size) * usual.epochs)

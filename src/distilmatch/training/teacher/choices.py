@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -52,9 +53,15 @@ def base_model(config: FineTuneConfig, labels: int) -> BaseModel:
     Raises:
         ConfigError, ModelError: it is not there, or cannot be loaded.
     """
-    model = load_cross_encoder(
-        config.base_model, "cpu", dtype=config.dtype, revision=config.revision, num_labels=labels
-    )
+    said = logging.getLogger("transformers.modeling_utils")
+    before = said.level
+    said.setLevel(logging.ERROR)  # that a new head has no weights yet: it is only looked at
+    try:
+        model = load_cross_encoder(
+            config.base_model, "cpu", dtype=config.dtype, revision=config.revision, num_labels=labels
+        )
+    finally:
+        said.setLevel(before)
     transformer = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
     if transformer is None:
         raise ModelError(f"{config.base_model!r} has no transformer that could be fine-tuned")

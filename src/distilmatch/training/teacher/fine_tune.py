@@ -61,8 +61,8 @@ def fine_tune_teacher(
     and ranking (the relevance divided by the largest one) by binary cross-entropy on the one logit.
 
     What `config` leaves open is chosen: the token limit and the epochs by the rows, the rest by a search on dev within
-    `config.minutes`: short trainings that each try one change, then a whole training of the best settings and, where there
-    is time, of the usual ones, of which the better on dev is kept. Without dev, or with `minutes=0`, one training with the
+    `config.minutes`: a whole training with the usual settings, short trainings that each try one change, and a whole one of
+    what they found; the better whole one on dev is kept. Without dev, or with `minutes=0`, one training with the
     usual settings. A search that is stopped goes on with the same call.
 
     Args:

@@ -1,4 +1,4 @@
-"""The search for a teacher's settings: short trainings compared on dev, then whole ones, within a budget of minutes.
+"""The search for a teacher's settings: short trainings and whole ones compared on dev, within a budget of minutes.
 
 A short training is a whole one in small: warm-up, decay and all, on as many of the rows as its share of the time allows.
 Each tries one change of the best settings so far; a change that is better on dev is kept. What is finished is kept in a
@@ -96,14 +96,16 @@ class Plan:
 def planned(
     step_seconds: float, usual: Choices, moves: int, config: FineTuneConfig, *, rows: int, dev_rows: int
 ) -> Plan:
-    """How the minutes of `config` are spent on `moves` changes and whole trainings of `rows` rows."""
+    """How the minutes of `config` are spent on `rows` rows: a whole training with the usual settings and, where there is time
+    for a second one and for short trainings of `moves` changes, these.
+    """
     batch, budget = config.batch_size, 60 * config.minutes
     epoch_steps = math.ceil(rows / batch)
     pair_seconds = step_seconds / 3 / batch  # on dev: a forward pass is a third of a step
     epoch = epoch_steps * step_seconds + dev_rows * pair_seconds
     epochs = min(usual.epochs, max(budget / epoch, 16 * batch / rows)) if config.epochs is None else config.epochs
     whole = epochs * epoch
-    for_tries = min(_SHORT_SHARE * budget, budget - whole) if moves else 0.0
+    for_tries = min(_SHORT_SHARE * budget, budget - 2 * whole) if moves else 0.0
     scored = min(dev_rows, _DEV_ROWS) * pair_seconds
     shortest = min(_SHORTEST, epoch_steps)
     tries = min(1 + moves, int(for_tries / (shortest * step_seconds + scored)))
@@ -223,17 +225,16 @@ class Search:
     def run(self, usual: Choices, moves: Sequence[Move]) -> tuple[CrossEncoder, Try]:
         """The best whole training of all that the minutes allow."""
         plan = self.folder.planned(lambda: self._planned(usual, moves))
-        ranked = self._short_tries(usual, moves, plan)
-        best: Try | None = None
-        for number, (name, choices) in enumerate(ranked[:2]):
-            left = 60 * self.config.minutes - self.folder.seconds
-            if number and left < plan.whole_seconds:
-                break
-            done = self._whole(f"whole-{number + 1}", name, choices, plan, best)
-            best = done if best is None or done.value > best.value else best
-        assert best is not None
+        # The usual settings first: short trainings may like what whole ones do not, a high learning rate above all.
+        best = self._whole("whole-1", _USUAL, usual, plan, None)
+        if plan.tries:
+            name, found = self._short_tries(usual, moves, plan)
+            if found != usual:
+                other = self._whole("whole-2", name, found, plan, best)
+                best = other if other.value > best.value else best
         number = next(i for i, done in enumerate(self._done("whole"), 1) if done == best)
-        return load_cross_encoder(self.folder.model(f"whole-{number}"), self.config.device), best
+        place = self.folder.model(f"whole-{number}")
+        return load_cross_encoder(place, self.config.device, dtype=self.config.dtype), best
 
     def _planned(self, usual: Choices, moves: Sequence[Move]) -> Plan:
         step = self._seconds_a_step(usual)
@@ -258,10 +259,8 @@ class Search:
     def _done(self, kind: str) -> list[Try]:
         return [done for done in self.folder.tries if done.kind == kind]
 
-    def _short_tries(self, usual: Choices, moves: Sequence[Move], plan: Plan) -> list[tuple[str, Choices]]:
-        """The settings for whole trainings, the best first: what the short trainings found, and the usual ones."""
-        if plan.tries == 0:
-            return [(_USUAL, usual)]
+    def _short_tries(self, usual: Choices, moves: Sequence[Move], plan: Plan) -> tuple[str, Choices]:
+        """What the short trainings found, and its name."""
         chosen = np.random.default_rng(self.config.seed).permutation(len(self.rows.pairs))[: plan.try_rows]
         rows = self.rows.take(np.sort(chosen))
         logger.info(
@@ -282,9 +281,7 @@ class Search:
             if done.value > best_score:
                 best, best_score = choices, done.value
                 kept |= dict.fromkeys(move.changes, move.name)
-        if best == usual:
-            return [(_USUAL, usual)]
-        return [(", ".join(kept.values()), best), (_USUAL, usual)]
+        return ", ".join(kept.values()) or _USUAL, best
 
     def _short(self, name: str, rows: LabelledRows, choices: Choices, best: float) -> Try:
         started = time.monotonic()
