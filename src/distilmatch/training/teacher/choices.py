@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from distilmatch.pretrained.layers import layer_list
 from distilmatch.pretrained.positions import position_limit
 from distilmatch.teachers.cross_encoder import load_cross_encoder, pair_tokenizer
 from distilmatch.training.teacher.dev import RARE
-from distilmatch.training.teacher.fit import Choices
+from distilmatch.training.teacher.fit import Choices, new_head_unsaid
 from distilmatch.training.teacher.rows import LabelledRows, needed_length, smallest_share
 
 _MOST_TOKENS = 512
@@ -53,15 +52,10 @@ def base_model(config: FineTuneConfig, labels: int) -> BaseModel:
     Raises:
         ConfigError, ModelError: it is not there, or cannot be loaded.
     """
-    said = logging.getLogger("transformers.modeling_utils")
-    before = said.level
-    said.setLevel(logging.ERROR)  # that a new head has no weights yet: it is only looked at
-    try:
+    with new_head_unsaid():
         model = load_cross_encoder(
             config.base_model, "cpu", dtype=config.dtype, revision=config.revision, num_labels=labels
         )
-    finally:
-        said.setLevel(before)
     transformer = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
     if transformer is None:
         raise ModelError(f"{config.base_model!r} has no transformer that could be fine-tuned")

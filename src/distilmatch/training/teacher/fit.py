@@ -9,7 +9,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -194,14 +195,15 @@ def new_cross_encoder(task: TaskConfig, config: FineTuneConfig, choices: Choices
         for name, value in (names or {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}).items():
             setattr(model.config, name, value)
     else:
-        model = load_cross_encoder(
-            config.base_model,
-            device,
-            **weights,
-            num_labels=task.num_labels,
-            max_length=choices.max_length,
-            config_kwargs=names,
-        )
+        with new_head_unsaid():
+            model = load_cross_encoder(
+                config.base_model,
+                device,
+                **weights,
+                num_labels=task.num_labels,
+                max_length=choices.max_length,
+                config_kwargs=names,
+            )
         _put_head_in_order(model, config, task)
         _prepare(next(module for module in model.modules() if isinstance(module, PreTrainedModel)), choices)
     limit = position_limit(model)
@@ -211,6 +213,18 @@ def new_cross_encoder(task: TaskConfig, config: FineTuneConfig, choices: Choices
         )
     model.max_seq_length = min(choices.max_length, limit)
     return model
+
+
+@contextmanager
+def new_head_unsaid() -> Iterator[None]:
+    """Inside, `transformers` does not warn that a new head has no trained weights: it is about to be trained."""
+    said = logging.getLogger("transformers.modeling_utils")
+    before = said.level
+    said.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        said.setLevel(before)
 
 
 def mean_cross_encoder(transformer: Transformer, labels: int, device: torch.device) -> CrossEncoder:
