@@ -94,7 +94,7 @@ def fewer_rows(one: DataSet, train_rows: int, dev_rows: int = DEV_ROWS) -> DataS
 
 def prepared(one: DataSet, data: Path, work: Path, teachers: Path | None, encoder: str = ENCODER) -> Comparison:
     """The set's teacher and labelled pairs, made where they are not there."""
-    teacher = None if teachers is None else teachers / one.name
+    teacher = () if teachers is None else (teachers / one.name,)
     comparison = Comparison(
         one=one, data=data, work=work / one.name, seeds=(0,), teacher=teacher, rounds=2, encoder=encoder
     )

@@ -30,13 +30,15 @@ from benchmarks import strong_feed_forward, untrained_rivals
 from benchmarks.results import publish
 from benchmarks.runs import fine_tuning, run_all, spread, student_recipe, write_recipe
 from benchmarks.sets import ENCODER, SETS, DataSet, Rows
+from distilmatch.config.pairs import TeacherConfig
 from distilmatch.data.tables import load_table
 from distilmatch.evaluation.pairs.speed import cached_pairs, kernel_speed, student_logits, teacher_pairs_per_s
 from distilmatch.files import write_json
 from distilmatch.models import DiPair
 from distilmatch.planning.limits import rate
-from distilmatch.runtime import keep_freed_memory
-from distilmatch.teachers import CrossEncoderTeacher, in_task_order
+from distilmatch.runtime import Precision, keep_freed_memory
+from distilmatch.teachers import in_task_order, load_teacher
+from distilmatch.teachers.precision import numbers_of
 from distilmatch.types import TupleTable
 
 PAPER_HEAD = {"head_similarities": 0, "head_maxsim": 0, "head_start": "random"}
@@ -69,7 +71,8 @@ class Comparison:
 
     Attributes:
         data: the folder of all sets; work: everything that is made.
-        teacher: a teacher's folder; None fine-tunes one in `work`, in about `minutes` where that is given.
+        teacher: a teacher's folder, or those of an ensemble; empty fine-tunes one in `work`, in about `minutes` where that is
+            given.
         rounds: how many times the rows are partitioned anew into blocks; None as the set says.
         encoder, settings: in the place of the usual encoder and of parts of the recipe, for a trial in small.
     """
@@ -78,7 +81,7 @@ class Comparison:
     data: Path
     work: Path
     seeds: Sequence[int] = (0, 1, 2)
-    teacher: Path | None = None
+    teacher: tuple[Path, ...] = ()
     minutes: float | None = None
     rounds: int | None = None
     jobs: int = 1
@@ -102,9 +105,9 @@ class Comparison:
         return table.take(np.flatnonzero(self.splits["test"].found))
 
     @property
-    def teacher_folder(self) -> Path:
+    def teacher_folders(self) -> tuple[Path, ...]:
         """Where the teacher is, or will be."""
-        return self.work / "teacher" if self.teacher is None else self.teacher
+        return self.teacher or (self.work / "teacher",)
 
     def names(self) -> list[str]:
         """Every row of the table, a seed a row."""
@@ -132,14 +135,17 @@ class Comparison:
             encoder=[self.encoder],
             **settings,
         )
-        made["teacher"] |= {"models": [str(self.teacher_folder)], "max_length": self.one.pair_length}
+        made["teacher"] |= {
+            "models": [str(folder) for folder in self.teacher_folders],
+            "max_length": self.one.pair_length,
+        }
         return made
 
     def commands(self, name: str) -> dict[str, list[str]]:
         """What is run before a row can be measured, by the name of its minutes."""
         found: dict[str, list[str]] = {}
-        if self.teacher is None:
-            places = (self.teacher_folder, self.tables["train"], self.tables["dev"])
+        if not self.teacher:
+            places = (self.teacher_folders[0], self.tables["train"], self.tables["dev"])
             more = ["--max-length", str(self.one.pair_length), "--base-model", self.encoder]
             found["teacher"] = fine_tuning(*places, self.one.task, self.one.table, *more, minutes=self.minutes)
         kind = name.partition("_seed")[0]
@@ -208,21 +214,24 @@ class Comparison:
             }[kind]
             return dict(untrained_rivals.graded_scores(self.one, make(), train, dev, test))
         if kind in ("teacher", TINY):
-            return self._cross_encoder(self.teacher_folder if kind == "teacher" else self.work / kind)
+            return self._cross_encoder(self.teacher_folders if kind == "teacher" else (self.work / kind,))
         return self._student(name)
 
     def _graded(self, logits: Callable[[list[tuple[str, str]]], np.ndarray]) -> dict[str, Any]:
         answers = {split: rows.answers(logits(rows.scored)) for split, rows in self.splits.items() if split != "train"}
         return {split: self.one.grade(answers["dev"], own) for split, own in answers.items()}
 
-    def _cross_encoder(self, folder: Path) -> dict[str, Any]:
-        exact = in_task_order(
-            CrossEncoderTeacher(str(folder), precision="fp32", max_length=self.one.pair_length), self.one.task
-        )
-        fast = CrossEncoderTeacher(str(folder), precision="auto", max_length=self.one.pair_length)
+    def cross_encoder(self, folders: Sequence[Path], precision: Precision) -> Any:
+        """The cross-encoder of a folder, or the mean of several, in the order of the task's classes."""
+        models = tuple(str(folder) for folder in folders)
+        config = TeacherConfig(models=models, precision=precision, max_length=self.one.pair_length)
+        return in_task_order(load_teacher(config), self.one.task)
+
+    def _cross_encoder(self, folders: Sequence[Path]) -> dict[str, Any]:
+        exact, fast = (self.cross_encoder(folders, precision) for precision in ("fp32", "auto"))
         rates = {"fp32": teacher_pairs_per_s(exact, self.test_table)[0]}
-        if fast.numbers != "fp32":
-            rates[fast.numbers] = teacher_pairs_per_s(fast, self.test_table)[0]
+        if numbers_of(fast) != "fp32":
+            rates[str(numbers_of(fast))] = teacher_pairs_per_s(fast, self.test_table)[0]
         best = max(rates, key=lambda numbers: rates[numbers])
         return self._graded(exact.logits) | {"pairs_per_s": rates[best], "computed_by": f"PyTorch {best}, from text"}
 
@@ -306,7 +315,13 @@ def options(description: str | None, name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--work", type=Path, default=Path("runs") / name)
-    parser.add_argument("--teacher", type=Path, help="a fine-tuned teacher; without it one is made")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        default=(),
+        help="a fine-tuned teacher, or an ensemble; without it one is made",
+    )
     parser.add_argument("--minutes", type=float, help="the teacher's time, where finetune-teacher takes one")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, help="of the transfer set; as the set says without it")
@@ -323,7 +338,7 @@ def comparison_of(arguments: argparse.Namespace, one: DataSet) -> Comparison:
         data=arguments.data,
         work=arguments.work,
         seeds=arguments.seeds,
-        teacher=arguments.teacher,
+        teacher=tuple(arguments.teacher),
         minutes=arguments.minutes,
         rounds=arguments.rounds,
         jobs=arguments.jobs,

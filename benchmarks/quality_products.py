@@ -30,7 +30,6 @@ from benchmarks.sets import DataSet, read_lines
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.neighbours import nearest
 from distilmatch.files import write_json
-from distilmatch.teachers import CrossEncoderTeacher, in_task_order
 from distilmatch.training.pairs.distil import mean_embeddings
 
 KEPT = 100
@@ -178,8 +177,7 @@ def job(comparison: Comparison) -> dict[str, float]:
     search = embedding_best(shops, comparison).tolist()
     found |= shops.recalls("embedding_search", search)
     found["embedding_search_minutes"] = (time.perf_counter() - started) / 60
-    place, length = str(comparison.teacher_folder), comparison.one.pair_length
-    teacher = in_task_order(CrossEncoderTeacher(place, max_length=length), comparison.one.task)
+    teacher = comparison.cross_encoder(comparison.teacher_folders, "auto")
     for first, own in (("student", best), ("search", search)):
         order, found[f"teacher_on_{first}_pairs_per_s"] = reranked(teacher, own, shops)
         found |= shops.recalls(f"teacher_on_{first}", order)

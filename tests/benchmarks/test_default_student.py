@@ -46,7 +46,11 @@ def test_few_rows_are_of_whole_queries_and_never_of_test(small: sets.DataSet, tm
 
 def test_a_candidate_is_measured_by_its_kernel(small: sets.DataSet, tmp_path: Path, tiny_encoder: Path) -> None:
     comparison = default_student.Comparison(
-        one=fewer_rows(small, 16, 8), data=tmp_path, work=tmp_path / "work", teacher=tmp_path, encoder=str(tiny_encoder)
+        one=fewer_rows(small, 16, 8),
+        data=tmp_path,
+        work=tmp_path / "work",
+        teacher=(tmp_path,),
+        encoder=str(tiny_encoder),
     )
     recipe = PairRecipe.from_dict(comparison.recipe("student_seed0"))
     model = DiPair.from_encoder(tiny_encoder, recipe.student, recipe.task).eval()

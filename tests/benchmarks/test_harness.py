@@ -57,7 +57,7 @@ def _comparison(
     tiny_set: tuple[DataSet, Path], tiny_encoder: Path, tiny_cross_encoder: Path, **more: Any
 ) -> Comparison:
     one, data = tiny_set
-    settings = {"encoder": str(tiny_encoder), "settings": SMALL, "seeds": (0,), "teacher": tiny_cross_encoder}
+    settings = {"encoder": str(tiny_encoder), "settings": SMALL, "seeds": (0,), "teacher": (tiny_cross_encoder,)}
     return Comparison(one=one, data=data, work=data / "work", **(settings | more))
 
 
@@ -123,7 +123,7 @@ def test_a_missed_row_is_ranked_last() -> None:
 
 def test_the_recipes_are_valid(tmp_path: Path, tiny_cross_encoder: Path) -> None:
     for one in SETS.values():
-        comparison = Comparison(one=one, data=tmp_path, work=tmp_path / one.name, teacher=tiny_cross_encoder)
+        comparison = Comparison(one=one, data=tmp_path, work=tmp_path / one.name, teacher=(tiny_cross_encoder,))
         comparison.__dict__["tables"] = {split: tmp_path / f"{split}.jsonl" for split in ("train", "dev", "test")}
         for name in comparison.names():
             if name.partition("_seed")[0] in harness.STUDENTS:
