@@ -305,6 +305,8 @@ def notes(comparison: Comparison, rows: Mapping[str, Mapping[str, Any]]) -> dict
         "seeds_of": {kind: sum(name.partition("_seed")[0] == kind for name in rows) for kind in kinds},
         "max_lengths": list(comparison.one.max_lengths),
         "pair_length": comparison.one.pair_length,
+        "rounds": comparison.rounds,
+        "teachers": len(comparison.teacher_folders),
         "computed_by": {name: row["computed_by"] for name, row in rows.items() if "computed_by" in row},
         "settings": dict(comparison.one.settings),
     }

@@ -89,10 +89,23 @@ def _comparison(result: dict[str, Any]) -> str:
         f"the same labels;\nthresholds and choices are dev's. Pairs a second are of the models whose quality stands beside "
         f"them: students from stored\nvectors by the kernel that `score` and `match` take, cross-encoders from text.",
         _job(metrics),
+        _shorter(notes),
         _left_out(notes),
         f"Seeds {seeds} where a row has several. Repeat: `python -m benchmarks.{result['name']} --data DIR`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shorter(notes: dict[str, Any]) -> str:
+    """What a comparison did otherwise than the defaults."""
+    said = []
+    if notes.get("teachers", 1) > 1:
+        said.append(f"The teacher is the mean of {notes['teachers']} seeds.")
+    if notes.get("rounds") is not None:
+        said.append(
+            f"Students learn from {notes['rounds']} rounds of blocks, fewer than by default: they are not the default's figures."
+        )
+    return "\n".join(said)
 
 
 def _left_out(notes: dict[str, Any]) -> str:

@@ -47,3 +47,11 @@ def test_rows_that_were_not_made_are_named() -> None:
     result["notes"]["left_out"] = ["BM25", "**student by default**"]
     page = quality._comparison(result)
     assert "Not measured yet: BM25; student by default." in page and "| BM25" not in page
+
+
+def test_what_was_not_the_default_is_said() -> None:
+    result = _result()
+    assert "rounds of blocks" not in quality._comparison(result) and "mean of" not in quality._comparison(result)
+    result["notes"] |= {"rounds": 2, "teachers": 3}
+    page = quality._comparison(result)
+    assert "the mean of 3 seeds" in page and "from 2 rounds of blocks, fewer than by default" in page
