@@ -23,8 +23,9 @@ def sections(head: str, writers: Mapping[str, Callable[[dict[str, Any]], str]]) 
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, all columns but the first to the right."""
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    """A table in Markdown, all columns but the first to the right; a bar in a cell is escaped."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    lines = [cells[0], ["---", *["---:"] * (len(headings) - 1)], *cells[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
