@@ -298,10 +298,11 @@ def figures(one: DataSet, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
 def notes(comparison: Comparison, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the page of results needs beside the figures."""
     kinds = dict.fromkeys(name.partition("_seed")[0] for name in rows)
+    labels = LABELS if comparison.rounds is None else LABELS | {"student": "**student, fewer labels than by default**"}
     return {
         "set": comparison.one.title,
         "main": comparison.one.main,
-        "rows": {kind: LABELS[kind] for kind in LABELS if kind in kinds},
+        "rows": {kind: labels[kind] for kind in labels if kind in kinds},
         "seeds_of": {kind: sum(name.partition("_seed")[0] == kind for name in rows) for kind in kinds},
         "max_lengths": list(comparison.one.max_lengths),
         "pair_length": comparison.one.pair_length,

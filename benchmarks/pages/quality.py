@@ -81,7 +81,10 @@ def _comparison(result: dict[str, Any]) -> str:
             ]
         )
     headings = ["", *(GRADINGS[name] for name in shown), "of the teacher's", "minutes", "pairs/s from text", "pairs/s"]
-    seeds = ", ".join(map(str, result["seeds"]))
+    seeds = f"Seeds {', '.join(map(str, result['seeds']))} where a row has several."
+    seeds = seeds if len(result["seeds"]) > 1 else "One seed."
+    usual = f"python -m benchmarks.{result['name']} --data DIR"
+    command = usual if not _shorter(notes) else result["command"].replace("--data data", "--data DIR")
     parts = [
         f"## {notes['set']}",
         markdown_table(headings, rows),
@@ -91,7 +94,7 @@ def _comparison(result: dict[str, Any]) -> str:
         _job(metrics),
         _shorter(notes),
         _left_out(notes),
-        f"Seeds {seeds} where a row has several. Repeat: `python -m benchmarks.{result['name']} --data DIR`.",
+        f"{seeds} Repeat: `{command}`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -102,8 +105,9 @@ def _shorter(notes: dict[str, Any]) -> str:
     if notes.get("teachers", 1) > 1:
         said.append(f"The teacher is the mean of {notes['teachers']} seeds.")
     if notes.get("rounds") is not None:
+        rounds = "1 round" if notes["rounds"] == 1 else f"{notes['rounds']} rounds"
         said.append(
-            f"Students learn from {notes['rounds']} rounds of blocks, fewer than by default: they are not the default's figures."
+            f"Students learn from {rounds} of blocks, fewer than by default: they are not the default's figures."
         )
     return "\n".join(said)
 

@@ -17,7 +17,13 @@ def _result() -> dict[str, Any]:
     metrics |= {"student_f1_std": 0.01, "student_f1_min": 0.57, "student_f1_max": 0.59, "teacher_f1": 0.8}
     notes = {"set": "Some set", "main": "f1", "rows": harness.LABELS, "max_lengths": [128, 64]}
     notes["seeds_of"] = {kind: 3 if kind in harness.SEEDED else 1 for kind in harness.LABELS}
-    return {"name": "quality_products", "metrics": metrics, "notes": notes, "seeds": [0, 1, 2]}
+    return {
+        "name": "quality_products",
+        "command": "python -m benchmarks.quality_products --data data --rounds 2",
+        "metrics": metrics,
+        "notes": notes,
+        "seeds": [0, 1, 2],
+    }
 
 
 def test_every_row_stands_in_the_table() -> None:
@@ -57,3 +63,4 @@ def test_what_was_not_the_default_is_said() -> None:
     result["notes"] |= {"rounds": 2, "teachers": 3}
     page = quality._comparison(result)
     assert "the mean of 3 seeds" in page and "from 2 rounds of blocks, fewer than by default" in page
+    assert "Repeat: `python -m benchmarks.quality_products --data DIR --rounds 2`" in page
