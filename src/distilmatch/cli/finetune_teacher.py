@@ -193,17 +193,14 @@ def _fine_tune(rows: TupleTable, task: TaskConfig, output: str, config: FineTune
 def _on_dev(teacher: Path) -> str:
     """The metric that the teacher was chosen by, and that of the best simple baseline."""
     from distilmatch.files import read_json
-    from distilmatch.metrics import sign_of
+    from distilmatch.training.teacher.beside import best_baseline
     from distilmatch.training.teacher.fine_tune import RECORD
 
     record = read_json(teacher / RECORD)
     metric = record["metric_for_best"]
     said = f"{metric} {record['dev'][metric]:.4f}"
-    measured = {name: values[metric] for name, values in record.get("baselines", {}).items() if metric in values}
-    if not measured:
-        return said
-    best = max(measured, key=lambda name: sign_of(metric) * measured[name])
-    return f"{said} (simple baselines: {best} {measured[best]:.4f})"
+    best = best_baseline(record.get("baselines", {}), metric)
+    return said if best is None else f"{said} (simple baselines: {best[0]} {best[1]:.4f})"
 
 
 def _number(option: str, value: str) -> float:

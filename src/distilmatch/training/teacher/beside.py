@@ -43,14 +43,19 @@ def compared(
     except DistilmatchError as error:  # the teacher is made; what cannot be compared is said
         logger.warning("The teacher was not compared with simple baselines: %s", error)
         return {}
-    sign = sign_of(metric)
-    measured = {name: values[metric] for name, values in found.items() if metric in values}
-    best = max(measured, key=lambda name: sign * measured[name], default=None)
-    if best is None or sign * metrics[metric] > sign * measured[best]:
+    best = best_baseline(found, metric)
+    if best is None or sign_of(metric) * metrics[metric] > sign_of(metric) * best[1]:
         return {"baselines": found}
     warning = (
-        f"The teacher is no better on dev than {best}: {metric} {metrics[metric]:.4f} against {measured[best]:.4f}. A student "
+        f"The teacher is no better on dev than {best[0]}: {metric} {metrics[metric]:.4f} against {best[1]:.4f}. A student "
         "of it will not be better either. Look at the label column first, then try more labels or a stronger base model."
     )
     logger.warning(warning)
     return {"baselines": found, "warning": warning}
+
+
+def best_baseline(baselines: Mapping[str, Mapping[str, float]], metric: str) -> tuple[str, float] | None:
+    """The name of the baseline that is best by a metric, and its value; None where none has it."""
+    measured = {name: values[metric] for name, values in baselines.items() if metric in values}
+    best = max(measured, key=lambda name: sign_of(metric) * measured[name], default=None)
+    return None if best is None else (best, measured[best])

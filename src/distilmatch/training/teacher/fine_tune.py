@@ -37,7 +37,7 @@ from distilmatch.training.teacher.choices import Move, base_model, moves, usual_
 from distilmatch.training.teacher.dev import DevEvaluator, dev_rows
 from distilmatch.training.teacher.fit import Choices, fit
 from distilmatch.training.teacher.rows import LabelledRows, labelled_pairs
-from distilmatch.training.teacher.search import Search, SearchFolder, Try, finished
+from distilmatch.training.teacher.search import USUAL, Search, SearchFolder, Try, finished
 from distilmatch.types import TupleTable
 
 RECORD = "fine_tuning.json"
@@ -206,7 +206,7 @@ class _Job:
         fitted = fit(
             self.rows, self.task, config, usual, work / "trainer", evaluator=evaluator, callbacks=self.callbacks
         )
-        return fitted.model, [finished("whole", "the usual settings", usual, fitted, evaluator, -math.inf)]
+        return fitted.model, [finished("whole", USUAL, usual, fitted, evaluator, -math.inf)]
 
     def _searched(
         self, usual: Choices, options: Sequence[Move], config: FineTuneConfig, work: Path, folder: SearchFolder

@@ -39,7 +39,7 @@ _SHORTEST = 150  # steps of a short training: of fewer the order of two settings
 _SHORT_SHARE = 0.5  # of the minutes, at most, for short trainings
 _REHEARSED = 10  # batches whose steps are timed
 _OVER = 1.2  # a training is ended when it took so many times what was meant for it
-_USUAL = "the usual settings"
+USUAL = "the usual settings"
 _DEV_ROWS = 2_000  # that short trainings are compared on
 
 
@@ -226,7 +226,7 @@ class Search:
         """The best whole training of all that the minutes allow."""
         plan = self.folder.planned(lambda: self._planned(usual, moves))
         # The usual settings first: short trainings may like what whole ones do not, a high learning rate above all.
-        best = self._whole("whole-1", _USUAL, usual, plan, None)
+        best = self._whole("whole-1", USUAL, usual, plan, None)
         if plan.tries:
             name, found = self._short_tries(usual, moves, plan)
             if found != usual:
@@ -272,7 +272,7 @@ class Search:
         best, best_score = usual, -math.inf
         before, number = self._done("short"), 0
         kept: dict[str, str] = {}  # by setting, the change that is the best so far
-        for move in [Move(name=_USUAL, changes={}), *moves]:
+        for move in [Move(name=USUAL, changes={}), *moves]:
             if number == plan.tries or (move.only is not None and (move.only[0] in kept.values()) != move.only[1]):
                 continue
             choices = changed(best, move)
@@ -281,7 +281,7 @@ class Search:
             if done.value > best_score:
                 best, best_score = choices, done.value
                 kept |= dict.fromkeys(move.changes, move.name)
-        return ", ".join(kept.values()) or _USUAL, best
+        return ", ".join(kept.values()) or USUAL, best
 
     def _short(self, name: str, rows: LabelledRows, choices: Choices, best: float) -> Try:
         started = time.monotonic()
