@@ -59,8 +59,8 @@ def run(
     dev: str | None = typer.Option(
         None,
         "--dev",
-        help="Dev table with the same columns; the best epoch on it is kept.",
-        show_default="none; the last epoch is kept",
+        help="Dev table with the same columns, on which settings are searched and the best epoch is kept.",
+        show_default="none; nothing is searched, the last epoch is kept",
     ),
     text_columns: TextColumns = None,
     text_templates: TextTemplates = None,
