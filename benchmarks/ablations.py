@@ -147,7 +147,7 @@ def train_one(name: str, run: Path, data: Path, work: Path, minutes: float) -> N
     recipe = recipe.replaced(student=StudentConfig(**variant.student))
     if variant.stage1_share == 0:
         recipe = recipe.replaced(stage1=recipe.stage1.replaced(epochs=0))
-    model = new_student(recipe, table.texts, variant.start)
+    model = new_student(recipe, table, variant.start)
     folder = work / f"{name}.training"
     shutil.rmtree(folder, ignore_errors=True)
     summaries, cpu_minutes = [], 0.0

@@ -35,7 +35,7 @@ def train_for(minutes: float, recipe: PairRecipe, table: TupleTable, folder: Pat
     processes = Processes(cpu=pick_device(None).type == "cpu")
     seed_everything(recipe.seed)
     keep_freed_memory()
-    model = new_student(recipe, table.texts, "encoder")
+    model = new_student(recipe, table, "encoder")
     shutil.rmtree(folder, ignore_errors=True)
     told = {"steps": 0.0, "pairs": 0.0, "core_minutes": 0.0}
     for stage, share in zip(stages_from(recipe, "encoder"), (STAGE1_SHARE, 1 - STAGE1_SHARE), strict=True):

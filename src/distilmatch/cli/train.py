@@ -166,10 +166,10 @@ def show_plan(settings: PairRecipe, checked: PairTables) -> Estimate:
             for stage in settings.all_stages
         },
     )
-    return _with_report(settings, plan_training(settings, run, table, checked.dev, labels, start))
+    return _with_report(settings, table, plan_training(settings, run, table, checked.dev, labels, start))
 
 
-def _with_report(settings: PairRecipe, estimate: Estimate) -> Estimate:
+def _with_report(settings: PairRecipe, transfer: TupleTable, estimate: Estimate) -> Estimate:
     """What training takes, and the report on the test table where there is one."""
     from distilmatch.planning.evaluation import plan_evaluation
     from distilmatch.training.pairs.distil import new_student
@@ -177,7 +177,7 @@ def _with_report(settings: PairRecipe, estimate: Estimate) -> Estimate:
     test = _test_table(settings)
     if test is None:
         return estimate
-    student = new_student(settings).eval()
+    student = new_student(settings, transfer).eval()
     report = plan_evaluation(
         student, test, settings.teacher, device=settings.device, precision="fp32", speed=True, start=0.0
     )

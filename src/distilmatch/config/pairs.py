@@ -18,6 +18,9 @@ from distilmatch.errors import ConfigError
 HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
 KeptStrategy = Literal["first", "first_pooled", "spaced"]
 
+USUAL_KEPT = 16
+"""Cached vectors a side of a student that is built before its texts are known."""
+
 _LABELLED_PAIRS = 300_000
 _NO_TRAIN = "train: is missing: it has no default"
 _MOST_ROUNDS = 8
@@ -81,6 +84,8 @@ class TransferConfig(FrozenConfig):
             texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts (the
             beginning of one with the end of a neighbour; words dropped, swapped, repeated).
         unlabelled: texts of the recipe's `unlabelled` files added to each block: near neighbours of its texts.
+        mined: after the first stage, pairs of each left text that the student ranks highest among near and random ones and that
+            no row joins; the teacher labels them, and the later stages learn them too. 0 mines none.
         cells_per_block: labelled cells of a block.
         near_cells: share of these that are the block's most similar pairs; the others are drawn at random.
         pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
@@ -104,6 +109,7 @@ class TransferConfig(FrozenConfig):
     hard_negatives: int = Field(default=0, ge=0)
     perturbed: int = Field(default=6, ge=0)
     unlabelled: int = Field(default=4, ge=0)
+    mined: int = Field(default=0, ge=0)
     cells_per_block: int = Field(default=128, ge=1)
     near_cells: float = Field(default=0.0, ge=0, le=1)
     pool: Literal["auto", "merged", "separate"] = "auto"
@@ -128,7 +134,8 @@ class StudentConfig(FrozenConfig):
         max_lengths: tokens of input text a side.
         prompts: a text that is put before each text of a side, one a side, such as "query: " and "passage: "; [] for none. None
             takes those of the encoder's folder, where it names them: that of a query for the first side, else a document's.
-        kept_tokens: cached vectors a side.
+        kept_tokens: cached vectors a side. Empty: where a transformer head is trained on texts as many as nine in ten texts of
+            the side have tokens, from 8 to 48; else 16.
         kept_strategy: "first" keeps the first k output tokens; "first_pooled" the mean over the text, then the first
             k - 1; "spaced" k tokens evenly spaced over the text.
         width: d, the width of the cached vectors and of the head; None is the encoder's own.
@@ -157,7 +164,7 @@ class StudentConfig(FrozenConfig):
     encoder_dropout: float = Field(default=0.0, ge=0, lt=1)
     max_lengths: tuple[int, ...] = (128, 128)
     prompts: tuple[str, ...] | None = None
-    kept_tokens: tuple[int, ...] = (16, 16)
+    kept_tokens: tuple[int, ...] = ()
     kept_strategy: KeptStrategy = "first"
     side_names: tuple[str, ...] = ("left", "right")
     width: int | None = Field(default=None, ge=1)
@@ -179,13 +186,15 @@ class StudentConfig(FrozenConfig):
             raise ValueError("`side_names` needs two or more distinct names")
         for name in ("kept_tokens", "max_lengths"):
             values = getattr(self, name)
+            if name == "kept_tokens" and not values:
+                continue
             if len(values) != sides:
                 raise ValueError(f"`{name}` needs one number for each of the {sides} sides, it has {len(values)}")
             if min(values) < 1:
                 raise ValueError(f"`{name}` must be 1 or more")
         if self.prompts and len(self.prompts) != sides:
             raise ValueError(f"`prompts` needs one text for each of the {sides} sides, it has {len(self.prompts)}")
-        if any(kept > length for kept, length in zip(self.kept_tokens, self.max_lengths, strict=True)):
+        if any(kept > length for kept, length in zip(self.kept_tokens, self.max_lengths, strict=False)):
             raise ValueError("`kept_tokens` of a side must not be more than its `max_lengths`")
         if self.head == "lite" and sides != 2:
             raise ValueError(f"the lite head compares two sides, not {sides}: use another head")
@@ -223,7 +232,10 @@ class StudentConfig(FrozenConfig):
         weightings = heads if self.head_maxsim is None else self.head_maxsim
         if self.head != "transformer":
             slices = weightings = 0
-        return self.replaced(width=student_width, head_heads=heads, head_similarities=slices, head_maxsim=weightings)
+        kept = self.kept_tokens or tuple(min(USUAL_KEPT, length) for length in self.max_lengths)
+        return self.replaced(
+            width=student_width, head_heads=heads, head_similarities=slices, head_maxsim=weightings, kept_tokens=kept
+        )
 
     def prompt(self, side: int) -> str:
         """What is put before each text of a side."""
@@ -315,7 +327,8 @@ class PairRecipe(FrozenConfig):
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
         metric_for_best: the dev metric that picks the best checkpoint, stage and start: one of the task's, `teacher_` and a
             measure of agreement with the teacher, or one that a program gives (`distil_pairs(..., metrics=...)`), of which more
-            is better. None is accuracy, auc, spearman or ndcg@10, without gold labels agreement.
+            is better. None is accuracy, auc (average_precision where less than a quarter of the dev rows are matches), spearman
+            or ndcg@10, without gold labels agreement.
         report_to: services that `transformers` logs to, such as wandb or mlflow, beside TensorBoard's files in the output; their
             packages are to be installed, and their own settings (WANDB_PROJECT, MLFLOW_TRACKING_URI, ...) hold.
 
@@ -423,6 +436,13 @@ class PairRecipe(FrozenConfig):
             return self.transfer
         rows = min(self.transfer.cells_per_block, _ROWS_A_BLOCK)
         return self.transfer.replaced(rounds=0, cells_per_block=rows)
+
+    @property
+    def mines(self) -> bool:
+        """Whether pairs are mined between the first stage and the next."""
+        stages = sum(stage.epochs > 0 for stage in self.all_stages)
+        makes_pairs = self.teacher is not None and self.transfer.rounds != 0 and self.student.sides == 2
+        return self.transfer.mined > 0 and makes_pairs and stages > 1
 
     @property
     def all_stages(self) -> tuple[NamedStageConfig, ...]:

@@ -12,30 +12,13 @@ import importlib.util
 from typing import Any, get_args
 
 import numpy as np
-import torch
-from torch.nn.functional import normalize
 
 from distilmatch.data.neighbours import nearest
 from distilmatch.engine.question import IndexKind
 from distilmatch.errors import ConfigError, MissingExtraError, did_you_mean
-from distilmatch.models import DiPair
-from distilmatch.models.heads import TransformerHead, mean_token
-from distilmatch.types import TokenRepresentations
 
 _HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 80
 _IVF_TRAINED = 64  # vectors a list is trained with
-
-
-@torch.no_grad()
-def pooled_vectors(model: DiPair, texts: TokenRepresentations) -> np.ndarray:
-    """(n, d) fp32 vectors of length one, whose inner products are the texts' similarity to the head."""
-    head = model.head
-    texts = texts.to(model.device)
-    if isinstance(head, TransformerHead) and head.similarities is not None:
-        vectors = head.similarities.vectors(texts)
-    else:
-        vectors = normalize(mean_token(texts), dim=-1)
-    return np.ascontiguousarray(vectors.float().cpu().numpy())
 
 
 class CandidateIndex:

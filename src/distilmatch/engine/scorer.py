@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from distilmatch.arguments import real_number, whole_number
 from distilmatch.concurrency import own_view
 from distilmatch.engine.arguments import how_many, row_numbers
-from distilmatch.engine.candidates import CandidateIndex, pooled_vectors
+from distilmatch.engine.candidates import CandidateIndex
 from distilmatch.engine.finite import NotFinite, check_logits
 from distilmatch.engine.forking import tell_forked, watch_forks
 from distilmatch.engine.kernels.choice import KernelName, kernel_for
@@ -30,6 +30,7 @@ from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import Representations, row_source
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
+from distilmatch.models.pooled import pooled_vectors
 from distilmatch.pretrained.weights import check_finite_weights
 
 _MEMORY_SHARE = 0.25

@@ -15,10 +15,22 @@ from distilmatch.metrics.checks import checked_logits, pearson, spearman
 
 _MAIN = {"classification": "accuracy", "binary": "auc", "regression": "spearman", "ranking": "ndcg@10"}
 CUTOFF = 10
+RARE = 0.25
+"""The share of rows below which matches, or a class, are rare."""
 
 
-def main_metric(task: TaskConfig) -> str:
-    """The name of the metric by which checkpoints of a task are compared; more is better for all of them."""
+def main_metric(task: TaskConfig, gold: np.ndarray | None = None) -> str:
+    """The name of the metric by which models of a task are compared; more is better for all of them.
+
+    Args:
+        gold: (n,) labels of the rows that it is measured on, NaN where there is none. Where less than a quarter of them are
+            matches it is average_precision in place of auc, which is near 1 then for models that users would tell apart.
+    """
+    if task.kind == "binary" and gold is not None:
+        labels = np.asarray(gold, dtype=np.float64)
+        labels = labels[~np.isnan(labels)]
+        if len(labels) and np.mean(labels >= 0.5) < RARE:
+            return "average_precision"
     return _MAIN[task.kind]
 
 

@@ -130,7 +130,7 @@ def plan_training(
         for begin in begins:
             if finished_stage(run.starts / begin) is not None:
                 continue
-            model = new_student(recipe, table.texts, begin)
+            model = new_student(recipe, table, begin)
             config = stages_from(recipe, begin)[number]
             times = stage_times(model, labelled, config, recipe)
             if evaluation is None and dev_set is not None:

@@ -9,6 +9,7 @@ Shape legend: n rows; t distinct texts; v terms.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ _WORD = re.compile(r"\w+")
 _LONGEST_WORD = 12.0  # mean length from which a text is taken to be written without spaces
 _SAMPLE = 1000
 _CHUNK = 8192  # pairs multiplied at once
+_ASKING = 256  # texts that are compared with all others at once
 _BITS = 31  # of a word's number
 _CHARACTER_BITS = 21  # of a character's
 
@@ -83,13 +85,37 @@ class LexicalScores:
         with_pairs = _counted([single, pairs], len(used)) if len(pairs.key) else counted
         return self._cosine(with_pairs, rows), self._bm25(counted, rows)
 
+    def nearest(self, left: Sequence[str], right: Sequence[str], k: int) -> np.ndarray:
+        """(n, min(k, m)) int64 positions of the `right` texts with the largest TF-IDF cosine to each of the `left`, best first.
+
+        Args:
+            left, right: n and m texts.
+        """
+        texts = [*left, *right]
+        single, pairs = _terms(texts, self.unit, dict(self._numbers))
+        weights = self._weights(_counted([single, pairs], len(texts)))
+        asking, others = weights[: len(left)], weights[len(left) :].T.tocsr()
+        k = min(k, len(right))
+        best = np.empty((len(left), k), dtype=np.int64)
+        for start in range(0, len(left), _ASKING):
+            cosines = (asking[start : start + _ASKING] @ others).toarray()
+            some = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+            order = np.argsort(-np.take_along_axis(cosines, some, axis=1), axis=1, kind="stable")
+            best[start : start + _ASKING] = np.take_along_axis(some, order, axis=1)
+        return best
+
     def _cosine(self, counted: _Counted, rows: np.ndarray) -> np.ndarray:
+        weights = self._weights(counted)
+        return np.clip(_products(weights, weights, rows), 0, 1).astype(np.float32)
+
+    def _weights(self, counted: _Counted) -> sparse.csr_array:
+        """(t, v) weights of terms, each row of length one."""
         rarity = 1 + np.log((1 + self._texts.texts) / (1 + self._texts.look_up(counted.terms)))
         weights = counted.counts.copy()
         weights.data = (1 + np.log(weights.data)) * rarity[weights.indices]
         lengths = np.sqrt(np.bincount(_row_of(weights), weights=weights.data**2, minlength=weights.shape[0]))
         weights.data /= np.maximum(lengths, 1e-12)[_row_of(weights)]
-        return np.clip(_products(weights, weights, rows), 0, 1).astype(np.float32)
+        return weights
 
     def _bm25(self, counted: _Counted, rows: np.ndarray) -> np.ndarray:
         found = self._documents.look_up(counted.terms)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config.pairs import NamedStageConfig, PairRecipe, StudentConfig
+from distilmatch.config.pairs import USUAL_KEPT, NamedStageConfig, PairRecipe, StudentConfig
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.pairs.speed import head_pairs_per_s
 from distilmatch.files import check_outputs, write_json
@@ -32,6 +32,7 @@ from distilmatch.training.pairs.distil import (
     unlabelled_rows,
     with_soft_labels,
 )
+from distilmatch.training.pairs.kept import with_kept_tokens
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _FP16_BYTES = 2
 _STAGE1_SHARE = 0.4  # in minutes, not hours, the frozen stage teaches most (docs/results/ablations.md)
-_KEPT = (2, 4, 8, 16, 32)
+_KEPT = (2, 4, 8, 16, 32, 48)
 _WIDTHS = ("own", 256, 128, 64)
 _HEADS = ("transformer 1", "transformer 2", "lite", "feed_forward")
 
@@ -120,6 +121,7 @@ def tune(
     run = RunFolder(recipe)
     run.claim()
     table = make_transfer_set(recipe, run, checked.train)
+    recipe = recipe.replaced(student=with_kept_tokens(recipe.student, recipe.encoder, table))
     dev_set = _dev_set(recipe, run, checked.dev)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
@@ -190,7 +192,8 @@ def _parameters(recipe: PairRecipe) -> dict[str, Any]:
     student = recipe.student
     head = f"transformer {min(student.head_layers, 2)}" if student.head == "transformer" else student.head
     width = student.width if student.width in _WIDTHS else "own"
-    nearest = {side: min(_KEPT, key=lambda k: abs(k - kept)) for side, kept in enumerate(student.kept_tokens)}
+    usual = student.kept_tokens or (USUAL_KEPT,) * student.sides
+    nearest = {side: min(_KEPT, key=lambda k: abs(k - kept)) for side, kept in enumerate(usual)}
     return {
         **{f"kept_{side}": kept for side, kept in nearest.items()},
         "head": head if head in _HEADS else "transformer 1",
@@ -258,7 +261,7 @@ def _train(recipe: PairRecipe, table: TupleTable, dev_set: DevSet, minutes: floa
     seed_everything(recipe.seed)
     started = time.perf_counter()
     start = possible_starts(recipe)[0]
-    model = new_student(recipe, table.texts, start)
+    model = new_student(recipe, table, start)
     stages = [stage for stage in stages_from(recipe, start) if stage.epochs > 0]
     frozen = sum(stage.frozen_encoders for stage in stages)
     shares = {True: _STAGE1_SHARE / max(1, frozen), False: (1 - _STAGE1_SHARE) / max(1, len(stages) - frozen)}

@@ -210,7 +210,7 @@ def _trivial(task: TaskConfig, table: TupleTable, measured: np.ndarray, seed: in
         name = f"always answering “{task.classes[int(counts.argmax())]}”"
         return name, {"accuracy": float(counts.max() / len(gold))}
     if task.kind == "binary":
-        return "guessing", {"auc": 0.5}
+        return "guessing", {"auc": 0.5, "average_precision": float((gold >= 0.5).mean())}
     if task.kind == "regression":
         return "always answering the mean", {"spearman": 0.0, "rmse": float(gold.std())}
     assert table.queries is not None

@@ -140,7 +140,7 @@ def evaluate_pairs(
         measured_rows=len(measure.measured),
         queries=None if table.queries is None else len(np.unique(table.queries)),
         distinct_texts={name: len(np.unique(table.rows[:, j])) for j, name in enumerate(table.side_names)},
-        main_metric=main_metric(task) if len(measure.measured) else None,
+        main_metric=main_metric(task, table.gold) if len(measure.measured) else None,
         main_agreement=_MAIN_AGREEMENT.get(task.kind, "spearman") if len(measure.agreeing) else None,
         systems=systems,
         speed=speed,

@@ -37,6 +37,8 @@ from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev, check_reporters
 from distilmatch.training.curves import save_training_curves
 from distilmatch.training.pairs.inputs import PairInputs, with_inputs
+from distilmatch.training.pairs.kept import with_kept_tokens
+from distilmatch.training.pairs.mining import joined, mined_blocks
 from distilmatch.training.pairs.own_labels import check_own_labels, with_gold
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
@@ -149,14 +151,15 @@ class _Training:
 
     def _train(self, number: int, latest: Path | None, start: str | None = None, folder: Path | None = None) -> None:
         recipe = self.recipe
+        table = self._table(number, latest)
         config = stages_from(recipe, start or start_of(self.run))[number]
         seed = recipe.seed + number + 1
         seed_everything(seed)
         start = start or possible_starts(recipe)[0]
-        model = new_student(recipe, self.table.texts, start) if latest is None else DiPair.from_pretrained(latest)
+        model = new_student(recipe, table, start) if latest is None else DiPair.from_pretrained(latest)
         run_stage(
             model,
-            self.table,
+            table,
             folder or self.run.stage(config.name),
             config,
             recipe.objective,
@@ -167,6 +170,36 @@ class _Training:
             seed=seed,
             watch=self.watch,
         )
+
+    def _table(self, number: int, latest: Path | None) -> TupleTable:
+        """What a stage learns: the transfer set, and after the first stage the pairs that were mined with its student."""
+        if number == 0 or latest is None or not self.recipe.mines:
+            return self.table
+        if self.processes.is_main and not self.run.has_mined():
+            make_mined_set(self.recipe, self.run, self.table, latest)
+        self.processes.wait()
+        return joined(self.table, read_saved_table(self.run.mined))
+
+
+def make_mined_set(recipe: PairRecipe, run: RunFolder, transfer: TupleTable, student: Path) -> None:
+    """Mines pairs with a student, has the teacher label them and saves them in the run's folder."""
+    model = DiPair.from_pretrained(student).eval().to(training_device(recipe.device))  # type: ignore[arg-type]
+    train = _with_unlabelled(recipe, _load(recipe, run.inputs.train))
+    table = mined_blocks(model, transfer, train, recipe.used_transfer, recipe.transfer_seed)
+    if len(unlabelled_rows(table)):
+        table = with_soft_labels(recipe, run, table)
+    if run.mined.exists():
+        shutil.rmtree(run.mined)
+    save_table(table, run.mined)
+    run.mark_mined()
+
+
+def _with_unlabelled(recipe: PairRecipe, table: TupleTable) -> TupleTable:
+    """The table with the recipe's unlabelled texts behind its own, where they are used."""
+    if not recipe.unlabelled or not recipe.used_transfer.unlabelled:
+        return table
+    more = read_texts(recipe.unlabelled, recipe.table)
+    return replace(table, texts=list(dict.fromkeys([*table.texts, *more])))
 
 
 def label_transfer_set(
@@ -282,9 +315,8 @@ def plan_transfer_set(recipe: PairRecipe, train: TupleTable | None = None) -> Tu
     transfer = recipe.used_transfer
     if recipe.learns_gold_alone:
         source = with_gold(source)
-    if recipe.unlabelled and transfer.rounds != 0 and transfer.unlabelled:
-        more = read_texts(recipe.unlabelled, recipe.table)
-        source = replace(source, texts=list(dict.fromkeys([*source.texts, *more])))
+    if transfer.rounds != 0:
+        source = _with_unlabelled(recipe, source)
     embeddings = mean_embeddings(recipe, source.texts)
     return build_blocks(source, embeddings, transfer, recipe.transfer_seed)
 
@@ -325,11 +357,11 @@ def unlabelled_rows(table: TupleTable) -> np.ndarray:
     return np.flatnonzero(np.isnan(table.teacher).any(axis=1))
 
 
-def new_student(recipe: PairRecipe, texts: Sequence[str] = (), start: str | None = None) -> DiPair:
+def new_student(recipe: PairRecipe, table: TupleTable | None = None, start: str | None = None) -> DiPair:
     """The untrained student of a recipe.
 
     Args:
-        texts: those that it will learn from.
+        table: what it will learn from; its texts say how many tokens are kept, where the recipe leaves that open.
         start: "encoder" or "teacher"; None is the first of `possible_starts`.
     """
     encoder: str | list[str] = recipe.encoder[0] if len(recipe.encoder) == 1 else list(recipe.encoder)
@@ -340,6 +372,10 @@ def new_student(recipe: PairRecipe, texts: Sequence[str] = (), start: str | None
         if student.encoder_layers is None:
             layers = int(AutoConfig.from_pretrained(resolve_model(encoder), trust_remote_code=False).num_hidden_layers)
             student = student.replaced(encoder_layers=max(1, layers - student.head_layers))
+    if table is None:
+        return DiPair.from_encoder(encoder, student, recipe.task)
+    student = with_kept_tokens(student, [encoder] if isinstance(encoder, str) else encoder, table)
+    texts = table.texts
     spread = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), 512)).astype(int)]
     return DiPair.from_encoder(encoder, student, recipe.task, sample_texts=spread)
 

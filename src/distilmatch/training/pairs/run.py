@@ -22,8 +22,8 @@ class RunFolder(RecordedRun):
 
     Attributes:
         inputs: what it reads.
-        transfer: the labelled transfer set; labels: the soft-label cache; student: the finished
-            student.
+        transfer: the labelled transfer set; mined: the labelled pairs that are mined after the first stage; labels: the soft-label
+            cache; student: the finished student.
     """
 
     def __init__(self, recipe: PairRecipe, inputs: PairInputs | None = None) -> None:
@@ -31,6 +31,7 @@ class RunFolder(RecordedRun):
         self.recipe = recipe
         self.inputs = PairInputs.of(recipe) if inputs is None else inputs
         self.transfer = self.root / "transfer"
+        self.mined = self.root / "mined"
         self.starts = self.root / "starts"
         self.labels = Path(self.cache) if self.cache else self.root / "labels"
 
@@ -51,11 +52,11 @@ class RunFolder(RecordedRun):
 
     def begun(self) -> Sequence[Path]:
         """The folders of the stages."""
-        return self.starts, *self.stages()
+        return self.starts, self.mined, *self.stages()
 
     def results(self) -> Sequence[Path]:
         """The folders of transfer set, stages and student."""
-        return self.transfer, self.starts, *self.stages(), self.student
+        return self.transfer, self.mined, self.starts, *self.stages(), self.student
 
     def models(self) -> Mapping[str, Any]:
         """Teachers and encoders, and the unlabelled texts."""
@@ -77,10 +78,23 @@ class RunFolder(RecordedRun):
         """Says that the transfer set is whole, and of what."""
         (self.transfer / MARK).write_text(self.transfer_fingerprint(), encoding="utf-8")
 
+    def has_mined(self) -> bool:
+        """Whether the labelled mined pairs of this recipe are there."""
+        mark = self.mined / MARK
+        return mark.is_file() and mark.read_text(encoding="utf-8") == self._mined_fingerprint()
+
+    def mark_mined(self) -> None:
+        """Says that the mined pairs are whole, and of what."""
+        (self.mined / MARK).write_text(self._mined_fingerprint(), encoding="utf-8")
+
+    def _mined_fingerprint(self) -> str:
+        return fingerprint(self.transfer_fingerprint(), self.recipe.transfer.mined)
+
     def transfer_fingerprint(self) -> str:
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
         needed = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
+        needed["transfer"] = {name: value for name, value in needed["transfer"].items() if name != "mined"}
         needed["table"] = self.recipe.table.key_settings()
         if self.recipe.teacher is not None:
             needed["teacher"] = self.recipe.teacher.label_settings()

@@ -54,7 +54,8 @@ class DevSet:
         """The metric that picks the best checkpoint; whether more is better says `distilmatch.metrics.sign_of`."""
         if self.best is not None:
             return self.best
-        return main_metric(self.task) if self.table.gold is not None else agreement_names(self.task)[0]
+        gold = self.table.gold
+        return main_metric(self.task, gold) if gold is not None else agreement_names(self.task)[0]
 
     @property
     def shown(self) -> tuple[str, ...]:

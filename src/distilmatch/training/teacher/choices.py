@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from distilmatch.config.fine_tuning import FineTuneConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ModelError
+from distilmatch.metrics.task import RARE
 from distilmatch.pretrained.layers import layer_list
 from distilmatch.pretrained.positions import position_limit
 from distilmatch.teachers.cross_encoder import load_cross_encoder, pair_tokenizer
-from distilmatch.training.teacher.dev import RARE
 from distilmatch.training.teacher.fit import Choices, new_head_unsaid
 from distilmatch.training.teacher.rows import LabelledRows, needed_length, smallest_share
 

@@ -18,10 +18,8 @@ from distilmatch.metrics import MetricFunction, main_metric, own_metrics, sign_o
 from distilmatch.metrics.own import check_best
 from distilmatch.runtime import Precision
 from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
-from distilmatch.training.teacher.rows import labelled_pairs, smallest_share
+from distilmatch.training.teacher.rows import labelled_pairs
 from distilmatch.types import TupleTable
-
-RARE = 0.25  # the share of rows below which a class is rare
 
 
 class DevEvaluator(BaseEvaluator):
@@ -40,14 +38,14 @@ class DevEvaluator(BaseEvaluator):
     ) -> None:
         super().__init__()
         self.task, self.own = task, own or {}
-        self.pairs, targets = labelled_pairs(dev, task, "dev")
+        self.pairs, _ = labelled_pairs(dev, task, "dev")
         assert dev.gold is not None
         labelled = ~np.isnan(dev.gold)
         self.gold = dev.gold[labelled]
         self.queries = None if dev.queries is None else dev.queries[labelled]
         self.batch_size = 2 * config.batch_size
         self.precision: Precision = config.precision
-        self.primary_metric: str = config.metric_for_best or _usual_metric(task, targets)
+        self.primary_metric: str = config.metric_for_best or main_metric(task, self.gold)
         self.shown = tuple(dict.fromkeys((self.primary_metric, *self.own)))
         self.best: dict[str, float] | None = None
         self.best_logits: np.ndarray | None = None
@@ -88,12 +86,6 @@ class DevEvaluator(BaseEvaluator):
     def score(self) -> float:
         """The best value of the metric that picks, of which more is better; minus infinity before the first evaluation."""
         return -np.inf if self.best is None else sign_of(self.primary_metric) * self.best[self.primary_metric]
-
-
-def _usual_metric(task: TaskConfig, targets: np.ndarray) -> str:
-    """Where matches are rare AUC is near 1 for many models that users would tell apart; average precision is not."""
-    rare = task.kind == "binary" and smallest_share(targets, task) < RARE
-    return "average_precision" if rare else main_metric(task)
 
 
 def dev_rows(dev: TupleTable, task: TaskConfig, most: int | None) -> TupleTable:

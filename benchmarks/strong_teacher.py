@@ -1,0 +1,163 @@
+"""What brings a student nearer to a strong teacher: one change at a time, graded on dev.
+
+    python -m benchmarks.strong_teacher SET --data DIR --teacher DIR [DIR ...] [--work DIR] [--rounds N] [--attempts NAME ...]
+
+Every attempt is a student of the same teacher and the same seed; where its transfer set is the same it shares the labels. No test
+split is read. An attempt is a row in `WORK/rows`: its dev metrics, their share of the teacher's, minutes, bytes of an item in half
+precision (the side that takes more), and pairs a second of the kernel that `score` takes. It is not made again.
+
+Theory: the cost of a pair is the folded head's, one token's products, plus one product of width `d` for each pair of kept tokens
+where largest similarities are read. So tokens cost bytes first and pairs a second only from about forty a side on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Comparison
+from benchmarks.results import publish
+from benchmarks.runs import run_all, write_recipe
+from benchmarks.sets import SETS
+from distilmatch.data.tables import load_table
+from distilmatch.evaluation.pairs.speed import cached_pairs, kernel_speed
+from distilmatch.files import write_json
+from distilmatch.models import DiPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What an attempt changes in the recipe of the usual student, part by part."""
+
+    label: str
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_SIXTEEN = {"kept_tokens": [16, 16]}
+_PLAIN = {"student": _SIXTEEN, "transfer": {"mined": 0}}
+ATTEMPTS = {
+    "sixteen": Attempt(label="16 + 16 tokens, nothing mined", changes=_PLAIN),
+    "kept": Attempt(label="tokens by the texts' lengths", changes={"transfer": {"mined": 0}}),
+    "mined": Attempt(label="the same, and 4 pairs of each left text mined", changes={"transfer": {"mined": 4}}),
+    "near": Attempt(
+        label="tokens by length, near cells and hard negatives",
+        changes={"transfer": {"mined": 0, "near_cells": 0.5, "hard_negatives": 2}},
+    ),
+    "mined_sixteen": Attempt(label="16 + 16 tokens, 4 mined", changes={"student": _SIXTEEN, "transfer": {"mined": 4}}),
+    "spaced": Attempt(
+        label="16 + 16 tokens, evenly spaced",
+        changes=_PLAIN | {"student": _SIXTEEN | {"kept_strategy": "spaced"}},
+    ),
+    "long": Attempt(
+        label="tokens by length, 4 mined, ten epochs", changes={"transfer": {"mined": 4}, "stage2": {"epochs": 10.0}}
+    ),
+    "four_eight": Attempt(
+        label="4 + 8 tokens, 4 mined", changes={"student": {"kept_tokens": [4, 8]}, "transfer": {"mined": 4}}
+    ),
+}
+
+
+def recipe_of(name: str, comparison: Comparison) -> dict[str, Any]:
+    """The recipe of an attempt."""
+    made = comparison.recipe("student_seed0")
+    for part, changes in ATTEMPTS[name].changes.items():
+        made[part] = dict(made.get(part, {})) | dict(changes)
+    return made | {"output": str(comparison.work / name / "run")}
+
+
+def teacher_row(comparison: Comparison) -> dict[str, Any]:
+    """The teacher's dev metrics; kept in a file."""
+    path = comparison.work / "rows" / "teacher.json"
+    if not path.is_file():
+        rows, one = comparison.splits["dev"], comparison.one
+        logits = comparison.cross_encoder(comparison.teacher_folders, "fp32").logits(rows.scored)
+        answers = rows.answers(logits)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"dev": one.grade(answers, answers)})
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def attempt_row(name: str, comparison: Comparison) -> dict[str, Any]:
+    """Trains an attempt, where that is not done, and measures it on dev."""
+    path = comparison.work / "rows" / f"{name}.json"
+    if not path.is_file():
+        command = write_recipe(comparison.work / name / "recipe.yaml", recipe_of(name, comparison))
+        minutes = run_all({name: command}, comparison.work)[name]
+        model = DiPair.from_pretrained(comparison.work / name / "run" / "student").eval()
+        one, rows = comparison.one, comparison.splits["dev"]
+        answers = rows.answers(np.asarray(model.logits(rows.scored, show_progress_bar=False)))
+        table = load_table(str(comparison.tables["dev"]), one.table, one.task)
+        speed, _ = kernel_speed(model, cached_pairs(model, table.take(np.flatnonzero(rows.found))), "auto")
+        made = {
+            "dev": one.grade(answers, answers),
+            "minutes": minutes,
+            "bytes_an_item": 2 * max(model.student.kept_tokens) * model.student.vector_width,
+            "kept_tokens": list(model.student.kept_tokens),
+            "pairs_per_s": speed.pairs_per_s,
+            "computed_by": speed.kernel,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, made)
+        print(f"{comparison.one.name} {name}: {json.dumps(made)}", flush=True)
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def figures(name: str, teacher: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """`SET_ATTEMPT_METRIC` and its share of the teacher's, minutes, bytes and pairs a second."""
+    metrics = {f"{name}_teacher_{metric}": value for metric, value in teacher["dev"].items()}
+    for attempt, row in rows.items():
+        for metric, value in row["dev"].items():
+            metrics[f"{name}_{attempt}_{metric}"] = value
+            if metric != "threshold":
+                metrics[f"{name}_{attempt}_{metric}_share"] = value / teacher["dev"][metric]
+        for fact in ("minutes", "bytes_an_item", "pairs_per_s"):
+            metrics[f"{name}_{attempt}_{fact}"] = float(row[fact])
+    return metrics
+
+
+def main() -> None:
+    """Makes the attempts of one set and publishes them beside those of the sets that were made before."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=list(SETS))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, nargs="+", required=True, help="a fine-tuned teacher, or an ensemble")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/strong_teacher"), help="a folder of the set's is made below it"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="of the transfer set")
+    parser.add_argument("--attempts", nargs="+", choices=list(ATTEMPTS), default=list(ATTEMPTS))
+    arguments = parser.parse_args()
+    one = replace(SETS[arguments.set], settings={"transfer": {"seed": 0}})
+    comparison = Comparison(
+        one=one,
+        data=arguments.data,
+        work=arguments.work / arguments.set,
+        seeds=(0,),
+        teacher=tuple(arguments.teacher),
+        rounds=arguments.rounds,
+    )
+    teacher = teacher_row(comparison)
+    for name in arguments.attempts:
+        attempt_row(name, comparison)
+    metrics: dict[str, float] = {}
+    notes: dict[str, Any] = {"attempts": {name: attempt.label for name, attempt in ATTEMPTS.items()}}
+    notes["rounds"] = arguments.rounds
+    for place in sorted(arguments.work.iterdir()):
+        folder = place / "rows"
+        rows = {name: folder / f"{name}.json" for name in ATTEMPTS}
+        made = {name: json.loads(path.read_text()) for name, path in rows.items() if path.is_file()}
+        if (folder / "teacher.json").is_file() and made:
+            teacher = json.loads((folder / "teacher.json").read_text())
+            metrics |= figures(place.name, teacher, made)
+            notes.setdefault("main", {})[place.name] = SETS[place.name].main
+    publish("strong_teacher", metrics, [0], notes)
+
+
+if __name__ == "__main__":
+    main()
