@@ -3,8 +3,8 @@
     python -m benchmarks.strong_teacher SET --data DIR --teacher DIR [DIR ...] [--work DIR] [--rounds N] [--attempts NAME ...]
 
 Every attempt is a student of the same teacher and the same seed; where its transfer set is the same it shares the labels. No test
-split is read. An attempt is a row in `WORK/rows`: its dev metrics, their share of the teacher's, minutes, bytes of an item in half
-precision (the side that takes more), and pairs a second of the kernel that `score` takes. It is not made again.
+split is read. An attempt is a row in `WORK/rows`: its dev metrics, their share of the teacher's, minutes, bytes of an item in
+half precision (the side that takes more), and pairs a second of the kernel that `score` takes. It is not made again.
 
 Theory: the cost of a pair is the folded head's, one token's products, plus one product of width `d` for each pair of kept tokens
 where largest similarities are read. So tokens cost bytes first and pairs a second only from about forty a side on.
@@ -39,8 +39,8 @@ class Attempt:
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-_SIXTEEN = {"kept_tokens": [16, 16]}
-_PLAIN = {"student": _SIXTEEN, "transfer": {"mined": 0}}
+_SIXTEEN: dict[str, Any] = {"kept_tokens": [16, 16]}
+_PLAIN: dict[str, dict[str, Any]] = {"student": _SIXTEEN, "transfer": {"mined": 0}}
 ATTEMPTS = {
     "sixteen": Attempt(label="16 + 16 tokens, nothing mined", changes=_PLAIN),
     "kept": Attempt(label="tokens by the texts' lengths", changes={"transfer": {"mined": 0}}),

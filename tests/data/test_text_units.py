@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distilmatch.data.perturb import perturb
@@ -101,6 +102,7 @@ def _perturbed_words(text: str, rng: np.random.Generator, donor: str = "") -> st
 
 @given(SPACED, SPACED, st.integers(0, 1000))
 def test_texts_with_spaces_are_altered_as_ever(text: str, donor: str, seed: int) -> None:
+    assume(not re.search(r"\d|; | \| |\n", text))  # of numbers and fields other things change
     expected = _perturbed_words(text, np.random.default_rng(seed), donor)
     assert perturb(text, np.random.default_rng(seed), donor) == expected
 

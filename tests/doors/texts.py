@@ -99,7 +99,7 @@ INSIDE = {
     "planning.labels.pairs_per_s(pairs)": "of a table that was read",
     "planning.evaluation.plan_sts(models)": "names of models",
     "planning.evaluation.plan_sts(texts)": "of tables that were read",
-    "planning.training.text_seconds(texts)": "of a table that was read",
+    "planning.text_times.text_seconds(texts)": "of a table that was read",
     "teachers.label_cache.known_labels(pairs)": "of a table that was read",
     "data.values.shown(text)": "one text of a message",
     "files.file_checksums(names)": "files of the package's own",

@@ -39,6 +39,13 @@ def test_main_metric_is_among_the_metrics_of_its_task() -> None:
     ]
 
 
+def test_rare_matches_are_compared_by_average_precision() -> None:
+    rare, common = np.array([1.0, 0, 0, 0, 0, np.nan]), np.array([1.0, 0, 0, 1])
+    assert main_metric(BINARY, rare) == "average_precision"
+    assert main_metric(BINARY, common) == main_metric(BINARY, np.array([np.nan])) == "auc"
+    assert main_metric(REGRESSION, rare) == "spearman"
+
+
 def test_classification_by_hand() -> None:
     logits = np.array([[2.0, 0, 0], [0, 2, 0], [0, 2, 0], [0, 0, 2]])
     found = task_metrics(CLASSES, np.array([0, 1, 2, 2]), logits)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.training.test_distil import _write_table
 
 from distilmatch import (
     DiPair,
@@ -24,7 +25,6 @@ from distilmatch.data.saved import read_saved_table
 from distilmatch.training.pairs.distil import distil_pairs, new_student
 from distilmatch.training.pairs.mining import joined, mined_blocks
 from distilmatch.types import TupleTable
-from tests.training.test_distil import _write_table
 
 TEXTS = [*(f"left {i} red lamp" for i in range(12)), *(f"right {i} blue lamp" for i in range(15))]
 

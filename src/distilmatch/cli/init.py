@@ -198,9 +198,10 @@ table: {_yaml(columns)}
 {_offer(guess)}
 {_teacher_text(guess, teacher)}
 
-# What the student starts from, and how many vectors of each text it keeps: more are better and take more space.
+# What the student starts from. It keeps a vector of each token of most texts, 48 at most; kept_tokens: [16, 16] takes
+# less space.
 encoder: [all-MiniLM-L6-v2]
-student: {{side_names: {_yaml(_side_names(guess))}, kept_tokens: [16, 16], max_lengths: [128, 128]}}
+student: {{side_names: {_yaml(_side_names(guess))}, max_lengths: [128, 128]}}
 
 # All settings with their defaults: docs/reference/recipe.md
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +36,7 @@ def perturb(text: str, rng: np.random.Generator, donor: str = "") -> str:
         share = rng.uniform(0.25, 0.75)
         return rejoin_units(words[: max(1, round(share * len(words)))] + donated[round(share * len(donated)) :])
     for _ in range(int(rng.integers(1, 3))):
-        _WORD_CHANGES[int(rng.integers(len(_WORD_CHANGES)))](words, donated, rng)
+        _change_word(words, donated, rng)
     return rejoin_units(words)
 
 
@@ -76,38 +75,15 @@ def _other_number(words: list[Unit], at: int, donated: list[Unit], rng: np.rando
     return [*words[:at], replace(words[at], text=changed), *words[at + 1 :]]
 
 
-def _drop(words: list[Unit], _: list[Unit], rng: np.random.Generator) -> None:
-    if len(words) > 1:
-        del words[int(rng.integers(len(words)))]
-    else:
-        _repeat(words, _, rng)
-
-
-def _swap(words: list[Unit], _: list[Unit], rng: np.random.Generator) -> None:
-    if len(words) > 1:
-        one, other = (int(rng.integers(len(words))) for _ in range(2))
-        words[one], words[other] = words[other], words[one]
-    else:
-        _repeat(words, _, rng)
-
-
-def _repeat(words: list[Unit], _: list[Unit], rng: np.random.Generator) -> None:
-    if words:
-        at = int(rng.integers(len(words)))
-        words.insert(at, words[at])
-
-
-def _take(words: list[Unit], donated: list[Unit], rng: np.random.Generator) -> None:
-    if words and donated:
-        at = int(rng.integers(len(words)))
+def _change_word(words: list[Unit], donated: list[Unit], rng: np.random.Generator) -> None:
+    kind = rng.choice(["drop", "swap", "repeat", "replace"])
+    at = int(rng.integers(len(words))) if words else 0
+    if kind == "drop" and len(words) > 1:
+        del words[at]
+    elif kind == "swap" and len(words) > 1:
+        other = int(rng.integers(len(words)))
+        words[at], words[other] = words[other], words[at]
+    elif kind == "replace" and words and donated:
         words[at] = replace(donated[int(rng.integers(len(donated)))], before=words[at].before)
-    else:
-        _repeat(words, donated, rng)
-
-
-_WORD_CHANGES: tuple[Callable[[list[Unit], list[Unit], np.random.Generator], None], ...] = (
-    _drop,
-    _swap,
-    _repeat,
-    _take,
-)
+    elif words:
+        words.insert(at, words[at])

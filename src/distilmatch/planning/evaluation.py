@@ -16,7 +16,7 @@ from distilmatch.estimates import Estimate, spread_batches
 from distilmatch.metrics import agreement_metrics, task_metrics
 from distilmatch.models import DiPair
 from distilmatch.planning.labels import pairs_per_s, random_labels
-from distilmatch.planning.training import text_seconds
+from distilmatch.planning.text_times import text_seconds
 from distilmatch.pretrained.sentence import load_sentence_encoder
 from distilmatch.runtime import Precision
 from distilmatch.teachers import load_teacher

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,12 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distilmatch.config.pairs import NamedStageConfig, PairRecipe
-from distilmatch.estimates import Estimate, disk_bytes, spread_batches
+from distilmatch.estimates import Estimate, disk_bytes
 from distilmatch.models import DiPair
 from distilmatch.planning.labels import LabelPlan, random_labels
-from distilmatch.runtime import Precision, pick_device
+from distilmatch.planning.mining import MiningPlan, plan_mining
+from distilmatch.planning.text_times import text_seconds
+from distilmatch.runtime import pick_device
 from distilmatch.training.pairs.distil import new_student
 from distilmatch.training.pairs.frozen import cache_kept_outputs
 from distilmatch.training.pairs.run import RunFolder
@@ -39,7 +40,6 @@ _SECONDS = 3.0
 _FEWEST, _MOST = 4, 24  # steps of a rehearsal
 _WARMED = 2  # steps that do not count
 _DEV_ROWS = 256
-_TEXTS_BATCH = 64
 _RECORDS = 20_000  # recipe, environment, summaries and the log of the loss
 
 
@@ -120,6 +120,7 @@ def plan_training(
     starts = possible_starts(recipe)
     blocks = len(np.unique(table.blocks))
     sizes = [0]
+    mining = MiningPlan()
     evaluation: float | None = None
     model: DiPair | None = None
     for number, stage in enumerate(recipe.all_stages):
@@ -131,16 +132,19 @@ def plan_training(
             if finished_stage(run.starts / begin) is not None:
                 continue
             model = new_student(recipe, table, begin)
+            if number == 1:
+                mining = plan_mining(recipe, run, table, model, labels)
+                seconds |= {"mined pairs": mining.seconds} if mining.blocks else {}
             config = stages_from(recipe, begin)[number]
             times = stage_times(model, labelled, config, recipe)
             if evaluation is None and dev_set is not None:
                 evaluation = evaluation_seconds(model, dev_set, config)
             name = stage.name if len(begins) == 1 else f"{stage.name} from the {begin}"
-            seconds[name] = _stage_seconds(config, times, blocks, evaluation)
+            seconds[name] = _stage_seconds(config, times, blocks + mining.blocks, evaluation)
         sizes.append(times.student_bytes)
     seconds["finish"] = 0.0 if model is None else _loading(model)
     # A student a stage, and the best of them once more.
-    disk = labels.disk_bytes + sum(sizes) + (sizes[-1] + _RECORDS if model is not None else 0)
+    disk = labels.disk_bytes + mining.disk_bytes + sum(sizes) + (sizes[-1] + _RECORDS if model is not None else 0)
     notes = (
         ("Stages that end early, as patience has it, take less.",)
         if any(stage.patience for stage in recipe.all_stages)
@@ -212,20 +216,6 @@ def kept_output_seconds(model: DiPair, table: TupleTable, stage: NamedStageConfi
         texts = [table.texts[i] for i in np.unique(table.rows[:, sides])]
         seconds += len(texts) * text_seconds(model, texts, side, stage.precision)
     return seconds
-
-
-def text_seconds(model: DiPair, texts: Sequence[str], side: int, precision: Precision) -> float:
-    """Seconds in which the encoder reads a text, measured on batches of all the lengths there are."""
-    lengths = [len(text) for text in texts]
-    middle = [texts[i] for i in spread_batches(lengths, _TEXTS_BATCH, 1)[0]]
-    for _ in range(2):  # the first call takes longer
-        started = time.perf_counter()
-        model.encode_kept(middle, side, precision=precision, show_progress_bar=False)
-    batches = max(3, min(32, round(_SECONDS / 2 / (time.perf_counter() - started))))
-    chosen = [texts[i] for batch in spread_batches(lengths, _TEXTS_BATCH, batches) for i in batch]
-    started = time.perf_counter()
-    model.encode_kept(chosen, side, precision=precision, show_progress_bar=False)
-    return (time.perf_counter() - started) / len(chosen)
 
 
 def evaluation_seconds(model: DiPair, dev_set: DevSet, stage: NamedStageConfig) -> float:

@@ -79,6 +79,6 @@ def _say(side: str, kept: int, lengths: np.ndarray, chosen: bool) -> None:
         logger.info("%s: %d tokens of a text are kept; %s", side, kept, found)
     elif kept < _HALF * median:
         logger.warning(
-            "%s: %d of %d tokens kept: %s. What is not kept no training brings back: raise `student.kept_tokens`, or leave it out",
+            "%s: %d of %d tokens kept: %s. No training brings back the others: raise `student.kept_tokens`, or leave it out",
             side, kept, median, found,
         )  # fmt: skip

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MOST_LEFT, MOST_RIGHT = 4096, 32_768
 _NEAR, _RANDOM = 32, 64  # candidates of a left text, by each way
+CANDIDATES = 2 * _NEAR + _RANDOM
 _CHUNK = 2048  # texts encoded at once
 
 
@@ -113,11 +114,11 @@ def _candidates(
     precision: Precision,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(l, d) and (r, d) vectors, (l, k) places among the right texts, and (l, k) how much the student takes them for matches."""
-    texts = [[table.texts[i] for i in side] for side in (left, right)]
-    sides = [model.encode(own, side, precision=precision) for side, own in enumerate(texts)]
+    left_texts, right_texts = ([table.texts[i] for i in side] for side in (left, right))
+    sides = [model.encode(texts, side, precision=precision) for side, texts in enumerate((left_texts, right_texts))]
     vectors = [pooled_vectors(model, side) for side in sides]
     by_vectors = nearest(vectors[0], vectors[1], _NEAR)
-    by_words = LexicalScores(table, unit_of(table)).nearest(*texts, _NEAR)
+    by_words = LexicalScores(table, unit_of(table)).nearest(left_texts, right_texts, _NEAR)
     at_random = rng.integers(len(right), size=(len(left), min(_RANDOM, len(right))))
     candidates = np.concatenate([by_vectors, by_words, at_random], axis=1)
     rows = np.stack([np.repeat(np.arange(len(left)), candidates.shape[1]), candidates.ravel()], 1)

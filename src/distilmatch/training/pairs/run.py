@@ -22,8 +22,8 @@ class RunFolder(RecordedRun):
 
     Attributes:
         inputs: what it reads.
-        transfer: the labelled transfer set; mined: the labelled pairs that are mined after the first stage; labels: the soft-label
-            cache; student: the finished student.
+        transfer: the labelled transfer set; mined: the labelled pairs that are mined after the first stage.
+        labels: the soft-label cache; student: the finished student.
     """
 
     def __init__(self, recipe: PairRecipe, inputs: PairInputs | None = None) -> None:
