@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from distilmatch.types import TupleTable
 
 
+MoreEpochs = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Train a finished student on, for so many epochs at half the rates.", show_default="none"),
+]
+
+
 def run(
     recipe: RecipePath,
     output: Output = None,
@@ -45,6 +51,7 @@ def run(
     changes: Set = None,
     on_bad_rows: RecipeBadRows = None,
     device: RecipeDevice = None,
+    more_epochs: MoreEpochs = None,
     dry_run: DryRun = False,
 ) -> None:
     """Distil a student: label the transfer set if needed, then train in two stages.
@@ -55,6 +62,8 @@ def run(
     options = {"output": output, "seed": seed, "table.on_bad_rows": on_bad_rows, "device": device}
     settings = load_recipe(recipe, changes, options)
     check_recipe_file(recipe, settings.output, ("recipe.yaml",), settings)
+    if more_epochs is not None:
+        settings = _with_more(settings, more_epochs)
     if dry_run:
         plan(settings)
         return
@@ -76,6 +85,20 @@ def run(
         say_next("encode", root / "student", "TABLE", "--side", side, *text_option(student), "--output", "FOLDER")
     else:
         say_evaluation(settings, root / "student", root / "report")
+
+
+def _with_more(settings: PairRecipe, epochs: float) -> PairRecipe:
+    """The recipe with one further stage, behind those that its run has; one that was stopped is finished first."""
+    from distilmatch.training.pairs.run import RunFolder
+    from distilmatch.training.stages import finished_stage
+
+    run = RunFolder(settings)
+    settings = settings.replaced(more_epochs=run.more_epochs())
+    before = [stage.name for stage in settings.all_stages if stage.epochs]
+    if settings.more_epochs and finished_stage(run.stage(before[-1])) is None:
+        say(goes_on=f"{before[-1]}, which was stopped; --more-epochs again adds another stage")
+        return settings
+    return settings.replaced(more_epochs=(*settings.more_epochs, epochs))
 
 
 def _report(settings: PairRecipe, student: DiPair, folder: Path) -> bool:

@@ -43,7 +43,7 @@ NumberFormat = Annotated[str, BeforeValidator(number_format), AfterValidator(_kn
 
 
 # Folders of a run, beside those of its stages.
-RESULT_FOLDERS = ("transfer", "starts", "labels", "student", "corpus", "tokens", "teacher", "embeddings")
+RESULT_FOLDERS = ("transfer", "mined", "starts", "labels", "student", "corpus", "tokens", "teacher", "embeddings")
 
 
 class FrozenConfig(BaseModel):

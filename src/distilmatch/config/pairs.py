@@ -5,7 +5,7 @@ A recipe in YAML maps one to one onto `PairRecipe`; a key that no config has is 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -305,6 +305,14 @@ class NamedStageConfig(StageConfig):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)
     frozen_encoders: bool = False
 
+    def halved(self) -> Self:
+        """The same stage at half its learning rates."""
+        stage = self.with_rates()
+        assert stage.learning_rate is not None and stage.encoder_learning_rate is not None
+        return stage.replaced(
+            learning_rate=stage.learning_rate / 2, encoder_learning_rate=stage.encoder_learning_rate / 2
+        )
+
 
 class PairRecipe(FrozenConfig):
     """Everything that `distil_pairs` does, in one place: data, teacher, transfer set, student, objective, stages.
@@ -324,6 +332,8 @@ class PairRecipe(FrozenConfig):
             and goes on from the encoder where it is clearly ahead on dev, else from the teacher (without a dev table or
             stage 1: "encoder").
         stages: one stage or more in place of `stage1` and `stage2`, one after another.
+        more_epochs: of further stages behind them, `more1`, `more2` and so on, each like the last one at half its rates. A
+            run that is done goes on with them: `distilmatch train RECIPE --more-epochs 5` adds one.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
         metric_for_best: the dev metric that picks the best checkpoint, stage and start: one of the task's, `teacher_` and a
             measure of agreement with the teacher, or one that a program gives (`distil_pairs(..., metrics=...)`), of which more
@@ -361,6 +371,7 @@ class PairRecipe(FrozenConfig):
     stage1: StageConfig = StageConfig(epochs=1.0, evaluations=2)
     stage2: StageConfig = StageConfig(epochs=5.0)
     stages: tuple[NamedStageConfig, ...] = ()
+    more_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
     metric_for_best: Place | None = None
     report_to: tuple[Reporter, ...] = ()
     device: str | None = None
@@ -446,13 +457,14 @@ class PairRecipe(FrozenConfig):
 
     @property
     def all_stages(self) -> tuple[NamedStageConfig, ...]:
-        """The stages, one after another: `stages`, or `stage1` with frozen encoders and `stage2`."""
-        if self.stages:
-            return self.stages
-        return (
+        """The stages, one after another: `stages`, or `stage1` with frozen encoders and `stage2`; behind them `more_epochs`."""
+        stages = self.stages or (
             NamedStageConfig(name="stage1", frozen_encoders=True, **self.stage1.to_dict()),
             NamedStageConfig(name="stage2", **self.stage2.to_dict()),
         )
+        last = stages[-1].halved()
+        more = (last.replaced(name=f"more{i}", epochs=epochs) for i, epochs in enumerate(self.more_epochs, start=1))
+        return *stages, *more
 
     @property
     def transfer_seed(self) -> int:

@@ -15,7 +15,7 @@ from distilmatch.errors import ConfigError
 from distilmatch.files import check_outputs, write_json
 from distilmatch.runtime import environment
 
-_RECIPE = "recipe.yaml"
+RECIPE = "recipe.yaml"
 ENVIRONMENT = "environment.json"
 MARK = "fingerprint.txt"
 
@@ -116,11 +116,11 @@ class RecordedRun:
         self._check_recipe()
 
     def _check_recipe(self) -> None:
-        path = self.root / _RECIPE
+        path = self.root / RECIPE
         if not path.is_file():
             return
         held, wanted = _anywhere(self._held(path)), _anywhere(self._settings.to_dict())
-        different = [name for name in wanted if held.get(name) != wanted[name]]
+        different = [name for name in wanted if held.get(name) != wanted[name] and name != "more_epochs"]
         if different and any(folder.exists() for folder in self.begun()):
             raise ConfigError(
                 f"{self.root} holds a run of another recipe (different: {', '.join(different)}); "
@@ -134,7 +134,7 @@ class RecordedRun:
             ConfigError: the folder holds a run of another recipe; the message says which settings differ.
         """
         self._check_recipe()
-        path = self.root / _RECIPE
+        path = self.root / RECIPE
         # The same recipe as a user wrote it, with its comments, stays.
         if not path.is_file() or self._held(path) != self._settings.to_dict():
             self._settings.to_yaml(path)
@@ -145,7 +145,7 @@ class RecordedRun:
         Raises:
             ConfigError: they differ; the message says in what.
         """
-        held, own = self._held(self.root / _RECIPE), self._settings.to_dict()
+        held, own = self._held(self.root / RECIPE), self._settings.to_dict()
         different = [name for name in own if name not in ("output", "device") and held.get(name) != own[name]]
         if different:
             raise ConfigError(
@@ -172,5 +172,5 @@ class RecordedRun:
 
     def copy_records(self) -> None:
         """Puts recipe and environment beside the finished student."""
-        for name in (_RECIPE, ENVIRONMENT):
+        for name in (RECIPE, ENVIRONMENT):
             shutil.copyfile(self.root / name, self.student / name)

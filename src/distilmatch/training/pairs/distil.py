@@ -90,6 +90,7 @@ def distil_pairs(
     own = checked_metrics(metrics)
     device = training_device(recipe.device)
     processes = Processes(cpu=device.type == "cpu")
+    recipe = recipe.replaced(more_epochs=RunFolder(recipe, inputs).more_epochs())
     run = RunFolder(recipe, inputs)
     checked = check_pair_recipe(recipe, inputs, metrics=own)
     dev_table = checked.dev
@@ -421,6 +422,13 @@ def _say_quality(stages: Sequence[Stage], dev_set: DevSet | None) -> None:
     share = f" ({best / teacher:.1%} of it)" if teacher and teacher > 0 and sign > 0 else ""
     beside = "" if teacher is None else f", the teacher {teacher:.4f}{share}"
     logger.info("dev %s: the student %.4f%s", dev_set.metric, best, beside)
+    curve = stage_curves(stages)[-1]
+    if curve.dev and curve.dev[-1][0] == max(curve.dev, key=lambda point: sign * point[1])[0]:
+        logger.info(
+            "dev %s was highest at the end of %s: more epochs may help (`distilmatch train RECIPE --more-epochs 5` goes on)",
+            dev_set.metric,
+            stages[-1].shown,
+        )
 
 
 def _finish(run: RunFolder, stages: Sequence[Stage], latest: Path, table: TupleTable, dev_set: DevSet | None) -> None:

@@ -11,7 +11,7 @@ from distilmatch.data.tables import table_fingerprint
 from distilmatch.files import read_json
 from distilmatch.fingerprint import fingerprint
 from distilmatch.training.pairs.inputs import PairInputs
-from distilmatch.training.run_folder import ENVIRONMENT, MARK, RecordedRun
+from distilmatch.training.run_folder import ENVIRONMENT, MARK, RECIPE, RecordedRun
 from distilmatch.types import TupleTable
 
 _LABEL_SETTINGS = ("train", "table", "task", "teacher", "encoder", "transfer", "seed")
@@ -49,6 +49,12 @@ class RunFolder(RecordedRun):
             if table is not None and table.teacher_scale is not None:
                 scales[name] = table.teacher_scale
         self.record(**({"teacher_scale": scales} if scales else {}))
+
+    def more_epochs(self) -> tuple[float, ...]:
+        """Those of the recipe, or of the run in the folder where they are the same and more."""
+        path, wanted = self.root / RECIPE, self.recipe.more_epochs
+        held = self._held(path).get("more_epochs", ()) if path.is_file() else ()
+        return tuple(held) if tuple(held[: len(wanted)]) == wanted else wanted
 
     def begun(self) -> Sequence[Path]:
         """The folders of the stages."""
