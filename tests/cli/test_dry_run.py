@@ -5,20 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from tests.helpers import COLOURED_THINGS, call, write_jsonl
 
+from distilmatch.cli.options import load_recipe
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.config.tables import TaskConfig
+from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.data.saved import read_saved_table
+from distilmatch.data.tables import load_table
 from distilmatch.estimates import disk_bytes, spread_batches
 from distilmatch.models import DiPair
+from distilmatch.planning.evaluation import plan_evaluation
+from distilmatch.planning.labels import plan_labels
+from distilmatch.planning.mining import MiningPlan, plan_mining
 from distilmatch.runtime import busy_cores
 from distilmatch.store.folder import RepresentationFolder
 from distilmatch.teachers import CrossEncoderTeacher, SoftLabelCache
 from distilmatch.teachers.label_cache import known_labels
+from distilmatch.training.pairs.distil import new_student, plan_transfer_set
+from distilmatch.training.pairs.run import RunFolder
+
+BINARY = TaskConfig(kind="binary")
 
 
 @pytest.fixture(autouse=True)
@@ -310,3 +321,41 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (embeddings, evaluation, labels, training):
         monkeypatch.setattr(module, "_SECONDS", 0.1)
     yield
+
+
+def test_a_dry_run_counts_the_simple_baselines(recipe: Path, tiny_encoder: Path) -> None:
+    table = load_table(
+        str(recipe.parent / "dev.jsonl"), TableConfig(text_columns=("q", "p"), label_column="label"), BINARY
+    )
+    student = DiPair.from_encoder(
+        tiny_encoder, StudentConfig(width=16, head_heads=2, max_lengths=(16, 16)), BINARY
+    ).eval()
+    planned: dict[str, Any] = {"device": "cpu", "precision": "fp32", "speed": False, "start": 0.0}
+    plain = plan_evaluation(student, table, None, **planned).seconds
+    seconds = plan_evaluation(
+        student,
+        table,
+        None,
+        simple_baselines=True,
+        baselines_train=table,
+        baselines_encoder=str(tiny_encoder),
+        **planned,
+    ).seconds
+    assert set(seconds) - set(plain) == {"simple baselines"} and seconds["simple baselines"] > 0
+
+
+def test_a_dry_run_counts_what_is_mined(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    settings = load_recipe(str(recipe), ["transfer.mined=2"], {})
+    run = RunFolder(settings)
+    table = plan_transfer_set(settings)
+    mined = plan_mining(settings, run, table, new_student(settings, table), plan_labels(settings, run, table))
+    assert mined.seconds > 0 and mined.disk_bytes > 0
+    assert call("train", recipe, "--set", "transfer.mined=2") == 0
+    made = read_saved_table(run.mined)
+    assert made.blocks is not None
+    assert 0 < len(np.unique(made.blocks)) <= mined.blocks and len(made) <= mined.labels
+    assert (
+        plan_mining(settings, run, table, new_student(settings, table), plan_labels(settings, run, table))
+        == MiningPlan()
+    )

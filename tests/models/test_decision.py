@@ -99,6 +99,9 @@ def test_what_predict_refuses(student: DiPair, tiny_encoder: Path) -> None:
 def test_it_is_saved_and_loaded_with_its_weights(student: DiPair, tmp_path: Path) -> None:
     student.save_pretrained(tmp_path / "one")
     assert verify_student(tmp_path / "one") == []
+    card = (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+    best = student.decision.threshold("best_f1")
+    assert f"| `best_f1` | {best.score:.4f} | {best.precision:.3f} | {best.recall:.3f} | {best.f1:.3f} |" in card
     loaded = DiPair.from_pretrained(tmp_path / "one").eval()
     assert loaded.decision.thresholds == student.decision.thresholds
     assert np.array_equal(loaded.predict(PAIRS, threshold="best_f1"), student.predict(PAIRS, threshold="best_f1"))
@@ -108,6 +111,7 @@ def test_it_is_saved_and_loaded_with_its_weights(student: DiPair, tmp_path: Path
         loaded.classifier.weight.mul_(2)
     loaded.save_pretrained(tmp_path / "two")  # over a decision of other weights
     assert not (tmp_path / "two" / DECISION).exists()
+    assert "best_f1" not in (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
     loaded.save_pretrained(tmp_path / "three")
     with pytest.raises(ConfigError, match="has no decision.json"):
         _ = DiPair.from_pretrained(tmp_path / "three").decision

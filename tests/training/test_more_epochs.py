@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.training.test_distil import recipe as recipe  # noqa: PLC0414  a fixture
+from tests.training.test_distil import recipe as recipe
 
 from distilmatch import DiPair, PairRecipe
 from distilmatch.cli.train import _with_more

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 MoreEpochs = Annotated[
     float | None,
-    typer.Option(min=0.0, help="Train a finished student on, for so many epochs at half the rates.", show_default="none"),
+    typer.Option(
+        min=0.0, help="Train a finished student on, for so many epochs at half the rates.", show_default="none"
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.files import write_atomically
+from distilmatch.metrics.decisions import Decision
 
 _CARD = """---
 library_name: distilmatch
@@ -45,17 +46,23 @@ A cached text takes {cache} in fp16.
 ## Scores
 
 {scores}
-{training}"""
+{decision}{training}"""
 
 
 def write_model_card(
-    folder: Path, student: StudentConfig, task: TaskConfig, training: Mapping[str, Any], templates: Sequence[str] = ()
+    folder: Path,
+    student: StudentConfig,
+    task: TaskConfig,
+    training: Mapping[str, Any],
+    templates: Sequence[str] = (),
+    decision: Decision | None = None,
 ) -> None:
     """Writes README.md: how to use the model, its shape, what its scores mean, and how it was trained.
 
     Args:
         training: flat rows (teacher, data, figures) for a table; may be empty.
         templates: that made the texts it was trained on, one a side or one for all; none where they were columns.
+        decision: the thresholds that lie beside the weights.
     """
     sizes = [kept * student.vector_width * 2 for kept in student.kept_tokens]
     card = _CARD.format(
@@ -65,6 +72,7 @@ def write_model_card(
         cache=", ".join(f"{size:,} bytes ({name})" for size, name in zip(sizes, student.side_names, strict=True)),
         texts=_texts_section(student.side_names, templates),
         scores=_score_meaning(task),
+        decision="" if decision is None else _decision_section(decision),
         training=_training_section(training),
     )
     write_atomically(folder / "README.md", card)
@@ -92,6 +100,25 @@ It was trained on texts that were made of several columns. Give it texts of the 
 
 | side | template |
 | --- | --- |
+{rows}
+"""
+
+
+def _decision_section(decision: Decision) -> str:
+    rows = "\n".join(
+        f"| `{each.name}` | {each.score:.4f} | {each.precision:.3f} | {each.recall:.3f} | {each.f1:.3f} |"
+        for each in decision.thresholds
+    )
+    raw, calibrated = decision.ece["raw"], decision.ece["calibrated"]
+    return f"""
+## Match or no match
+
+Thresholds on dev ({decision.rows:,} rows, {decision.matches:,} matches): `predict(pairs, threshold="best_f1")`. They hold for
+pairs like those. `calibrated=True` gives probabilities; their expected calibration error on dev is {calibrated:.3f},
+{raw:.3f} without.
+
+| threshold | score | precision | recall | F1 |
+| --- | ---: | ---: | ---: | ---: |
 {rows}
 """
 

@@ -24,7 +24,7 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ModelError
 from distilmatch.files import writing
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors, fingerprint_tokenizer
-from distilmatch.metrics.decisions import Decision
+from distilmatch.metrics.decisions import Decision, read_decision
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.models.deciding import KeptDecision, decision_folder
@@ -262,7 +262,8 @@ class DiPair(DiPairInference, PreTrainedModel):
                 tokenizer_folder = folder if index == 0 else folder / f"tokenizer_{index}"
                 written += tokenizer.save_pretrained(str(tokenizer_folder)) or ()
             templates = self.config.text_templates or ()
-            write_model_card(folder, self.student, self.task, self.training_summary, templates)
+            decision = read_decision(folder)
+            write_model_card(folder, self.student, self.task, self.training_summary, templates, decision)
             write_checksums(folder, written)
 
     def push_to_hub(  # type: ignore[override]
