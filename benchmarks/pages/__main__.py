@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.pages import engine, picture, quality, sts
+from benchmarks.pages import engine, picture, quality, strong_teacher, sts, teachers
 
-for page in (engine, quality, sts):
+for page in (engine, quality, strong_teacher, sts, teachers):
     page.TARGET.write_text(page.render(), encoding="utf-8")
 picture.TARGET.write_bytes(picture.render())
+plot = strong_teacher.draw()
+if plot is not None:
+    strong_teacher.PLOT.write_bytes(plot)
