@@ -54,6 +54,14 @@ ATTEMPTS = {
         label="16 + 16 tokens, evenly spaced",
         changes=_PLAIN | {"student": _SIXTEEN | {"kept_strategy": "spaced"}},
     ),
+    "averaged": Attempt(
+        label="16 + 16 vectors, means of neighbouring tokens",
+        changes=_PLAIN | {"student": _SIXTEEN | {"kept_strategy": "averaged"}},
+    ),
+    "logits": Attempt(
+        label="tokens by length, the teacher's logits as a regression",
+        changes={"transfer": {"mined": 0}, "objective": {"kind": "mse"}},
+    ),
     "long": Attempt(
         label="tokens by length, 4 mined, ten epochs", changes={"transfer": {"mined": 4}, "stage2": {"epochs": 10.0}}
     ),

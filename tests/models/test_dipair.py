@@ -67,6 +67,7 @@ def test_scores_differ_between_pairs_and_sides(student: DiPair) -> None:
         {"max_lengths": (8, 24)},
         {"head_norm": "pre", "kept_strategy": "spaced"},
         {"encoder_layers": 1, "kept_strategy": "first_pooled"},
+        {"kept_strategy": "averaged"},
         {"side_names": ("a", "b", "c"), "max_lengths": (24, 24, 8), "kept_tokens": (2, 2, 2)},
     ],
     ids=lambda changes: "-".join(changes) or "default",

@@ -197,7 +197,7 @@ def test_the_cosine_head_is_the_mean_cosine_of_the_means(count: int) -> None:
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     kept=st.integers(1, 8),
-    strategy=st.sampled_from(["first", "first_pooled", "spaced"]),
+    strategy=st.sampled_from(["first", "first_pooled", "spaced", "averaged"]),
     padding=st.integers(0, 3),
 )
 def test_kept_tokens_against_a_loop(lengths: list[int], kept: int, strategy: str, padding: int) -> None:
@@ -212,6 +212,14 @@ def test_kept_tokens_against_a_loop(lengths: list[int], kept: int, strategy: str
             expected = real[:kept]
         elif strategy == "first_pooled":
             expected = torch.cat([real.mean(0, keepdim=True), real[: kept - 1]])
+        elif strategy == "averaged":
+            runs = min(length - 1, kept - 1)
+            of_run = [0, *(-(-i * runs // (length - 1)) for i in range(1, length))]
+            expected = torch.stack(
+                [real[[i for i in range(length) if of_run[i] == run]].mean(0) for run in range(runs + 1)]
+            )
+            if kept > 1:
+                assert torch.equal(expected[0], real[0])
         else:
             index = range(length) if length <= kept else [i * length // kept for i in range(kept)]
             expected = real[list(index)]

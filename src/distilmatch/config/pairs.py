@@ -16,7 +16,7 @@ from distilmatch.config.weights import check_revisions, with_weights
 from distilmatch.errors import ConfigError
 
 HeadKind = Literal["transformer", "feed_forward", "lite", "cosine"]
-KeptStrategy = Literal["first", "first_pooled", "spaced"]
+KeptStrategy = Literal["first", "first_pooled", "spaced", "averaged"]
 
 USUAL_KEPT = 16
 """Cached vectors a side of a student that is built before its texts are known."""
@@ -137,7 +137,8 @@ class StudentConfig(FrozenConfig):
         kept_tokens: cached vectors a side. Empty: where a transformer head is trained on texts as many as nine in ten texts of
             the side have tokens, from 8 to 48; else 16.
         kept_strategy: "first" keeps the first k output tokens; "first_pooled" the mean over the text, then the first
-            k - 1; "spaced" k tokens evenly spaced over the text.
+            k - 1; "spaced" k tokens evenly spaced over the text; "averaged" the first token and, of a text with more
+            than k, the means of k - 1 runs of the others, so that nothing of a text is left out.
         width: d, the width of the cached vectors and of the head; None is the encoder's own.
         head: "transformer", "feed_forward" (over all kept tokens), "lite" (over the kept tokens' similarities), or
             "cosine". DE-Cos is "cosine" and DE-FFNN is "feed_forward", with one kept token a side.

@@ -33,6 +33,8 @@ def keep_tokens(
         mean = (states * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         first, first_mask = _first(states, mask, kept - 1)
         return torch.cat([mean, first], 1), torch.cat([torch.ones_like(mask[:, :1]), first_mask], 1)
+    if strategy == "averaged":
+        return _averaged(states, mask, kept)
     lengths = mask.sum(1, keepdim=True)
     steps = torch.arange(kept, device=states.device)[None, :]
     index = torch.where(lengths > kept, steps * lengths // kept, steps)
@@ -47,3 +49,18 @@ def _first(states: torch.Tensor, mask: torch.Tensor, kept: int) -> tuple[torch.T
     chosen = pad(states[:, :kept], (0, 0, 0, missing))
     chosen_mask = pad(mask[:, :kept], (0, missing))
     return chosen * chosen_mask[:, :, None].to(chosen.dtype), chosen_mask
+
+
+def _averaged(states: torch.Tensor, mask: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first token, and the others where they fit; else the means of k - 1 runs of them, as even as can be."""
+    lengths = mask.sum(1)[:, None]
+    place = torch.arange(mask.shape[1], device=mask.device)[None, :]
+    runs = (lengths - 1).clamp(max=kept - 1)  # of each text; 0 where one vector is all
+    # Run j holds the tokens 1 + floor(j (length - 1) / runs) to the next one's: token i lies in ceil(i runs / (length - 1)).
+    run = torch.where(
+        place == 0, 0, (place * runs + lengths - 2).div((lengths - 1).clamp(min=1), rounding_mode="floor")
+    )
+    belongs = (run[:, None, :] == torch.arange(kept, device=mask.device)[None, :, None]) & mask[:, None, :]
+    counts = belongs.sum(2)
+    weights = belongs.to(states.dtype) / counts.clamp(min=1)[:, :, None].to(states.dtype)
+    return weights @ states, counts > 0
