@@ -62,6 +62,10 @@ ATTEMPTS = {
         label="tokens by length, the teacher's logits as a regression",
         changes={"transfer": {"mined": 0}, "objective": {"kind": "mse"}},
     ),
+    "words": Attempt(
+        label="tokens by length, word embeddings beside their outputs",
+        changes={"transfer": {"mined": 0}, "student": {"word_vectors": True}},
+    ),
     "long": Attempt(
         label="tokens by length, 4 mined, ten epochs", changes={"transfer": {"mined": 4}, "stage2": {"epochs": 10.0}}
     ),

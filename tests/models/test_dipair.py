@@ -68,6 +68,7 @@ def test_scores_differ_between_pairs_and_sides(student: DiPair) -> None:
         {"head_norm": "pre", "kept_strategy": "spaced"},
         {"encoder_layers": 1, "kept_strategy": "first_pooled"},
         {"kept_strategy": "averaged"},
+        {"word_vectors": True},
         {"side_names": ("a", "b", "c"), "max_lengths": (24, 24, 8), "kept_tokens": (2, 2, 2)},
     ],
     ids=lambda changes: "-".join(changes) or "default",
@@ -87,6 +88,24 @@ def test_save_and_load_is_exact(tiny_encoder: Path, tmp_path: Path, changes: dic
         assert model.representation_fingerprint(side) == loaded.representation_fingerprint(side)
     assert list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*.bin"))
     assert "DiPair" in (tmp_path / "README.md").read_text()
+
+
+def test_word_vectors_stand_beside_the_outputs(tiny_encoder: Path) -> None:
+    shape = StudentConfig(kept_tokens=(4, 6), max_lengths=(24, 24))
+    plain = DiPair.from_encoder(tiny_encoder, shape, THREE).eval()
+    model = DiPair.from_encoder(tiny_encoder, shape.replaced(word_vectors=True), THREE).eval()
+    texts, width = ["red car", "the big house runs"], plain.encoder_width(0)
+    kept, mask = model.encode_kept(texts, 0)
+    without, _ = plain.encode_kept(texts, 0)
+    torch.testing.assert_close(kept[:, :, :width], without)
+    words = model.encoders[0].get_input_embeddings()
+    for text, own, real in zip(texts, kept[:, :, width:], mask, strict=True):
+        ids = model.tokenizers[0](text)["input_ids"][: int(real.sum())]
+        torch.testing.assert_close(own[: len(ids)], words(torch.tensor(ids)))
+    batch = model.tokenizers[0](texts, padding=True, return_tensors="pt")
+    model(torch.tensor([[0, 1]]), streams=[[dict(batch)]] * len(model.streams)).logits.sum().backward()
+    gradient = model.head_inputs[0].projection.weight.grad
+    assert gradient is not None and gradient[:, width:].abs().max() > 0
 
 
 def test_auto_classes_load_it(student: DiPair, tmp_path: Path) -> None:

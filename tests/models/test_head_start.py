@@ -47,6 +47,17 @@ def _randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+def test_word_embeddings_count_for_nothing_at_the_start() -> None:
+    encoder = _randomised(KINDS["bert"]())
+    student = StudentConfig(
+        kept_tokens=(3, 3), max_lengths=(8, 8), width=16, head_heads=4, head_intermediate=32, word_vectors=True
+    )
+    head, head_input = make_head(student), HeadInput(16, student)
+    assert isinstance(head, TransformerHead)
+    start_head(head, head_input, pretrained_layers(encoder)[1:], torch.randn(20, 16), None)
+    assert torch.equal(head_input.projection.weight, torch.cat([torch.eye(16), torch.zeros(16, 16)], 1))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copied_head_equals_the_encoders_last_layer(kind: str) -> None:
     encoder = _randomised(KINDS[kind]())

@@ -139,6 +139,8 @@ class StudentConfig(FrozenConfig):
         kept_strategy: "first" keeps the first k output tokens; "first_pooled" the mean over the text, then the first
             k - 1; "spaced" k tokens evenly spaced over the text; "averaged" the first token and, of a text with more
             than k, the means of k - 1 runs of the others, so that nothing of a text is left out.
+        word_vectors: whether a kept token's vector is projected from its word embedding too, beside its output: the same word,
+            or the same piece of a number, then looks alike in any text.
         width: d, the width of the cached vectors and of the head; None is the encoder's own.
         head: "transformer", "feed_forward" (over all kept tokens), "lite" (over the kept tokens' similarities), or
             "cosine". DE-Cos is "cosine" and DE-FFNN is "feed_forward", with one kept token a side.
@@ -167,6 +169,7 @@ class StudentConfig(FrozenConfig):
     prompts: tuple[str, ...] | None = None
     kept_tokens: tuple[int, ...] = ()
     kept_strategy: KeptStrategy = "first"
+    word_vectors: bool = False
     side_names: tuple[str, ...] = ("left", "right")
     width: int | None = Field(default=None, ge=1)
     head: HeadKind = "transformer"

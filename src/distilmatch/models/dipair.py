@@ -37,10 +37,11 @@ from distilmatch.models.loading import check_loaded, check_student_folder, expla
 from distilmatch.models.stamps import KnownFingerprints
 from distilmatch.models.streams import streams_of
 from distilmatch.models.truncation import keep_tokens
-from distilmatch.pretrained.encoder import PretrainedEncoder, fitted, without_pooler
+from distilmatch.pretrained.encoder import PretrainedEncoder, check_word_vectors, fitted, without_pooler
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.probe import as_buffers, unused_weights
 from distilmatch.pretrained.prompts import save_as_sentence_encoder
+from distilmatch.pretrained.sentence import input_embeddings
 from distilmatch.text_arguments import text_list
 from distilmatch.types import TokenRepresentations
 
@@ -65,7 +66,7 @@ class HeadInput(Fp32Module):
 
     def __init__(self, encoder_width: int, student: StudentConfig) -> None:
         super().__init__()
-        self.projection = nn.Linear(encoder_width, student.vector_width)
+        self.projection = nn.Linear(encoder_width * (2 if student.word_vectors else 1), student.vector_width)
         self.embedded = HEADS[student.head].embedded
         if self.embedded:
             self.position = nn.Embedding(max(student.kept_tokens), student.vector_width)
@@ -176,6 +177,9 @@ class DiPair(DiPairInference, PreTrainedModel):
         student, start_layers = fitted(loaded[0], student)
         sample_texts = [student.prompt(0) + text for text in sample_texts]
         truncated = [source.truncated(student) for source in loaded]
+        if student.word_vectors:
+            for source, cut in zip(loaded, truncated, strict=True):
+                check_word_vectors(source, cut)
         unused = [
             f"encoders.{index}.{weight}"
             for index, (source, cut) in enumerate(zip(loaded, truncated, strict=True))
@@ -363,7 +367,7 @@ class DiPair(DiPairInference, PreTrainedModel):
         outputs = []
         for stream, batches in enumerate(streams):
             encoder = self.encoders[self.streams[stream].encoder]
-            outputs.append([(encoder(**batch).last_hidden_state, batch["attention_mask"]) for batch in batches])
+            outputs.append([(self._states(encoder, batch), batch["attention_mask"]) for batch in batches])
         kept = []
         for side, stream in enumerate(self.side_streams):
             kept_batches = [self._keep(states, mask, side) for states, mask in outputs[stream]]
@@ -375,7 +379,16 @@ class DiPair(DiPairInference, PreTrainedModel):
     def kept_side(self, batch: TextBatch, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The kept encoder outputs of one tokenised batch (n, t) on one side: (n, k, h) and (n, k) bool."""
         encoder = self.encoders[self.streams[self.side_streams[side]].encoder]
-        return self._keep(encoder(**batch).last_hidden_state, batch["attention_mask"], side)
+        return self._keep(self._states(encoder, batch), batch["attention_mask"], side)
+
+    def _states(self, encoder: nn.Module, batch: TextBatch) -> torch.Tensor:
+        """(n, t, h) output tokens of an encoder, or with `word_vectors` (n, t, 2 h), each beside its word's embedding."""
+        states: torch.Tensor = encoder(**batch).last_hidden_state
+        if not self.student.word_vectors:
+            return states
+        table = input_embeddings(encoder)
+        assert table is not None, "from_encoder refuses it"
+        return torch.cat([states, table(batch["input_ids"]).to(states.dtype)], -1)
 
     def _keep(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         return keep_tokens(states, mask, self.student.kept_tokens[side], self.student.kept_strategy)
@@ -389,8 +402,9 @@ class DiPair(DiPairInference, PreTrainedModel):
         return self.classifier(self.head(sides, rows))
 
     def encoder_width(self, side: int) -> int:
-        """h, the width of the encoder of a side."""
-        return int(self.config.encoder_configs()[self.streams[self.side_streams[side]].encoder].hidden_size)
+        """h, the width of what is kept of a side's texts before the projection: its encoder's, twice with `word_vectors`."""
+        width = int(self.config.encoder_configs()[self.streams[self.side_streams[side]].encoder].hidden_size)
+        return 2 * width if self.student.word_vectors else width
 
     def side_index(self, side: int | str) -> int:
         """The number of a side given by number or name.

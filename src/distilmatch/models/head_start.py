@@ -71,7 +71,8 @@ def start_head(
     else:
         basis, mean = _components(outputs, width)
         level = torch.zeros(len(outputs))
-    head_input.projection.weight.copy_(basis.T)
+    head_input.projection.weight.zero_()  # word embeddings beside the outputs count for nothing yet
+    head_input.projection.weight[:, :encoder_width] = basis.T
     head_input.projection.bias.copy_(-(mean @ basis))
     head_input.position.weight.zero_()
     head_input.segment.weight.zero_()

@@ -137,6 +137,21 @@ def _check_family(path: str, config: Any) -> None:
         )
 
 
+def check_word_vectors(source: PretrainedEncoder, encoder: PreTrainedModel) -> None:
+    """Refuses an encoder whose words have no embeddings of the width of its outputs.
+
+    Raises:
+        ModelError: it has none, or of another width.
+    """
+    table = input_embeddings(encoder)
+    if table is None or table.embedding_dim != encoder.config.hidden_size:
+        width = "none" if table is None else str(table.embedding_dim)
+        raise ModelError(
+            f"`word_vectors` needs word embeddings as wide as the outputs ({encoder.config.hidden_size}), {source.path} has "
+            f"{width}: leave it out, or name another encoder"
+        )
+
+
 def with_prompts(student: StudentConfig, folder: str) -> StudentConfig:
     """The student's shape with the prompts of the encoder's folder, where it leaves them open; said where there are some."""
     if student.prompts is not None:

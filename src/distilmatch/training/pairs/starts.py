@@ -35,7 +35,7 @@ def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
 
     A teacher that looked at both texts in every layer still reads each text alone well enough in its lower layers
     (DeFormer, arXiv 2005.00697); the layers above, as the head, already know the task. A sentence encoder knows what is
-    similar. Which of them serves a task is seen after stage 1.
+    similar. Which of them serves a task is seen after stage 1. Of several teachers the first one's layers are taken.
 
     Raises:
         ConfigError: the recipe insists on the teacher, and it cannot be.
@@ -93,8 +93,8 @@ def better_start(metrics: Mapping[str, float], teacher: float | None) -> str:
 
 
 def _no_teacher_start(recipe: PairRecipe) -> str | None:
-    if recipe.teacher is None or len(recipe.teacher.models) != 1 or len(recipe.encoder) != 1:
-        return "that needs one teacher and one encoder"
+    if recipe.teacher is None or len(recipe.encoder) != 1:
+        return "that needs a teacher and one encoder"
     if recipe.teacher.models[0].startswith(IN_MEMORY):
         return "that needs a teacher by name, and this one is in memory"
     if any(recipe.teacher.revision):
