@@ -209,8 +209,8 @@ class Comparison:
         if kind in ("bm25", "encoder_cosine", "encoder_maxsim"):
             make: Callable[[], untrained_rivals.Scores] = {
                 "bm25": lambda: untrained_rivals.bm25([right for _, right in train.pairs]),
-                "encoder_cosine": lambda: untrained_rivals.encoder_cosine(self.one, self.encoder),
-                "encoder_maxsim": lambda: untrained_rivals.encoder_maxsim(self.one, self.encoder),
+                "encoder_cosine": lambda: untrained_rivals.encoder_scores(self.one, "cosine", self.encoder),
+                "encoder_maxsim": lambda: untrained_rivals.encoder_scores(self.one, "maxsim", self.encoder),
             }[kind]
             return dict(untrained_rivals.graded_scores(self.one, make(), train, dev, test))
         if kind in ("teacher", TINY):

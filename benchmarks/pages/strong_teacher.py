@@ -57,9 +57,10 @@ def _attempts(result: dict[str, Any]) -> str:
     return f"""![Quality on dev against bytes an item](strong-teacher.png)
 
 {chr(10).join(parts)}
-{rounds} of blocks and {notes["epochs"]:g} epochs of stage 2: less than by default. Minutes are of one thread beside other work, labels included where the
-attempt was the first to ask for them. Bytes are of the side that takes more, in half precision. Pairs a second are the
-kernel's, from stored vectors, on the same machine beside other work: compare them within a table only.
+{rounds} of blocks and {notes["epochs"]:g} epochs of stage 2: less than by default. Minutes are of one thread beside other
+work, labels included where the attempt was the first to ask for them. Bytes are of the side that takes more, in half
+precision. Pairs a second are the kernel's, from stored vectors, on the same machine beside other work: compare them within a
+table only.
 
 Repeat: `{result["command"]}`.
 """

@@ -173,16 +173,23 @@ def run(
     if dry_run:
         _plan({"train": (table, rows), "dev": (dev, dev_rows)}, read, learned, config, output)
         return
-    _fine_tune(rows, learned, output, config, dev_rows)
+    _fine_tune(rows, learned, output, config, dev_rows, read)
 
 
-def _fine_tune(rows: TupleTable, task: TaskConfig, output: str, config: FineTuneConfig, dev: TupleTable | None) -> None:
+def _fine_tune(
+    rows: TupleTable,
+    task: TaskConfig,
+    output: str,
+    config: FineTuneConfig,
+    dev: TupleTable | None,
+    read: TableConfig,
+) -> None:
     """Trains, writes the page, and says what to do next."""
     from distilmatch.evaluation.teachers.page import write_teacher_page
     from distilmatch.training.teacher.fine_tune import fine_tune_teacher
 
     started = time.perf_counter()
-    teacher = fine_tune_teacher(rows, task, Path(output), config, dev)
+    teacher = fine_tune_teacher(rows, task, Path(output), config, dev, read_as=read)
     members = sorted(teacher.iterdir()) if config.seeds > 1 else [teacher]
     pages = [str(write_teacher_page(member)) for member in members]
     found = {"dev": _on_dev(members[0])} if dev is not None else {}

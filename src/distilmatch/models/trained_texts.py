@@ -53,6 +53,25 @@ def check_reading(
             )
 
 
+def say_other_texts(teacher: str, learnt: Sequence[str] | None, read: Sequence[str] | None) -> None:
+    """Warns where a teacher learnt texts that are made in another way than those that it will label.
+
+    Args:
+        learnt, read: templates of its own texts and of those to be labelled, one a side or one for all; None where texts are
+            columns. Templates count as the same where they differ in the names of columns alone.
+    """
+    forms = [[Template.of(template).skeleton for template in templates or ()] for templates in (learnt, read)]
+    if forms[0] != forms[1]:
+        texts = [
+            " and ".join(map(repr, templates)) if templates else "columns as they stand" for templates in (learnt, read)
+        ]
+        logger.warning(
+            "the teacher %s learnt texts made of %s, and labels texts made of %s: it may be worse on another form",
+            teacher,
+            *texts,
+        )
+
+
 def trained_templates(model: DiPair) -> tuple[Template, ...]:
     """The templates of the texts that a student was trained on, one a side or one for all; empty where there were none."""
     return tuple(map(Template.of, model.config.text_templates or ()))

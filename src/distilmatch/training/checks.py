@@ -13,11 +13,31 @@ from transformers.integrations import get_available_reporting_integrations
 
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError, DataError
+from distilmatch.files import read_json
 from distilmatch.metrics import task_metrics
+from distilmatch.models.trained_texts import say_other_texts
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.sentence import check_model_folder
 from distilmatch.training.run_folder import check_folder
 from distilmatch.types import TupleTable
+
+_RECORD = "fine_tuning.json"
+
+
+def check_teacher_texts(teachers: Sequence[str], templates: Sequence[str] | None) -> None:
+    """Warns of teachers that `fine_tune_teacher` made from texts of another form than a recipe's.
+
+    Args:
+        teachers: folders or hub names; those without a record, or with one that does not say, are passed over.
+        templates: of the recipe's texts; None where they are columns.
+    """
+    for teacher in teachers:
+        try:
+            record = read_json(Path(teacher) / _RECORD)
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and "text_templates" in record:
+            say_other_texts(teacher, record["text_templates"], templates)
 
 
 def check_dev(table: TupleTable, task: TaskConfig, name: str, has_teacher: bool) -> None:

@@ -34,7 +34,7 @@ from distilmatch.teachers import SoftLabelCache, Teacher, in_task_order, label_o
 from distilmatch.teachers.base import check_logits
 from distilmatch.teachers.in_memory import is_cached
 from distilmatch.training.arguments import training_device
-from distilmatch.training.checks import check_dev, check_reporters
+from distilmatch.training.checks import check_dev, check_reporters, check_teacher_texts
 from distilmatch.training.curves import save_training_curves
 from distilmatch.training.pairs.inputs import PairInputs, with_inputs
 from distilmatch.training.pairs.kept import with_kept_tokens
@@ -300,6 +300,7 @@ def check_pair_recipe(
             label_order(run.inputs.teacher, recipe.task)
         elif recipe.teacher is not None:
             check_teacher(recipe.teacher, recipe.task)
+            check_teacher_texts(recipe.teacher.models, recipe.table.text_templates)
         probed = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
         for start in possible_starts(probed):
             new_student(probed, start=start)

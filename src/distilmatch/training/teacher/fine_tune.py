@@ -68,7 +68,8 @@ def fine_tune_teacher(
     Args:
         train: n pairs; rows without gold label are left out. A `TupleTable`, a path, or a table in memory (pandas, polars,
             Arrow, `datasets`, rows).
-        read_as: which columns are what, of tables that are yet to be read: `TableConfig(label_column="label")` at least.
+        read_as: which columns are what, of tables that are yet to be read: `TableConfig(label_column="label")` at least. Its
+            templates of texts go into the record, so that a student's recipe with others is told so.
         output: a folder that does not exist yet, or is empty; it appears whole, when all is done.
         config: base model, minutes and so on; a `max_length` beyond the base model's positions is cut to them.
         dev: what settings are compared on; of a training the weights that are best on it are kept.
@@ -99,7 +100,8 @@ def fine_tune_teacher(
     dev = None if dev is None else tuple_table(dev, read_as, task)
     pairs, targets = labelled_pairs(train, task, "train")
     rows = LabelledRows(pairs=pairs, targets=targets)
-    job = _Job(train=train, rows=rows, dev=dev, task=task, own=own, callbacks=tuple(callbacks))
+    templates = None if read_as is None else read_as.text_templates
+    job = _Job(train=train, rows=rows, dev=dev, task=task, own=own, callbacks=tuple(callbacks), templates=templates)
     if dev is not None:
         job.evaluator(config)  # labels without a metric must show before any work
     keep_freed_memory()
@@ -167,6 +169,7 @@ class _Job:
     task: TaskConfig
     own: Mapping[str, MetricFunction]
     callbacks: tuple[TrainerCallback, ...]
+    templates: tuple[str, ...] | None = None
 
     def evaluator(self, config: FineTuneConfig, rows: int | None = None) -> DevEvaluator:
         """Of all rows of dev, or of about `rows` of them."""
@@ -231,6 +234,7 @@ class _Job:
             "task": self.task.to_dict(),
             "config": config.to_dict(),
             "rows": len(self.rows.pairs),
+            "text_templates": None if self.templates is None else list(self.templates),
             "steps": best.steps,
             "chosen": best.choices,
             "tries": [vars(done) for done in tries],
