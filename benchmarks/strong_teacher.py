@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.harness import Comparison
 from benchmarks.results import publish
 from benchmarks.runs import run_all, write_recipe
-from benchmarks.sets import SETS
+from benchmarks.sets import SETS, cut, read_lines
 from distilmatch.data.tables import load_table
 from distilmatch.evaluation.pairs.speed import cached_pairs, kernel_speed
 from distilmatch.files import write_json
@@ -33,10 +33,15 @@ from distilmatch.models import DiPair
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What an attempt changes in the recipe of the usual student, part by part."""
+    """What an attempt changes in the recipe of the usual student, part by part.
+
+    Attributes:
+        catalogue: whether the texts of the set's catalogue, without labels, are `unlabelled` ones.
+    """
 
     label: str
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    catalogue: bool = False
 
 
 _SIXTEEN: dict[str, Any] = {"kept_tokens": [16, 16]}
@@ -45,6 +50,9 @@ ATTEMPTS = {
     "sixteen": Attempt(label="16 + 16 tokens, nothing mined", changes=_PLAIN),
     "kept": Attempt(label="tokens by the texts' lengths", changes={"transfer": {"mined": 0}}),
     "mined": Attempt(label="the same, and 4 pairs of each left text mined", changes={"transfer": {"mined": 4}}),
+    "catalogue": Attempt(
+        label="the same, mined in the whole catalogue", changes={"transfer": {"mined": 4}}, catalogue=True
+    ),
     "near": Attempt(
         label="tokens by length, near cells and hard negatives",
         changes={"transfer": {"mined": 0, "near_cells": 0.5, "hard_negatives": 2}},
@@ -81,7 +89,21 @@ def recipe_of(name: str, comparison: Comparison) -> dict[str, Any]:
     made = comparison.recipe("student_seed0")
     for part, changes in ATTEMPTS[name].changes.items():
         made[part] = dict(made.get(part, {})) | dict(changes)
+    if ATTEMPTS[name].catalogue:
+        made["unlabelled"] = [str(catalogue_of(comparison))]
     return made | {"output": str(comparison.work / name / "run")}
+
+
+def catalogue_of(comparison: Comparison) -> Path:
+    """The set's catalogue as a file with a text a line, each cut as the set's other texts are."""
+    path = comparison.work / "catalogue.txt"
+    if not path.is_file():
+        one = comparison.one
+        rows = (row["text"] for name in one.catalogue for row in read_lines(comparison.data / one.folder / name))
+        texts = cut([" ".join(text.split()) for text in rows], max(one.max_lengths) - 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{text}\n" for text in texts if text), encoding="utf-8")
+    return path
 
 
 def teacher_row(comparison: Comparison) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.sets import SETS
+from sklearn.metrics import f1_score
 from tests.helpers import COLOURS, jsonl
 
-from benchmarks import quality_products
+from benchmarks import quality_products, quality_products_all_pairs
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.models import DiPair
 
@@ -74,3 +75,34 @@ def test_the_job_by_commands(shops: quality_products.Shops, tmp_path: Path, tiny
     expected = np.asarray(model.logits(pairs)).reshape(5, 5)
     for left in range(5):
         np.testing.assert_allclose(logits[left], expected[left, best[left]], atol=0.05)  # bf16 products
+
+
+def test_layers_hold_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    best = [rng.permutation(40)[:10].tolist() for _ in range(30)]
+    scores = [sorted(rng.normal(size=10).tolist(), reverse=True) for _ in range(30)]
+    drawn, sizes = quality_products_all_pairs.layers(best, scores, 0.5, 40, 90)
+    ranked = {(left, right): score for left in range(30) for right, score in zip(best[left], scores[left], strict=True)}
+    assert sizes == {
+        "matches": sum(score > 0.5 for score in ranked.values()),
+        "near": sum(score <= 0.5 for score in ranked.values()),
+        "far": 30 * 40 - 300,
+    }
+    for name, pairs in drawn.items():
+        assert len(pairs) == len(set(map(tuple, pairs.tolist()))) == min(30, sizes[name])
+        for pair in map(tuple, pairs.tolist()):
+            assert (pair in ranked) == (name != "far")
+            assert name == "far" or (ranked[pair] > 0.5) == (name == "matches")
+
+
+def test_agreement_is_that_of_all_pairs() -> None:
+    rng = np.random.default_rng(1)
+    sizes = {"matches": 50, "near": 200, "far": 1000}
+    teacher = {
+        name: rng.random(count) < share for (name, count), share in zip(sizes.items(), (0.8, 0.1, 0.01), strict=True)
+    }
+    found = quality_products_all_pairs.agreement(teacher, sizes)  # every pair is in the sample: nothing is estimated
+    student_says = np.repeat([True, False, False], list(sizes.values()))
+    teacher_says = np.concatenate(list(teacher.values()))
+    assert found["agreement_at_threshold"] == pytest.approx(f1_score(teacher_says, student_says))
+    assert found["teacher_matches"] == pytest.approx(teacher_says.sum())
