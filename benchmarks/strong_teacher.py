@@ -53,6 +53,17 @@ ATTEMPTS = {
     "catalogue": Attempt(
         label="the same, mined in the whole catalogue", changes={"transfer": {"mined": 4}}, catalogue=True
     ),
+    "gentle": Attempt(
+        label="tokens by length, half the rates in stage 2",
+        changes={"transfer": {"mined": 0}, "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4}},
+    ),
+    "smooth": Attempt(
+        label="the same, weights averaged over the last hundred steps",
+        changes={
+            "transfer": {"mined": 0},
+            "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4, "averaging": 0.99},
+        },
+    ),
     "near": Attempt(
         label="tokens by length, near cells and hard negatives",
         changes={"transfer": {"mined": 0, "near_cells": 0.5, "hard_negatives": 2}},
