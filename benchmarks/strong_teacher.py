@@ -64,6 +64,14 @@ ATTEMPTS = {
             "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4, "averaging": 0.99},
         },
     ),
+    "weighted": Attempt(
+        label="the same, and matches weighted eight times",
+        changes={
+            "transfer": {"mined": 0},
+            "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4, "averaging": 0.99},
+            "objective": {"kind": "bce", "match_weight": 8.0},
+        },
+    ),
     "near": Attempt(
         label="tokens by length, near cells and hard negatives",
         changes={"transfer": {"mined": 0, "near_cells": 0.5, "hard_negatives": 2}},
@@ -95,9 +103,9 @@ ATTEMPTS = {
 }
 
 
-def recipe_of(name: str, comparison: Comparison) -> dict[str, Any]:
+def recipe_of(name: str, comparison: Comparison, start: str) -> dict[str, Any]:
     """The recipe of an attempt."""
-    made = comparison.recipe("student_seed0")
+    made = comparison.recipe("student_seed0") | {"start": start}
     for part, changes in ATTEMPTS[name].changes.items():
         made[part] = dict(made.get(part, {})) | dict(changes)
     if ATTEMPTS[name].catalogue:
@@ -129,11 +137,11 @@ def teacher_row(comparison: Comparison) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def attempt_row(name: str, comparison: Comparison) -> dict[str, Any]:
+def attempt_row(name: str, comparison: Comparison, start: str = "auto") -> dict[str, Any]:
     """Trains an attempt, where that is not done, and measures it on dev."""
     path = comparison.work / "rows" / f"{name}.json"
     if not path.is_file():
-        command = write_recipe(comparison.work / name / "recipe.yaml", recipe_of(name, comparison))
+        command = write_recipe(comparison.work / name / "recipe.yaml", recipe_of(name, comparison, start))
         minutes = run_all({name: command}, comparison.work)[name]
         model = DiPair.from_pretrained(comparison.work / name / "run" / "student").eval()
         one, rows = comparison.one, comparison.splits["dev"]
@@ -178,6 +186,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1, help="of the transfer set")
     parser.add_argument("--epochs", type=float, default=2.0, help="of stage 2, where an attempt says nothing else")
+    parser.add_argument(
+        "--start", choices=["auto", "encoder", "teacher"], default="auto", help="the students' first weights"
+    )
     parser.add_argument("--attempts", nargs="+", choices=list(ATTEMPTS), default=list(ATTEMPTS))
     arguments = parser.parse_args()
     settings = {"transfer": {"seed": 0}, "stage2": {"epochs": arguments.epochs, "evaluations": 4}}
@@ -192,7 +203,7 @@ def main() -> None:
     )
     teacher = teacher_row(comparison)
     for name in arguments.attempts:
-        attempt_row(name, comparison)
+        attempt_row(name, comparison, arguments.start)
     metrics: dict[str, float] = {}
     notes: dict[str, Any] = {"attempts": {name: attempt.label for name, attempt in ATTEMPTS.items()}}
     notes |= {"rounds": arguments.rounds, "epochs": arguments.epochs}

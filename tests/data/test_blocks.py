@@ -230,3 +230,29 @@ def test_contradicting_rows_of_a_pair_are_counted(caplog: pytest.LogCaptureFixtu
     caplog.clear()
     build_blocks(replace(table, gold=np.float32([1, nan, 1, 1, 2, nan, 1])), vectors, TransferConfig(rounds=1))
     assert "stand in several rows" not in caplog.text
+
+
+def test_altered_copies_meet_the_partners_of_their_originals() -> None:
+    texts = [
+        *(f"lamp number {1000 + 371 * i} red; brand one" for i in range(20)),
+        *(f"the lamp {1000 + 371 * i} red; maker one" for i in range(20)),
+    ]
+    rows = np.stack([np.arange(20), 20 + np.arange(20)], 1)
+    gold = (np.arange(20) % 5 == 0).astype(np.float32)
+    table = TupleTable(texts=texts, rows=rows, gold=gold)
+    vectors = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    config = TransferConfig(rounds=1, block_size=5, perturbed=4, random=0, cells_per_block=30, pool="separate")
+    made = build_blocks(table, vectors, config, seed=0)
+    copies = [i for i in range(len(made.texts)) if i >= 40]
+    assert copies
+    with_partner = [(a, b) for a, b in made.rows.tolist() if b >= 40]
+    assert {b for _, b in with_partner} == set(copies)
+    assert made.blocks is not None
+    matched = {i for i in range(20) if gold[i]}
+    for block in np.unique(made.blocks):
+        cells = made.rows[made.blocks == block].tolist()
+        left = {a for a, _ in cells}
+        if left & matched:
+            of_matches = {b for a, b in cells if b >= 40 and a in matched}
+            assert of_matches

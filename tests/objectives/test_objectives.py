@@ -82,15 +82,23 @@ def test_skewed_kl_is_the_divergence_from_a_mixture(seed: int, temperature: floa
     assert actual == pytest.approx(temperature**2 * expected, rel=1e-3, abs=1e-4)
 
 
-@given(seeds, temperatures)
-def test_soft_binary_cross_entropy(seed: int, temperature: float) -> None:
+@given(seeds, temperatures, st.floats(0.1, 20))
+def test_soft_binary_cross_entropy(seed: int, temperature: float, match_weight: float) -> None:
     student, teacher = _logits(seed, 5, 1)
     expected = 0.0
     for own, target in zip(student[:, 0].tolist(), teacher[:, 0].tolist(), strict=True):
         p, q = 1 / (1 + math.exp(-target / temperature)), 1 / (1 + math.exp(-own / temperature))
-        expected -= (p * math.log(q) + (1 - p) * math.log(1 - q)) / 5
-    actual = soft_binary_cross_entropy(student, teacher, temperature).item()
+        weight = 1 + (match_weight - 1) / (1 + math.exp(-target))
+        expected -= weight * (p * math.log(q) + (1 - p) * math.log(1 - q)) / 5
+    actual = soft_binary_cross_entropy(student, teacher, temperature, match_weight).item()
     assert actual == pytest.approx(temperature**2 * expected, rel=1e-4, abs=1e-5)
+
+
+def test_weighted_matches_leave_the_best_student_where_it_is() -> None:
+    _, teacher = _logits(0, 6, 1)
+    student = teacher.clone().requires_grad_()
+    soft_binary_cross_entropy(student, teacher, 1.0, 8.0).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None and student.grad.abs().max() < 1e-6
 
 
 @given(seeds, st.lists(st.integers(0, 3), min_size=2, max_size=12))

@@ -93,10 +93,13 @@ class BceObjective(ObjectiveConfig):
 
     Attributes:
         temperature: of both, above 0.
+        match_weight: of a row that the teacher is sure is a match, beside 1 of one that it is sure is none; between the two by
+            its probability. The best student is the same, the teacher's logits: rare matches are learnt sooner.
     """
 
     kind: Literal["bce"] = "bce"
     temperature: float = Field(default=1.0, gt=0)
+    match_weight: float = Field(default=1.0, gt=0)
 
 
 class MseObjective(ObjectiveConfig):

@@ -81,8 +81,9 @@ class TransferConfig(FrozenConfig):
         block_size: known rows a block starts from.
         max_texts: distinct texts a side of a block keeps at most, before the additions below.
         near, random, hard_negatives, perturbed: texts added to each block: nearest neighbours of its texts; any
-            texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts (the
-            beginning of one with the end of a neighbour; words dropped, swapped, repeated).
+            texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts (another number,
+            a field dropped, the beginning of one with the end of a neighbour, words changed), half of them of known matches. An
+            altered copy is labelled with the texts that its original is known with.
         unlabelled: texts of the recipe's `unlabelled` files added to each block: near neighbours of its texts.
         mined: after the first stage, pairs of each left text that the student ranks highest among near and random ones and that
             no row joins; the teacher labels them, and the later stages learn them too. 0 mines none.

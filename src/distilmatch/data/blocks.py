@@ -128,6 +128,7 @@ class _BlockBuilder:
         self.partners: dict[int, set[int]] = {}
         for left, right in rows.tolist():
             self.partners.setdefault(left, set()).add(right)
+        self.matches = _matches(self.source)
         self.neighbours: np.ndarray | None = None
         if self.config.near or self.config.hard_negatives:
             self.neighbours = pools[1][nearest(self.embeddings, self.embeddings[pools[1]], _REACH)]
@@ -140,10 +141,14 @@ class _BlockBuilder:
         """One block from the known rows at `members`."""
         known = self.source.rows[members]
         left, right = self._sides(known)
-        right = np.unique(np.concatenate([right, *self._additions(left, right)]))
+        added = self._additions(left, right)
+        altered = self._altered(right, known[self.matches[members], 1])
+        right = np.unique(np.concatenate([right, *added, np.array([copy for _, copy in altered], dtype=np.int64)]))
         if self.merged:
             left = np.union1d(left, right)
-        self._emit(known, left, right)
+        # Each altered copy meets the texts that its original is known with: near pairs, some of them no match any more.
+        near = [(a, copy) for original, copy in altered for a, b in known.tolist() if b == original]
+        self._emit(known, left, right, near)
 
     def _sides(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         limit = self.config.max_texts
@@ -166,16 +171,23 @@ class _BlockBuilder:
             added.append(_first(near, config.unlabelled))
         if config.random:
             added.append(self.rng.choice(self.pools[1], min(config.random, len(self.pools[1])), replace=False))
-        if config.perturbed:
-            chosen = self.rng.choice(right, min(config.perturbed, len(right)), replace=False)
-            donors = self.rng.choice(right, len(chosen))  # neighbours of the text: what comes out is of its kind
-            made = []
-            for text, donor in zip(chosen.tolist(), donors.tolist(), strict=True):
-                altered = perturb(self.source.texts[text], self.rng, self.source.texts[donor])
-                if altered and altered != self.source.texts[text]:
-                    made.append(self._number(altered, self.origins[text]))
-            added.append(np.array(made, dtype=np.int64))
         return added
+
+    def _altered(self, right: np.ndarray, matched: np.ndarray) -> list[tuple[int, int]]:
+        """Texts of the right side and altered copies of theirs; half of them, where there are matches, of their right texts."""
+        if not self.config.perturbed:
+            return []
+        of_matches = self.config.perturbed // 2 if len(matched) else 0
+        others = min(self.config.perturbed - of_matches, len(right))
+        chosen = [*self.rng.choice(right, others, replace=False).tolist()]
+        chosen += self.rng.choice(matched, of_matches).tolist() if of_matches else []
+        donors = self.rng.choice(right, len(chosen))  # neighbours of the text: what comes out is of its kind
+        made = []
+        for text, donor in zip(chosen, donors.tolist(), strict=True):
+            altered = perturb(self.source.texts[text], self.rng, self.source.texts[donor])
+            if altered and altered != self.source.texts[text]:
+                made.append((int(text), self._number(altered, self.origins[text])))
+        return made
 
     def _number(self, altered: str, origin: int) -> int:
         # An altered text may be another text of its side: then its pairs are known ones, with their labels.
@@ -185,9 +197,13 @@ class _BlockBuilder:
             self.origins.append(origin)
         return self.number_of_text[altered]
 
-    def _emit(self, known: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
+    def _emit(self, known: np.ndarray, left: np.ndarray, right: np.ndarray, near: list[tuple[int, int]]) -> None:
         cells = np.stack(np.meshgrid(left, right, indexing="ij"), -1).reshape(-1, 2)
         taken = {(int(a), int(b)) for a, b in known}
+        near = [pair for pair in dict.fromkeys(near) if pair not in taken and pair[0] != pair[1]]
+        near = near[: max(0, self.config.cells_per_block - len(known))]
+        known = np.concatenate([known, np.array(near, dtype=np.int64).reshape(-1, 2)])
+        taken.update(near)
         is_new = np.array([a != b and (a, b) not in taken for a, b in cells.tolist()], dtype=bool)
         cells = cells[is_new]
         room = max(0, self.config.cells_per_block - len(known))
@@ -226,6 +242,14 @@ class _BlockBuilder:
             queries=queries,
             blocks=blocks,
         )
+
+
+def _matches(table: TupleTable) -> np.ndarray:
+    """(n,) whether a row is known to be a match: labels of 0 and 1 alone, or graded relevances above 0."""
+    gold = np.zeros(len(table)) if table.gold is None else np.nan_to_num(table.gold)
+    if table.queries is None and not np.isin(gold, (0.0, 1.0)).all():
+        return np.zeros(len(table), dtype=bool)
+    return np.asarray(gold > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,19 +97,23 @@ def _skewed_kl(objective: SkewedKlObjective, batch: PairBatch) -> torch.Tensor:
     return skewed_kl(batch.logits, batch.teacher, objective.temperature, objective.skew)
 
 
-def soft_binary_cross_entropy(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """T^2 times the cross-entropy of sigmoid(student / T) against sigmoid(teacher / T), the mean over rows.
+def soft_binary_cross_entropy(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, match_weight: float = 1.0
+) -> torch.Tensor:
+    """T^2 times the cross-entropy of sigmoid(student / T) against sigmoid(teacher / T), each row times
+    `1 + (match_weight - 1) sigmoid(teacher)`, the mean over rows.
 
     Args:
         student, teacher: (p, 1) logits.
     """
     target = torch.sigmoid(teacher.float() / temperature)
-    return temperature**2 * binary_cross_entropy_with_logits(student.float() / temperature, target)
+    weight = 1 + (match_weight - 1) * torch.sigmoid(teacher.float())
+    return temperature**2 * binary_cross_entropy_with_logits(student.float() / temperature, target, weight=weight)
 
 
 @pair_loss(BceObjective, labels="one")
 def _soft_binary_cross_entropy(objective: BceObjective, batch: PairBatch) -> torch.Tensor:
-    return soft_binary_cross_entropy(batch.logits, batch.teacher, objective.temperature)
+    return soft_binary_cross_entropy(batch.logits, batch.teacher, objective.temperature, objective.match_weight)
 
 
 def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
