@@ -47,8 +47,8 @@ def with_kept_tokens(student: StudentConfig, encoders: Sequence[str | Path], tab
     places *= student.sides // len(places)
     lengths = [token_counts(student, place, table, side) for side, place in enumerate(places)]
     if chooses:
-        kept = tuple(kept_for(own, length) for own, length in zip(lengths, student.max_lengths, strict=True))
-        student = student.replaced(kept_tokens=kept)
+        chosen = tuple(kept_for(own, length) for own, length in zip(lengths, student.max_lengths, strict=True))
+        student = student.replaced(kept_tokens=chosen)
     for name, kept, own in zip(student.side_names, student.kept_tokens, lengths, strict=True):
         _say(name, kept, own, chooses)
     return student

@@ -79,9 +79,15 @@ def joined(transfer: TupleTable, mined: TupleTable) -> TupleTable:
         first, second = getattr(transfer, name), getattr(mined, name)
         return None if first is None else np.concatenate([first, second])
 
-    blocks = np.concatenate([transfer.blocks, mined.blocks + int(transfer.blocks.max()) + 1])
-    columns = {name: both(name) for name in ("gold", "teacher", "queries")}
-    return replace(transfer, rows=np.concatenate([transfer.rows, mined.rows]), blocks=blocks, ids=None, **columns)
+    return replace(
+        transfer,
+        rows=np.concatenate([transfer.rows, mined.rows]),
+        gold=both("gold"),
+        teacher=both("teacher"),
+        queries=both("queries"),
+        blocks=np.concatenate([transfer.blocks, mined.blocks + int(transfer.blocks.max()) + 1]),
+        ids=None,
+    )
 
 
 def _pools(
