@@ -23,7 +23,7 @@ FLAT = {"temperature": 2.0, "non_target_weight": 1.0, "skew": 0.1, "gold_weight"
         ("kl", {"temperature": 2.0}),
         ("decoupled_kl", {"temperature": 2.0, "non_target_weight": 1.0}),
         ("skewed_kl", {"temperature": 2.0, "skew": 0.1}),
-        ("bce", {"temperature": 2.0}),
+        ("bce", {"temperature": 2.0, "match_weight": 1.0}),
         ("mse", {}),
         ("margin_mse", {}),
         ("listwise", {"temperature": 2.0}),

@@ -65,6 +65,7 @@ LOADER_DOORS: dict[str, Callable[[Setup, str], object]] = {
 
 # What takes a model's name too, and which door it stands behind.
 INSIDE = {
+    "token_counts": "behind new_student",
     "loaded_teacher": "what is loaded already",
     "loaded_embedding_teacher": "what is loaded already",
     "check_encode": "a path that the output must not be; nothing is loaded",

@@ -77,6 +77,7 @@ READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
 
 # What takes a table too, and which door it stands behind.
 INSIDE = {
+    "check_word_vectors": "a loaded encoder",
     "guess_table": "looks at columns; tests/cli/test_init.py",
     "hold_out": "copies rows; tests/data/test_hold_out.py",
     "tuple_table": "load_table",

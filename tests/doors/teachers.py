@@ -157,6 +157,8 @@ INSIDE = {
     "plan_fine_tuning": "measures speed alone",
     "plan_evaluation": "measures speed alone",
     "plan_labels": "measures speed alone",
+    "plan_mining": "measures speed alone",
+    "make_mined_set": "behind distil_pairs, by with_soft_labels",
     "pairs_per_s": "measures speed alone",
     "stage_times": "measures speed alone",
     "plan_training": "measures speed alone",

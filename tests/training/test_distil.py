@@ -91,12 +91,12 @@ def test_a_run_learns_and_leaves_its_records(recipe: PairRecipe) -> None:
     assert facts["data"]["train"] and facts["versions"]["torch"]
     for stage in ("stage1", "stage2"):
         summary = json.loads((output / stage / "stage.json").read_text())
-        assert summary["steps"] > 0 and summary["metric"] == "auc" and summary["best_metric"] is not None
+        assert summary["steps"] > 0 and summary["metric"] == "average_precision" and summary["best_metric"] is not None
         assert list((output / stage / "tensorboard").iterdir())
         assert not (output / stage / "checkpoints").exists()
     curves = training_curves(output / "student")
     assert [curve.name for curve in curves] == ["stage1", "stage2"]
-    assert all(len(curve.dev) == 2 and curve.loss and curve.metric == "auc" for curve in curves)
+    assert all(len(curve.dev) == 2 and curve.loss and curve.metric == "average_precision" for curve in curves)
     (output / "student" / "training.json").unlink()  # as of an older version: the stages' own summaries are there
     assert training_curves(output / "student") == curves
     again = distil_pairs(recipe)  # everything is done: nothing is trained again
