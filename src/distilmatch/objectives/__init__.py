@@ -19,6 +19,7 @@ from distilmatch.objectives.pair_mixture import (
     objective_for,
     objective_kind,
     pair_objective_loss,
+    weighted_for,
 )
 from distilmatch.objectives.processes import gather_rows
 from distilmatch.objectives.registry import embedding_loss, lists, ordered_pairs, pair_loss, rows
@@ -68,4 +69,5 @@ __all__ = [
     "skewed_kl",
     "soft_binary_cross_entropy",
     "soft_label_kl",
+    "weighted_for",
 ]
