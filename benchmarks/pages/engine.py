@@ -21,7 +21,7 @@ HEADS = {
     "transformer": "one layer, 8 + 8 tokens, width 256",
     "transformer_relu": "the same with ReLU",
     "transformer_16_16": "one layer, 16 + 16 tokens, width 256",
-    "transformer_default": "the package's default: one layer, 16 + 16, width 384, both kinds of similarity",
+    "transformer_default": "the usual head at 16 + 16 tokens: one layer, width 384, both kinds of similarity",
     "transformer_two_layers": "two layers, 8 + 8, width 256",
     "transformer_four_layers": "four layers, 8 + 8, width 256",
     "feed_forward": "feed-forward, hidden width 256, GELU",
