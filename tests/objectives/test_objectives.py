@@ -25,7 +25,6 @@ from distilmatch.objectives import (
     skewed_kl,
     soft_binary_cross_entropy,
     soft_label_kl,
-    weighted_for,
 )
 
 CLASSES = TaskConfig(kind="classification", classes=("a", "b", "c"))
@@ -93,23 +92,6 @@ def test_soft_binary_cross_entropy(seed: int, temperature: float, match_weight: 
         expected -= weight * (p * math.log(q) + (1 - p) * math.log(1 - q)) / 5
     actual = soft_binary_cross_entropy(student, teacher, temperature, match_weight).item()
     assert actual == pytest.approx(temperature**2 * expected, rel=1e-4, abs=1e-5)
-
-
-def test_rare_matches_are_weighted_by_themselves() -> None:
-    rare, common = np.full((100, 1), -20.0), np.full((100, 1), -20.0)
-    rare[:4], common[:30] = 20.0, 20.0
-    auto = ObjectiveConfig(temperature=2.0, gold_weight=0.1)
-    found = weighted_for(auto, BINARY, rare)
-    assert (found.kind, found.temperature, found.gold_weight) == ("bce", 2.0, 0.1)
-    assert found.match_weight == pytest.approx(6.0)
-    # A fifth of all weight is theirs.
-    assert 4 * found.match_weight / (4 * found.match_weight + 96) == pytest.approx(0.2)
-    assert weighted_for(auto, BINARY, rare[3:]).match_weight == 8.0  # no more than that
-    assert weighted_for(auto, BINARY, common) is auto
-    for task, teacher in ((BINARY, None), (TaskConfig(kind="regression"), rare), (TaskConfig(kind="ranking"), rare)):
-        assert weighted_for(auto, task, teacher) is auto
-    own = ObjectiveConfig(kind="bce")
-    assert weighted_for(own, BINARY, rare) is own
 
 
 def test_weighted_matches_leave_the_best_student_where_it_is() -> None:

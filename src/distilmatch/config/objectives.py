@@ -21,8 +21,7 @@ class ObjectiveConfig(ConfigOfKinds):
 
     Attributes:
         kind: "auto" is "kl" for classification, "listwise" for ranking, which learns the order of each query's texts and
-            not what a score means between queries, else "bce", which takes the teacher's logit for log-odds; where a binary
-            task's matches are rare among the labels they weigh more (`match_weight`), up to eight times.
+            not what a score means between queries, else "bce", which takes the teacher's logit for log-odds.
         gold_weight: of the gold labels.
 
     Example:

@@ -19,7 +19,6 @@ from distilmatch.objectives.pair_mixture import (
     objective_for,
     objective_kind,
     pair_objective_loss,
-    weighted_for,
 )
 from distilmatch.objectives.processes import gather_rows
 from distilmatch.objectives.registry import embedding_loss, lists, ordered_pairs, pair_loss, rows
@@ -69,5 +68,4 @@ __all__ = [
     "skewed_kl",
     "soft_binary_cross_entropy",
     "soft_label_kl",
-    "weighted_for",
 ]

@@ -20,7 +20,6 @@ from distilmatch.objectives.registry import registered_loss
 
 logger = logging.getLogger(__name__)
 
-_MATCH_SHARE, _MOST_WEIGHT = 0.2, 8.0
 _FLAT = 0.01  # standard deviation of probabilities
 _USUAL: dict[str, type[ObjectiveConfig]] = {"classification": KlObjective, "ranking": ListwiseObjective}
 
@@ -40,24 +39,6 @@ def objective_for(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveConfig:
     if labels == "one" and task.num_labels > 1:
         raise ConfigError(f"objective {config.kind} needs one label, this task has {task.num_labels}: use kl or mse")
     return config
-
-
-def weighted_for(config: ObjectiveConfig, task: TaskConfig, teacher: np.ndarray | None) -> ObjectiveConfig:
-    """The objective with its usual weight of matches, where it is "auto" for a binary task whose matches are rare.
-
-    They are to have a fifth of all weight, each at most eight times that of another row.
-
-    Args:
-        teacher: (n, 1) logits of the pairs that are learnt; None where gold labels are.
-    """
-    if not isinstance(config, AutoObjective) or task.kind != "binary" or teacher is None or len(teacher) == 0:
-        return config
-    share = float((1 / (1 + np.exp(-np.clip(teacher[:, 0].astype(np.float64), -60, 60)))).mean())
-    weight = min(_MOST_WEIGHT, _MATCH_SHARE / (1 - _MATCH_SHARE) * (1 - share) / max(share, 1e-9))
-    if weight <= 1:
-        return config
-    logger.info("matches are %.1f %% of the labels: each weighs %.1f times as much (`objective`)", 100 * share, weight)
-    return BceObjective(temperature=config.temperature, gold_weight=config.gold_weight, match_weight=weight)
 
 
 def objective_kind(config: ObjectiveConfig, task: TaskConfig) -> str:

@@ -11,7 +11,6 @@ from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.pairs import StageConfig
 from distilmatch.metrics import sign_of
 from distilmatch.models import DiPair
-from distilmatch.objectives import weighted_for
 from distilmatch.runtime import pick_device
 from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
@@ -82,7 +81,7 @@ def run_stage(
         data_collator=collator,
         callbacks=callbacks if average is None else [*callbacks, average],
         task=model.task,
-        objective=weighted_for(objective, model.task, table.teacher),
+        objective=objective,
         encoder_learning_rate=None if frozen_encoders else stage.encoder_learning_rate,
         dev_set=dev_set,
         dev_precision=stage.precision,
