@@ -36,7 +36,7 @@ def _write_inputs(models: dict[str, Path]) -> None:
         "dev": "pairs.jsonl",
         "table": {"text_columns": ["query", "product"], "label_column": "label"},
         "teacher": {"models": ["teacher"]},
-        "transfer": {"rounds": 1, "cells_per_block": 32},
+        "transfer": {"rounds": 1, "cells_per_block": 32, "mined": 1},
         "student": {"side_names": ["query", "product"], "kept_tokens": [2, 2], "max_lengths": [16, 16]},
         "stage1": stage,
         "stage2": stage,
