@@ -94,7 +94,8 @@ LISTS = [
 @pytest.mark.parametrize(("kind", "name"), LISTS, ids=lambda value: getattr(value, "__name__", value))
 def test_one_value_counts_as_a_list_of_one(kind: type[FrozenConfig], name: str) -> None:
     # Whatever else is wrong with it: one value and a list of it say the same, and neither is taken to pieces.
-    value: Any = {"source": "t", "kind": "pairs"} if name in ("labelled", "dev", "stages") else "word"
+    values: dict[str, Any] = {name: {"source": "t", "kind": "pairs"} for name in ("labelled", "dev", "stages")}
+    value = (values | {"further": 2.0}).get(name, "word")
     found = []
     for given_value in (value, [value], (value,)):
         try:

@@ -25,7 +25,7 @@ def test_a_finished_run_goes_on_behind_its_stages(recipe: PairRecipe) -> None:
     first = distil_pairs(recipe)
     before = _stamp(recipe, "stage2")
     more = _with_more(recipe, 1.0)
-    assert more.more_epochs == (1.0,)
+    assert more.further == (1.0,)
     stage2, further = more.all_stages[-2:]
     assert further.name == "more1" and further.epochs == 1.0
     assert further.learning_rate == pytest.approx((stage2.with_rates().learning_rate or 0) / 2)
@@ -38,16 +38,16 @@ def test_a_finished_run_goes_on_behind_its_stages(recipe: PairRecipe) -> None:
     again = distil_pairs(recipe)
     np.testing.assert_array_equal(again.logits(PAIRS), went_on.logits(PAIRS))
     assert _stamp(recipe, "more1") == at
-    assert _with_more(recipe, 2.0).more_epochs == (1.0, 2.0)
+    assert _with_more(recipe, 2.0).further == (1.0, 2.0)
 
 
 def test_a_stopped_further_stage_is_finished_first(recipe: PairRecipe) -> None:
     distil_pairs(recipe.replaced(start="encoder"))
     more = _with_more(recipe.replaced(start="encoder"), 1.0)
     more.to_yaml(Path(recipe.output) / "recipe.yaml")  # as a run leaves it that was stopped before the stage's end
-    assert _with_more(recipe.replaced(start="encoder"), 3.0).more_epochs == (1.0,)
+    assert _with_more(recipe.replaced(start="encoder"), 3.0).further == (1.0,)
 
 
 def test_no_epochs_are_refused(recipe: PairRecipe) -> None:
-    with pytest.raises(ConfigError, match="more_epochs"):
-        recipe.replaced(more_epochs=(0.0,))
+    with pytest.raises(ConfigError, match="further"):
+        recipe.replaced(further=(0.0,))

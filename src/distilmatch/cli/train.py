@@ -95,12 +95,12 @@ def _with_more(settings: PairRecipe, epochs: float) -> PairRecipe:
     from distilmatch.training.stages import finished_stage
 
     run = RunFolder(settings)
-    settings = settings.replaced(more_epochs=run.more_epochs())
+    settings = settings.replaced(further=run.further())
     before = [stage.name for stage in settings.all_stages if stage.epochs]
-    if settings.more_epochs and finished_stage(run.stage(before[-1])) is None:
+    if settings.further and finished_stage(run.stage(before[-1])) is None:
         say(goes_on=f"{before[-1]}, which was stopped; --more-epochs again adds another stage")
         return settings
-    return settings.replaced(more_epochs=(*settings.more_epochs, epochs))
+    return settings.replaced(further=(*settings.further, epochs))
 
 
 def _report(settings: PairRecipe, student: DiPair, folder: Path) -> bool:

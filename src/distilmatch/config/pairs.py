@@ -5,7 +5,7 @@ A recipe in YAML maps one to one onto `PairRecipe`; a key that no config has is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -337,7 +337,7 @@ class PairRecipe(FrozenConfig):
             and goes on from the encoder where it is clearly ahead on dev, else from the teacher (without a dev table or
             stage 1: "encoder").
         stages: one stage or more in place of `stage1` and `stage2`, one after another.
-        more_epochs: of further stages behind them, `more1`, `more2` and so on, each like the last one at half its rates. A
+        further: epochs of further stages behind them, `more1`, `more2` and so on, each like the last one at half its rates. A
             run that is done goes on with them: `distilmatch train RECIPE --more-epochs 5` adds one.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
         metric_for_best: the dev metric that picks the best checkpoint, stage and start: one of the task's, `teacher_` and a
@@ -376,7 +376,7 @@ class PairRecipe(FrozenConfig):
     stage1: StageConfig = StageConfig(epochs=1.0, evaluations=2)
     stage2: StageConfig = StageConfig(epochs=5.0)
     stages: tuple[NamedStageConfig, ...] = ()
-    more_epochs: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    further: tuple[float, ...] = ()
     metric_for_best: Place | None = None
     report_to: tuple[Reporter, ...] = ()
     device: str | None = None
@@ -418,6 +418,8 @@ class PairRecipe(FrozenConfig):
             raise ValueError(f"`encoder` needs one name, or one for each of the {self.student.sides} sides")
         if len(self.encoder) > 1 and self.student.shared_encoder:
             raise ValueError("several encoders need `student.shared_encoder: false`")
+        if any(not epochs > 0 for epochs in self.further):
+            raise ValueError("`further` needs epochs above 0, one number for each further stage")
         usual = type(self).model_fields
         check_stage_names(self.stages, (self.stage1, self.stage2), (usual["stage1"].default, usual["stage2"].default))
         return self
@@ -462,13 +464,13 @@ class PairRecipe(FrozenConfig):
 
     @property
     def all_stages(self) -> tuple[NamedStageConfig, ...]:
-        """The stages, one after another: `stages`, or `stage1` with frozen encoders and `stage2`; behind them `more_epochs`."""
+        """The stages, one after another: `stages`, or `stage1` with frozen encoders and `stage2`; behind them `further`."""
         stages = self.stages or (
             NamedStageConfig(name="stage1", frozen_encoders=True, **self.stage1.to_dict()),
             NamedStageConfig(name="stage2", **self.stage2.to_dict()),
         )
         last = stages[-1].halved()
-        more = (last.replaced(name=f"more{i}", epochs=epochs) for i, epochs in enumerate(self.more_epochs, start=1))
+        more = (last.replaced(name=f"more{i}", epochs=epochs) for i, epochs in enumerate(self.further, start=1))
         return *stages, *more
 
     @property

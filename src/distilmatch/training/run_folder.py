@@ -120,7 +120,7 @@ class RecordedRun:
         if not path.is_file():
             return
         held, wanted = _anywhere(self._held(path)), _anywhere(self._settings.to_dict())
-        different = [name for name in wanted if held.get(name) != wanted[name] and name != "more_epochs"]
+        different = [name for name in wanted if held.get(name) != wanted[name] and name != "further"]
         if different and any(folder.exists() for folder in self.begun()):
             raise ConfigError(
                 f"{self.root} holds a run of another recipe (different: {', '.join(different)}); "

@@ -90,7 +90,7 @@ def distil_pairs(
     own = checked_metrics(metrics)
     device = training_device(recipe.device)
     processes = Processes(cpu=device.type == "cpu")
-    recipe = recipe.replaced(more_epochs=RunFolder(recipe, inputs).more_epochs())
+    recipe = recipe.replaced(further=RunFolder(recipe, inputs).further())
     run = RunFolder(recipe, inputs)
     checked = check_pair_recipe(recipe, inputs, metrics=own)
     dev_table = checked.dev

@@ -50,10 +50,10 @@ class RunFolder(RecordedRun):
                 scales[name] = table.teacher_scale
         self.record(**({"teacher_scale": scales} if scales else {}))
 
-    def more_epochs(self) -> tuple[float, ...]:
+    def further(self) -> tuple[float, ...]:
         """Those of the recipe, or of the run in the folder where they are the same and more."""
-        path, wanted = self.root / RECIPE, self.recipe.more_epochs
-        held = self._held(path).get("more_epochs", ()) if path.is_file() else ()
+        path, wanted = self.root / RECIPE, self.recipe.further
+        held = self._held(path).get("further", ()) if path.is_file() else ()
         return tuple(held) if tuple(held[: len(wanted)]) == wanted else wanted
 
     def begun(self) -> Sequence[Path]:
