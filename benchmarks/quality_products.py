@@ -30,13 +30,13 @@ from benchmarks.sets import DataSet, read_lines
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.neighbours import nearest
 from distilmatch.files import write_json
-from distilmatch.teachers.lexical import Unit
 from distilmatch.training.pairs.distil import mean_embeddings
 
 KEPT = 100
 SHOWN = (1, 5, 10, 20, 50, 100)
 SIDES = ("tableA", "tableB")
 _SPLITS = ("train", "valid", "test")
+_A_STEP = 256
 
 
 class Shops:
@@ -116,10 +116,15 @@ def precision_above(
     }
 
 
-def tfidf_best(shops: Shops, unit: Unit) -> np.ndarray:
+def tfidf_best(shops: Shops, settings: dict[str, Any]) -> np.ndarray:
     """(n, 100) best rights of each left by the cosine of TF-IDF vectors."""
-    left, right = shops.texts
-    return untrained_rivals.lexical([*left, *right], unit).nearest(left, right, KEPT)
+    vectors = untrained_rivals.tfidf([*shops.texts[0], *shops.texts[1]], **settings)
+    left, right = (vectors(texts) for texts in shops.texts)
+    best = []
+    for start in range(0, left.shape[0], _A_STEP):
+        cosines = (left[start : start + _A_STEP] @ right.T).toarray()
+        best.append(np.argsort(-cosines, axis=1, kind="stable")[:, :KEPT])
+    return np.concatenate(best)
 
 
 def embedding_best(shops: Shops, comparison: Comparison) -> np.ndarray:
@@ -164,9 +169,9 @@ def job(comparison: Comparison) -> dict[str, float]:
         **precision_above(best, scores, row["test"]["threshold"], shops),
     }
     chosen = comparison.row("tfidf")["chosen"]
-    unit: Unit = "words" if chosen["words"] else "characters"
+    analyser = untrained_rivals.ANALYSERS[max(chosen, key=lambda way: chosen[way])]
     started = time.perf_counter()
-    found |= shops.recalls("tfidf_blocking", tfidf_best(shops, unit).tolist())
+    found |= shops.recalls("tfidf_blocking", tfidf_best(shops, analyser).tolist())
     found["tfidf_blocking_minutes"] = (time.perf_counter() - started) / 60
     started = time.perf_counter()
     search = embedding_best(shops, comparison).tolist()

@@ -49,23 +49,23 @@ _PLAIN: dict[str, dict[str, Any]] = {"student": _SIXTEEN, "transfer": {"mined": 
 ATTEMPTS = {
     "sixteen": Attempt(label="16 + 16 tokens, nothing mined", changes=_PLAIN),
     "kept": Attempt(label="tokens by the texts' lengths", changes={"transfer": {"mined": 0}}),
-    "mined": Attempt(label="the same, and 4 pairs of each left text mined", changes={"transfer": {"mined": 4}}),
+    "mined": Attempt(label="tokens by length, 4 pairs of each left text mined", changes={"transfer": {"mined": 4}}),
     "catalogue": Attempt(
-        label="the same, mined in the whole catalogue", changes={"transfer": {"mined": 4}}, catalogue=True
+        label="tokens by length, 4 mined in the whole catalogue", changes={"transfer": {"mined": 4}}, catalogue=True
     ),
     "gentle": Attempt(
         label="tokens by length, half the rates in stage 2",
         changes={"transfer": {"mined": 0}, "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4}},
     ),
     "smooth": Attempt(
-        label="the same, weights averaged over the last hundred steps",
+        label="tokens by length, half the rates, averaged weights",
         changes={
             "transfer": {"mined": 0},
             "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4, "averaging": 0.99},
         },
     ),
     "weighted": Attempt(
-        label="the same, and matches weighted eight times",
+        label="half the rates, averaged weights, weighted matches, altered copies of matches",
         changes={
             "transfer": {"mined": 0},
             "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4, "averaging": 0.99},

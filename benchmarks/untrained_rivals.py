@@ -1,27 +1,35 @@
-"""What needs no training or nearly none, as rows of the harness: a constant, and the package's own simple baselines.
+"""What needs no training or nearly none, as rows of the harness: a constant, TF-IDF by scikit-learn, and the package's own BM25
+and scores of untrained encoders.
 
-Each gives raw scores of pairs. Where there are classes, a logistic regression of the one score, fitted on train, makes
+Each gives raw scores of pairs. TF-IDF is the peer's own package, for its letters of two to five are stronger on records than
+the package's three. Where there are classes, a logistic regression of the one score, fitted on train, makes
 them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.gradings import Answers
 from benchmarks.sets import ENCODER, DataSet, Rows
 from distilmatch.pretrained.names import resolve_model
-from distilmatch.teachers.lexical import LexicalScores, Unit
+from distilmatch.teachers.lexical import LexicalScores
 from distilmatch.teachers.untrained import untrained_scores
 from distilmatch.types import TupleTable
 
 Pairs = Sequence[tuple[str, str]]
 Scores = Callable[[Pairs], np.ndarray]
 
-UNITS: tuple[Unit, ...] = ("words", "characters")
+ANALYSERS: Mapping[str, dict[str, Any]] = {
+    "words": {"token_pattern": r"(?u)\b\w+\b"},
+    "word pairs": {"ngram_range": (1, 2), "sublinear_tf": True},
+    "letters": {"analyzer": "char_wb", "ngram_range": (2, 5), "sublinear_tf": True},
+}
 
 
 def table_of(pairs: Pairs) -> TupleTable:
@@ -31,20 +39,26 @@ def table_of(pairs: Pairs) -> TupleTable:
     return TupleTable(texts=list(number), rows=np.array(rows, dtype=np.int64).reshape(-1, 2))
 
 
-def lexical(texts: Sequence[str], unit: Unit) -> LexicalScores:
-    """TF-IDF and BM25 by how rare terms are in `texts`."""
-    return LexicalScores(table_of([(text, text) for text in texts]), unit)
+def tfidf(train: Sequence[str], **settings: Any) -> Callable[[Sequence[str]], Any]:
+    """A function that makes sparse (n, v) vectors of length one of texts."""
+    vectors = TfidfVectorizer(**settings).fit(train)
+    return vectors.transform  # type: ignore[no-any-return]
 
 
-def tfidf_cosine(texts: Sequence[str], unit: Unit) -> Scores:
+def tfidf_cosine(train: Sequence[str], **settings: Any) -> Scores:
     """Cosines of the pairs' TF-IDF vectors."""
-    scores = lexical(texts, unit)
-    return lambda pairs: scores.scores(table_of(pairs))[0]
+    vectors = tfidf(train, **settings)
+
+    def scores(pairs: Pairs) -> np.ndarray:
+        left, right = (vectors([pair[j] for pair in pairs]) for j in (0, 1))
+        return np.asarray(left.multiply(right).sum(1)).reshape(-1)
+
+    return scores
 
 
 def bm25(documents: Sequence[str]) -> Scores:
     """BM25 of the left text as query and the right one as document; frequencies and mean length are of `documents`."""
-    scores = lexical(documents, "words")
+    scores = LexicalScores(table_of([(text, text) for text in documents]), "words")
     return lambda pairs: scores.scores(table_of(pairs))[1]
 
 
@@ -81,6 +95,9 @@ def graded_scores(one: DataSet, scores: Scores, train: Rows, dev: Rows, test: Ro
 
 def best_tfidf(one: DataSet, texts: Sequence[str], train: Rows, dev: Rows, test: Rows) -> dict[str, dict[str, float]]:
     """Of the ways to cut texts into words the one that is best on dev: its metrics on both splits, and which it is."""
-    tried = {unit: graded_scores(one, tfidf_cosine(texts, unit), train, dev, test) for unit in UNITS}
-    best = max(tried, key=lambda unit: tried[unit]["dev"][one.main])
-    return tried[best] | {"chosen": {unit: float(unit == best) for unit in tried}}
+    tried = {
+        name: graded_scores(one, tfidf_cosine(texts, **settings), train, dev, test)
+        for name, settings in ANALYSERS.items()
+    }
+    best = max(tried, key=lambda name: tried[name]["dev"][one.main])
+    return tried[best] | {"chosen": {name: float(name == best) for name in tried}}

@@ -109,6 +109,7 @@ def _shorter(notes: dict[str, Any]) -> str:
         said.append(
             f"Students learn from {rounds} of blocks, fewer than by default: they are not the default's figures."
         )
+    said += [notes["since"]] if "since" in notes else []  # what has changed after the run
     return "\n".join(said)
 
 

@@ -62,6 +62,9 @@ work, labels included where the attempt was the first to ask for them. Bytes are
 precision. Pairs a second are the kernel's, from stored vectors, on the same machine beside other work: compare them within a
 table only.
 
+Only the row with altered copies of matches has the transfer set of today: half of the altered copies are of known matches,
+and meet their partners.
+
 Repeat: `{result["command"]}`.
 """
 
@@ -83,12 +86,15 @@ def draw(*, dpi: int = 130) -> bytes | None:
             if f"{name}_{attempt}_minutes" in metrics
         ]
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", label=SETS[name].title, markersize=7)
-        best = max(points, key=lambda point: point[1])
-        axes.annotate(best[2], best[:2], (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        middle = (min(x for x, _, _ in points) + max(x for x, _, _ in points)) / 2
+        for x, y, label in points:
+            side = ("right", -8) if x > middle else ("left", 8)
+            axes.annotate(
+                label, (x, y), (side[1], 0), textcoords="offset points", ha=side[0], va="center", fontsize=7.5
+            )
     axes.axhline(100, color="#3d3d3d", linewidth=1, linestyle="--", label="teacher")
-    axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
-    axes.set_xlabel("bytes an item in half precision (log scale)", fontsize=10)
+    axes.set_xlabel("bytes an item in half precision", fontsize=10)
     axes.set_ylabel("% of the teacher's main metric, dev", fontsize=10)
     axes.margins(0.12, 0.12)
     axes.legend(fontsize=9)

@@ -48,7 +48,7 @@ def test_precision_counts_matches_of_every_split(shops: quality_products.Shops) 
 
 
 def test_blocking_finds_the_same_words_and_a_teacher_orders(shops: quality_products.Shops) -> None:
-    best = quality_products.tfidf_best(shops, "words").tolist()
+    best = quality_products.tfidf_best(shops, {}).tolist()
     assert [own[0] for own in best] == [4, 3, 2, 1, 0]
 
     class Longest:
