@@ -9,16 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.training.test_distil import _write_table
+from tests.training.test_distil import recipe as recipe
 
 from distilmatch import (
     DiPair,
     PairRecipe,
-    StageConfig,
-    StudentConfig,
-    TableConfig,
-    TaskConfig,
-    TeacherConfig,
     TransferConfig,
 )
 from distilmatch.data.saved import read_saved_table
@@ -42,30 +37,19 @@ def _transfer(rng: np.random.Generator) -> TupleTable:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, tiny_encoder: Path, tiny_cross_encoder: Path) -> PairRecipe:
-    return PairRecipe(
-        train=str(_write_table(tmp_path / "train.jsonl", 60, 0)),
-        dev=str(_write_table(tmp_path / "dev.jsonl", 30, 1)),
-        output=str(tmp_path / "run"),
-        task=TaskConfig(kind="binary"),
-        table=TableConfig(label_column="label"),
-        teacher=TeacherConfig(models=(str(tiny_cross_encoder),), precision="fp32"),
-        encoder=(str(tiny_encoder),),
-        transfer=TransferConfig(rounds=1, block_size=4, cells_per_block=24, mined=2, perturbed=1, random=0),
-        student=StudentConfig(width=16, head_heads=2, kept_tokens=(4, 6), max_lengths=(16, 16)),
-        stage1=StageConfig(epochs=1, learning_rate=5e-3, evaluations=1, precision="fp32"),
-        stage2=StageConfig(epochs=1, learning_rate=2e-3, evaluations=1, precision="fp32"),
-        start="encoder",
-        device="cpu",
-    )
+def mining(recipe: PairRecipe) -> PairRecipe:
+    """The usual tiny recipe, with mining and one epoch a stage."""
+    transfer = TransferConfig(rounds=1, block_size=4, cells_per_block=24, mined=2, perturbed=1, random=0)
+    stages = {name: getattr(recipe, name).replaced(epochs=1, evaluations=1) for name in ("stage1", "stage2")}
+    return recipe.replaced(transfer=transfer, start="encoder", **stages)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_mined_is_what_the_student_ranks_highest(recipe: PairRecipe, seed: int) -> None:
+def test_what_is_mined_is_what_the_student_ranks_highest(mining: PairRecipe, seed: int) -> None:
     rng = np.random.default_rng(seed)
     transfer = _transfer(rng)
     train = replace(transfer, rows=transfer.rows[:25], gold=None, teacher=None, blocks=None)
-    model = new_student(recipe).eval()
+    model = new_student(mining).eval()
     config = TransferConfig(mined=3, block_size=4, cells_per_block=64, pool="separate")
     mined = mined_blocks(model, transfer, train, config, seed, "fp32")
     assert mined.blocks is not None and mined.teacher is not None and mined.gold is not None
@@ -99,24 +83,24 @@ def test_what_is_mined_is_what_the_student_ranks_highest(recipe: PairRecipe, see
     assert len(np.unique(whole.blocks)) == len(np.unique(transfer.blocks)) + len(np.unique(mined.blocks))
 
 
-def test_nothing_to_mine_leaves_the_transfer_set(recipe: PairRecipe) -> None:
+def test_nothing_to_mine_leaves_the_transfer_set(mining: PairRecipe) -> None:
     rows = np.array([[i, j] for i in range(3) for j in range(12, 15)])
     transfer = TupleTable(texts=TEXTS[:15], rows=rows, teacher=np.zeros((9, 1), dtype=np.float32), blocks=np.arange(9))
     train = TupleTable(texts=TEXTS[:15], rows=rows)
     train = replace(train, texts=[*TEXTS[:3], *TEXTS[12:15]], rows=np.where(rows >= 12, rows - 9, rows))
-    mined = mined_blocks(new_student(recipe).eval(), transfer, train, TransferConfig(mined=2, pool="separate"), 0)
+    mined = mined_blocks(new_student(mining).eval(), transfer, train, TransferConfig(mined=2, pool="separate"), 0)
     assert len(mined) == 0
     assert joined(transfer, mined) is transfer
 
 
-def test_a_run_mines_once_and_learns_more(recipe: PairRecipe) -> None:
-    distil_pairs(recipe)
-    output = Path(recipe.output)
+def test_a_run_mines_once_and_learns_more(mining: PairRecipe) -> None:
+    distil_pairs(mining)
+    output = Path(mining.output)
     transfer, mined = (read_saved_table(output / name) for name in ("transfer", "mined"))
     assert len(mined) and mined.teacher is not None and not np.isnan(mined.teacher).any()
     steps = {name: json.loads((output / name / "stage.json").read_text())["steps"] for name in ("stage1", "stage2")}
     assert steps["stage2"] > steps["stage1"]
-    plain = recipe.replaced(output=f"{recipe.output}-plain", transfer=recipe.transfer.replaced(mined=0))
+    plain = mining.replaced(output=f"{mining.output}-plain", transfer=mining.transfer.replaced(mined=0))
     distil_pairs(plain)
     assert not (Path(plain.output) / "mined").exists()
     assert (Path(plain.output) / "transfer" / "fingerprint.txt").read_text() == (
@@ -129,9 +113,9 @@ def test_a_run_mines_once_and_learns_more(recipe: PairRecipe) -> None:
     assert np.abs(learnt[0] - learnt[1]).max() > 0
 
 
-def test_a_stop_after_the_mining_changes_nothing(recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = distil_pairs(recipe)
-    stopped = recipe.replaced(output=f"{recipe.output}-stopped")
+def test_a_stop_after_the_mining_changes_nothing(mining: PairRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = distil_pairs(mining)
+    stopped = mining.replaced(output=f"{mining.output}-stopped")
     calls: list[Any] = []
 
     def stop(*args: Any, **settings: Any) -> Any:
