@@ -4,10 +4,12 @@
 
 The rows are fixed: what knows nothing, TF-IDF, BM25, the student's encoder untrained (cosine, MaxSim), DE-Cos, DE-FFNN in
 its strong form, a two-layer cross-encoder on the same labels in the student's time, the student with the paper's head
-(nothing beside the first position, random start), the student by default, and the teacher. Thresholds and choices are
-made on dev; logits are fp32 wherever a metric reads them. A row's minutes are all that its training took, stops included;
-its pairs a second are of the very model whose quality stands beside them: students by the kernel that `score` and `match`
-take, from representations in memory; cross-encoders in the package's own batches of one length, in their fastest format.
+(nothing beside the first position, random start), a student of 4 + 8 vectors, the student by default, and the teacher.
+Agreement is with the teacher's logits on test: the share of rows of the same class, else Spearman's correlation.
+Thresholds and choices are made on dev; logits are fp32 wherever a metric reads them. A row's minutes are all that its
+training took, stops included; its pairs a second are of the very model whose quality stands beside them: students by the
+kernel that `score` and `match` take, from representations in memory; cross-encoders in the package's own batches of one
+length, in their fastest format.
 
 A row is a file in `WORK/rows`: it is kept, and not made again. A stopped run goes on where it was.
 """
@@ -34,6 +36,7 @@ from distilmatch.config.pairs import TeacherConfig
 from distilmatch.data.tables import load_table
 from distilmatch.evaluation.pairs.speed import cached_pairs, kernel_speed, student_logits, teacher_pairs_per_s
 from distilmatch.files import write_json
+from distilmatch.metrics.agreement import agreement_metrics
 from distilmatch.models import DiPair
 from distilmatch.planning.limits import rate
 from distilmatch.runtime import Precision, keep_freed_memory
@@ -45,6 +48,7 @@ PAPER_HEAD = {"head_similarities": 0, "head_maxsim": 0, "head_start": "random"}
 STUDENTS: dict[str, dict[str, Any]] = {
     "student": {},
     "paper_head": PAPER_HEAD,
+    "student_4_8": {"kept_tokens": [4, 8]},
     "de_cos": {"head": "cosine", "kept_tokens": [1, 1], "kept_strategy": "first_pooled"},
     "de_ffnn": strong_feed_forward.STUDENT,
 }
@@ -60,6 +64,7 @@ LABELS = {
     "de_ffnn": "DE-FFNN over u, v, |u − v|, u · v",
     TINY: "cross-encoder of two layers",
     "paper_head": "student with the paper's head",
+    "student_4_8": "student of 4 + 8 vectors",
     "student": "**student by default**",
     "teacher": "teacher",
 }
@@ -214,12 +219,28 @@ class Comparison:
             }[kind]
             return dict(untrained_rivals.graded_scores(self.one, make(), train, dev, test))
         if kind in ("teacher", TINY):
-            return self._cross_encoder(self.teacher_folders if kind == "teacher" else (self.work / kind,))
+            return self._cross_encoder(name, self.teacher_folders if kind == "teacher" else (self.work / kind,))
         return self._student(name)
 
-    def _graded(self, logits: Callable[[list[tuple[str, str]]], np.ndarray]) -> dict[str, Any]:
-        answers = {split: rows.answers(logits(rows.scored)) for split, rows in self.splits.items() if split != "train"}
+    def _graded(self, name: str, logits: Callable[[list[tuple[str, str]]], np.ndarray]) -> dict[str, Any]:
+        found = {split: logits(rows.scored) for split, rows in self.splits.items() if split != "train"}
+        place = self._logits(name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.save(place, found["test"], allow_pickle=False)
+        answers = {split: self.splits[split].answers(own) for split, own in found.items()}
         return {split: self.one.grade(answers["dev"], own) for split, own in answers.items()}
+
+    def _logits(self, name: str) -> Path:
+        """The file of a model's logits of the test pairs."""
+        return self.work / "logits" / f"{name}.npy"
+
+    def agreement(self, name: str) -> dict[str, float]:
+        """How far a model's logits of the test pairs are the teacher's, by its usual measure; empty without either's."""
+        own, teacher = (self._logits(each) for each in (name, "teacher"))
+        if name == "teacher" or not own.is_file() or not teacher.is_file():
+            return {}
+        found = agreement_metrics(self.one.task, *(np.load(place, allow_pickle=False) for place in (own, teacher)))
+        return {"agreement": next(iter(found.values()))}
 
     def cross_encoder(self, folders: Sequence[Path], precision: Precision) -> Any:
         """The cross-encoder of a folder, or the mean of several, in the order of the task's classes."""
@@ -227,19 +248,22 @@ class Comparison:
         config = TeacherConfig(models=models, precision=precision, max_length=self.one.pair_length)
         return in_task_order(load_teacher(config), self.one.task)
 
-    def _cross_encoder(self, folders: Sequence[Path]) -> dict[str, Any]:
+    def _cross_encoder(self, name: str, folders: Sequence[Path]) -> dict[str, Any]:
         exact, fast = (self.cross_encoder(folders, precision) for precision in ("fp32", "auto"))
         rates = {"fp32": teacher_pairs_per_s(exact, self.test_table)[0]}
         if numbers_of(fast) != "fp32":
             rates[str(numbers_of(fast))] = teacher_pairs_per_s(fast, self.test_table)[0]
         best = max(rates, key=lambda numbers: rates[numbers])
-        return self._graded(exact.logits) | {"pairs_per_s": rates[best], "computed_by": f"PyTorch {best}, from text"}
+        return self._graded(name, exact.logits) | {
+            "pairs_per_s": rates[best],
+            "computed_by": f"PyTorch {best}, from text",
+        }
 
     def _student(self, name: str) -> dict[str, Any]:
         place, strong = self.work / name / "run" / "student", name.startswith("de_ffnn")
         model = strong_feed_forward.load(place) if strong else DiPair.from_pretrained(place).eval()
         keep_freed_memory()
-        made = self._graded(lambda pairs: np.asarray(model.logits(pairs, show_progress_bar=False)))
+        made = self._graded(name, lambda pairs: np.asarray(model.logits(pairs, show_progress_bar=False)))
         _, from_text = student_logits(model, self.test_table, measure=True, precision="auto")
         cached = cached_pairs(model, self.test_table)
         if strong:
@@ -269,10 +293,11 @@ def _shown(row: Mapping[str, Any]) -> str:
 
 
 def compare(comparison: Comparison, rows: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """The rows by name, one after another; `rows` for some of them (of all seeds)."""
-    return {
+    """The rows by name, one after another; `rows` for some of them (of all seeds). Models have their `agreement`."""
+    made = {
         name: comparison.row(name) for name in comparison.names() if rows is None or name.partition("_seed")[0] in rows
     }
+    return {name: row | comparison.agreement(name) for name, row in made.items()}
 
 
 def figures(one: DataSet, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -282,16 +307,19 @@ def figures(one: DataSet, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
         own = [row for name, row in rows.items() if name.partition("_seed")[0] == kind]
         if not own:
             continue
-        for metric in own[0]["test"]:
-            values = [row["test"][metric] for row in own]
+        measured = {metric: [row["test"][metric] for row in own] for metric in own[0]["test"]}
+        if all("agreement" in row for row in own):
+            measured["agreement"] = [row["agreement"] for row in own]
+        for metric, values in measured.items():
             name = f"{kind}_{metric}"
             metrics |= spread(name, values) if len(values) > 1 else {name: values[0]}
         metrics[f"{kind}_minutes"] = sum(row["minutes"] for row in own) / len(own)
         for rate_name in ("pairs_per_s", "from_text_pairs_per_s", "kernel_difference"):
             if rate_name in own[0]:
                 metrics[f"{kind}_{rate_name}"] = float(np.median([row[rate_name] for row in own]))
-    if f"teacher_{one.main}" in metrics and f"student_{one.main}" in metrics:
-        metrics["student_share"] = metrics[f"student_{one.main}"] / metrics[f"teacher_{one.main}"]
+    for kind in ("student", "student_4_8"):
+        if f"teacher_{one.main}" in metrics and f"{kind}_{one.main}" in metrics:
+            metrics[f"{kind}_share"] = metrics[f"{kind}_{one.main}"] / metrics[f"teacher_{one.main}"]
     return metrics
 
 

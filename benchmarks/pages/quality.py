@@ -67,6 +67,7 @@ def _comparison(result: dict[str, Any]) -> str:
     metrics, notes = result["metrics"], result["notes"]
     teacher = metrics[f"teacher_{notes['main']}"]
     shown = [name for name in GRADINGS if f"teacher_{name}" in metrics]
+    agrees = any(f"{kind}_agreement" in metrics for kind in notes["rows"])
     rows = []
     for kind, label in notes["rows"].items():
         seeds = notes["seeds_of"][kind]
@@ -75,12 +76,19 @@ def _comparison(result: dict[str, Any]) -> str:
                 label + (f", {seeds} seeds" if seeds > 1 else ""),
                 *(spread(metrics, f"{kind}_{name}", 3) for name in shown),
                 f"{100 * metrics[f'{kind}_' + notes['main']] / teacher:.1f} %",
+                *(
+                    [spread(metrics, f"{kind}_agreement", 3) if f"{kind}_agreement" in metrics else ""]
+                    if agrees
+                    else []
+                ),
                 f"{metrics[f'{kind}_minutes']:.0f}" if metrics.get(f"{kind}_minutes") else "",
                 _given(metrics.get(f"{kind}_from_text_pairs_per_s")),
                 _given(metrics.get(f"{kind}_pairs_per_s")),
             ]
         )
-    headings = ["", *(GRADINGS[name] for name in shown), "of the teacher's", "minutes", "pairs/s from text", "pairs/s"]
+    headings = ["", *(GRADINGS[name] for name in shown), "of the teacher's"]
+    headings += ["agreement with the teacher"] if agrees else []
+    headings += ["minutes", "pairs/s from text", "pairs/s"]
     seeds = f"Seeds {', '.join(map(str, result['seeds']))} where a row has several."
     seeds = seeds if len(result["seeds"]) > 1 else "One seed."
     usual = f"python -m benchmarks.{result['name']} --data DIR"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from benchmarks.harness import Comparison
 from benchmarks.sets import SETS, DataSet
+from scipy.stats import spearmanr
 from tests.helpers import COLOURS, THINGS, jsonl
 
 from benchmarks import gradings, harness, runs, sets, strong_feed_forward, untrained_rivals
@@ -89,6 +90,10 @@ def test_every_row_of_a_comparison(
     metrics = harness.figures(comparison.one, rows)
     assert {f"{kind}_f1" for kind in harness.LABELS} <= metrics.keys()
     assert metrics["student_share"] == metrics["student_f1"] / metrics["teacher_f1"]
+    assert metrics["student_4_8_share"] == metrics["student_4_8_f1"] / metrics["teacher_f1"]
+    logits = [np.load(comparison.work / "logits" / f"{name}.npy")[:, 0] for name in ("student_seed1", "teacher")]
+    assert rows["student_seed1"]["agreement"] == pytest.approx(spearmanr(*logits).statistic, abs=1e-9)
+    assert "agreement" not in rows["tfidf"] and "agreement" not in rows["teacher"]
     assert metrics["student_f1_min"] <= metrics["student_f1"] <= metrics["student_f1_max"]
     for kind in (*harness.STUDENTS, harness.TINY, "teacher"):
         assert metrics[f"{kind}_pairs_per_s"] > 0

@@ -15,6 +15,7 @@ def _result() -> dict[str, Any]:
         metrics |= {f"{kind}_f1": 0.5 + place / 100, f"{kind}_average_precision": 0.4, f"{kind}_minutes": float(place)}
     metrics |= {"student_pairs_per_s": 12_345.0, "student_from_text_pairs_per_s": 67.0}
     metrics |= {"student_f1_std": 0.01, "student_f1_min": 0.57, "student_f1_max": 0.59, "teacher_f1": 0.8}
+    metrics["student_f1"] = 0.59
     notes = {"set": "Some set", "main": "f1", "rows": harness.LABELS, "max_lengths": [128, 64]}
     notes["seeds_of"] = {kind: 3 if kind in harness.SEEDED else 1 for kind in harness.LABELS}
     return {
@@ -33,7 +34,11 @@ def test_every_row_stands_in_the_table() -> None:
         assert "| " + label.replace("|", "\\|") in page  # else a bar would end the cell
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert "0.590 ± 0.010 (0.570 to 0.590) | 0.400 | 73.8 % | 9 | 67 | 12,345 |" in page
+    assert "0.590 ± 0.010 (0.570 to 0.590) | 0.400 | 73.8 % | 10 | 67 | 12,345 |" in page
+    assert "agreement with the teacher" not in page
+    result["metrics"]["student_agreement"] = 0.912
+    page = quality._comparison(result)
+    assert "| 73.8 % | 0.912 | 10 | 67 | 12,345 |" in page and "agreement with the teacher" in page
     assert "128 and 64 tokens" in page and "The whole job" not in page
     assert quality._either(lambda _: "older", result | {"notes": {}}) == "older"
 
