@@ -111,6 +111,7 @@ INSIDE = {
     "loaded_teacher": "gives the teacher's own order",
     "with_inputs": "behind distil_pairs; tests/training/test_in_memory.py",
     "dev_decisions": "in_task_order, as evaluate_pairs; tests/evaluation/test_decided.py",
+    "known_decisions": "behind evaluate_pairs",
     "is_cached": "whether labels are kept",
     "described_teacher": "words for a recipe; tests/training/test_in_memory.py",
     "PairInputs.of": "names alone",

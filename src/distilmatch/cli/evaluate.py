@@ -91,7 +91,7 @@ def run(
         "--dev",
         metavar="TABLE",
         help="Labelled table, read as TABLE is, to choose threshold and calibration on; both are then measured on TABLE.",
-        show_default="the student's decision.json, if it has one",
+        show_default="decision.json of student and teacher, if they have one",
     ),
     write_decision: bool = typer.Option(
         False, "--write-decision", help="With --dev: write decision.json into the student's folder."

@@ -146,28 +146,34 @@ class Decision(FrozenConfig):
         return saved
 
 
-def load_decision(folder: str | Path) -> Decision:
+def load_decision(folder: str | Path, *, advice: str = _MAKE) -> Decision:
     """The decision of a model's folder.
+
+    Args:
+        advice: what messages say to do; by default how a student's decision is made.
 
     Raises:
         ConfigError: there is none.
         ModelError: it is damaged, of a newer version, or belongs to other weights than those that are there.
     """
-    decision = read_decision(folder)
+    decision = read_decision(folder, advice=advice)
     if decision is None:
         raise ConfigError(
-            f"{folder} has no {DECISION}, which holds thresholds and calibration: {_MAKE}, or give the threshold as a number"
+            f"{folder} has no {DECISION}, which holds thresholds and calibration: {advice}, or give the threshold as a number"
         )
     if decision.weights != weights_fingerprint(folder):
         raise ModelError(
             f"{Path(folder) / DECISION} belongs to other weights than those beside it, so that its thresholds do not hold: "
-            f"{_MAKE}"
+            f"{advice}"
         )
     return decision
 
 
-def read_decision(folder: str | Path) -> Decision | None:
+def read_decision(folder: str | Path, *, advice: str = _MAKE) -> Decision | None:
     """What decision.json says, whichever weights it belongs to; None where there is none.
+
+    Args:
+        advice: as of `load_decision`.
 
     Raises:
         ModelError: it is damaged or of a newer version.
@@ -178,18 +184,18 @@ def read_decision(folder: str | Path) -> Decision | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, str(error), advice) from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > _VERSION:
         raise ModelError(
-            f"{path} has format version {version}, this distilmatch reads {_VERSION}: update the package, or {_MAKE}"
+            f"{path} has format version {version}, this distilmatch reads {_VERSION}: update the package, or {advice}"
         )
     if not isinstance(content, dict) or content.pop("checksum", None) != _own_checksum(content):
-        raise _damaged(path, "its checksum does not fit")
+        raise _damaged(path, "its checksum does not fit", advice)
     try:
         return Decision.from_dict(content, str(path))
     except (ConfigError, ValidationError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, str(error), advice) from error
 
 
 def verify_decision(folder: str | Path) -> list[str]:
@@ -202,8 +208,8 @@ def verify_decision(folder: str | Path) -> list[str]:
     return []
 
 
-def _damaged(path: Path, reason: str) -> ModelError:
-    return ModelError(f"{path} is damaged ({reason}): delete it, or {_MAKE}")
+def _damaged(path: Path, reason: str, advice: str) -> ModelError:
+    return ModelError(f"{path} is damaged ({reason}): delete it, or {advice}")
 
 
 def _own_checksum(content: dict[str, Any]) -> str:

@@ -99,6 +99,12 @@ class CrossEncoderTeacher:
         return int(self.model.num_labels)
 
     @property
+    def folder(self) -> Path | None:
+        """The local folder that the weights are of; None for a hub name, and for a loaded model, which may have learnt since."""
+        place = Path(self.name).expanduser()
+        return None if self._given or not place.is_dir() else place
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """The c label names of the model's configuration; None where it holds only the default LABEL_0, ..."""
         return configured_names(self.model.config, self.num_labels)

@@ -5,7 +5,9 @@ Shape legend: n rows; c labels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,18 +19,31 @@ from distilmatch.errors import ConfigError, DataError, ModelError
 from distilmatch.evaluation.pairs.results import DecisionResult, Role
 from distilmatch.evaluation.pairs.speed import PairTeacher, student_logits
 from distilmatch.metrics.calibration import error_of, reliability
-from distilmatch.metrics.decisions import Decision, check_decides, decide_on, decides, match_logits
+from distilmatch.metrics.decisions import (
+    DECISION,
+    Decision,
+    check_decides,
+    decide_on,
+    decides,
+    load_decision,
+    match_logits,
+)
 from distilmatch.metrics.resampling import resampled_intervals
 from distilmatch.metrics.thresholds import BEST_F1
 from distilmatch.models.dipair import DiPair
 from distilmatch.runtime import Precision
-from distilmatch.teachers.classes import in_task_order
+from distilmatch.teachers.classes import InTaskOrder, in_task_order, name_order
+from distilmatch.teachers.cross_encoder import CrossEncoderTeacher
 from distilmatch.teachers.in_memory import ScoreFunction, loaded_teacher
 from distilmatch.teachers.precision import in_precision
 from distilmatch.types import TupleTable
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
+
+logger = logging.getLogger(__name__)
+
+_OF_A_TEACHER = "give `--dev` (`decisions` in Python), or fine-tune the teacher again"
 
 
 def dev_decisions(
@@ -77,13 +92,18 @@ def dev_decisions(
 
 
 def known_decisions(
-    model: DiPair, decisions: Mapping[str, Decision] | None, systems: Mapping[str, np.ndarray], has_gold: bool
+    model: DiPair,
+    decisions: Mapping[str, Decision] | None,
+    systems: Mapping[str, np.ndarray],
+    has_gold: bool,
+    teacher: PairTeacher | None = None,
 ) -> tuple[dict[str, Decision], list[str]]:
-    """The decisions to measure, by default the student's own, and what a reader should know of them.
+    """The decisions to measure, by default the student's own and the teacher's, and what a reader should know of them.
 
     Args:
         systems: what was scored, by name.
-        has_gold: whether there are rows to measure on; without them the student's own is not looked at.
+        has_gold: whether there are rows to measure on; without them no folder is looked at.
+        teacher: what gave the teacher's labels; None where they were given.
 
     Raises:
         ConfigError: a decision of a system that is not there.
@@ -95,12 +115,56 @@ def known_decisions(
         return dict(decisions), []
     if not (has_gold and decides(model.task)):
         return {}, []
+    found: dict[str, Decision] = {}
+    problems = []
+    for name, folder_decision in (
+        ("student", lambda: model.decision),
+        ("teacher", lambda: _teacher_decision(teacher, model.task)),
+    ):
+        try:
+            found[name] = folder_decision()
+        except ConfigError:  # it has none
+            continue
+        except ModelError as error:  # one that cannot be trusted loses no report
+            logger.warning("%s", error)
+            problems.append(f"{error}.")
+    return found, problems
+
+
+def _teacher_decision(teacher: PairTeacher | None, task: TaskConfig) -> Decision:
+    """What lies in the folder of a single teacher.
+
+    Raises:
+        ConfigError: there is no such folder, or no decision in it.
+        ModelError: it is damaged, or belongs to other weights or classes.
+    """
+    folder = _folder_of(teacher)
+    if folder is None:
+        raise ConfigError("the teacher is no single folder, so it has no decision")
+    decision = load_decision(folder, advice=_OF_A_TEACHER)
+    if not is_same_match(decision.task, task):
+        of = f"the classes {list(decision.task.classes)}" if decision.task.classes else f"a {decision.task.kind} task"
+        wanted = f"the classes {list(task.classes)}" if task.classes else f"a {task.kind} task"
+        raise ModelError(
+            f"{folder / DECISION} is for {of}, this evaluation for {wanted}, so that its thresholds do not hold: "
+            f"{_OF_A_TEACHER}"
+        )
+    return decision
+
+
+def _folder_of(teacher: PairTeacher | None) -> Path | None:
+    inside = teacher.teacher if isinstance(teacher, InTaskOrder) else teacher
+    return inside.folder if isinstance(inside, CrossEncoderTeacher) else None
+
+
+def is_same_match(of: TaskConfig, task: TaskConfig) -> bool:
+    """Whether a match is the same class in both tasks."""
+    if of.kind != task.kind:
+        return False
     try:
-        return {"student": model.decision}, []
-    except ConfigError:  # it has none
-        return {}, []
-    except ModelError as error:
-        return {}, [f"{error}."]
+        return task.kind != "classification" or name_order(of.classes, task.classes, "the teacher's decision") is None
+    except ConfigError:
+        return False
 
 
 def measured_decision(

@@ -87,7 +87,7 @@ def evaluate_pairs(
         baselines_encoder: a model by name or loaded, of which the untrained encoder is measured too.
         metrics: of your own, by name, a column of the report each, without an interval; see `distil_pairs`.
         decisions: thresholds and calibrations by system ("student", "teacher", a baseline's name), as `dev_decisions` makes them;
-            by default the student's own, where it has one.
+            by default the student's own and that of the folder of a single teacher, where they have one.
         measure_speed: time the student and the teacher; about 15 seconds and up to half a minute for the teacher.
         resamples: bootstrap draws of the 95 % intervals; 0 for none.
         seed: of the bootstrap and of the order of the timed pairs.
@@ -125,7 +125,8 @@ def evaluate_pairs(
         known = _logits_of("the teacher", teacher.logits(_pairs(table)), table, task)
     logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others | dict(simple.logits)
     measure = _Measure(task, table, known, resamples, seed, own, simple)
-    made, damage = known_decisions(model, decisions, logits, bool(len(measure.measured)))
+    asked = None if given else teacher
+    made, damage = known_decisions(model, decisions, logits, bool(len(measure.measured)), asked)
     systems = tuple(measure.system(name, values) for name, values in logits.items())
     speed = None
     if end_to_end is not None:
