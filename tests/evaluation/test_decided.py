@@ -73,7 +73,8 @@ def test_the_report_shows_them(case: tuple[DiPair, TupleTable, TupleTable, Any])
     student, dev, test, _ = case
     report = evaluate_pairs(student, test, decisions=dev_decisions(student, dev), measure_speed=False, resamples=20)
     (table,) = [table for table in report_tables(report) if table.kind == "decision"]
-    assert table.header[1:] == ("threshold", "F1", "precision", "recall", "ECE, raw", "ECE, calibrated")
+    above = ("F1 above it", "precision above it", "recall above it")
+    assert table.header[1:] == ("best_f1 threshold", *above, "ECE, raw", "ECE, calibrated")
     assert "At the threshold of the best F1 on dev" in render_markdown(report)
     page = render_html(report)
     assert "Reliability of the student" in page and "<h2>Decision</h2>" in page
@@ -118,6 +119,9 @@ def test_a_teachers_own_is_measured_by_default(
     report = evaluate_pairs(student, test, teacher=teacher, **quick)  # type: ignore[arg-type]
     (shown,) = report.decisions
     assert shown.name == "teacher" and shown.threshold == decision.threshold("best_f1").logit
+    assert (
+        "The teacher's threshold and calibration are its own (decision.json), made on 240 rows of dev." in report.notes
+    )
     told = dev_decisions(student, dev, teacher=teacher)
     asked = evaluate_pairs(student, test, teacher=teacher, decisions=told, **quick)  # type: ignore[arg-type]
     assert shown == next(each for each in asked.decisions if each.name == "teacher")

@@ -12,6 +12,8 @@ from tests.evaluation.made import CACHE_OF_TESTS, TASKS, gold_of, noisy, tiny_st
 
 from distilmatch.errors import ConfigError
 from distilmatch.evaluation.pairs.charts import quality_chart
+from distilmatch.evaluation.pairs.html import render_html
+from distilmatch.evaluation.pairs.markdown import render_markdown, report_tables
 from distilmatch.evaluation.pairs.measure import evaluate_pairs
 from distilmatch.evaluation.pairs.report import PairReport
 from distilmatch.evaluation.pairs.results import PairResults, SystemResult
@@ -65,6 +67,30 @@ def test_without_a_train_table_only_the_order_is_measured(tiny_encoder: Path) ->
     assert all(system.metrics.keys() == {"auc", "average_precision"} for system in simple)
     assert all(system.metric_intervals.keys() == {"auc", "average_precision"} for system in simple)
     assert any("without a train table" in note for note in report.notes)
+
+
+def test_the_tables_name_the_thresholds(tiny_encoder: Path) -> None:
+    student, train, table = _labelled("binary", tiny_encoder)
+    fitted: dict[str, Any] = {"simple_baselines": True, "baselines_train": train}
+    for more, tells_of_train in ((fitted, True), ({"simple_baselines": True}, False), ({}, False)):
+        report = evaluate_pairs(student, table, measure_speed=False, resamples=5, **more)
+        quality = next(each for each in report_tables(report) if each.kind == "quality")
+        assert quality.header == ("", "ROC AUC", "average precision", "accuracy at 0.5", "F1 at 0.5")
+        assert quality.note.startswith("At 0.5: a score above 0.5 is called a match.")
+        assert ("the best F1 on the train table" in quality.note) == tells_of_train
+        page = render_html(report)
+        assert quality.note in render_markdown(report) and quality.note in page and "F1 at 0.5</th>" in page
+        assert "a score above 0.5 is predicted to be 1" in page
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "ranking"])
+def test_a_task_without_a_threshold_names_none(kind: str, tiny_encoder: Path) -> None:
+    student, train, table = _labelled(kind, tiny_encoder)
+    report = evaluate_pairs(
+        student, table, simple_baselines=True, baselines_train=train, measure_speed=False, resamples=5
+    )
+    assert "0.5:" not in render_markdown(report) + render_html(report)
+    assert not any("at 0.5" in name for each in report_tables(report) for name in each.header)
 
 
 def test_what_cannot_be_computed_is_refused_before_the_work(

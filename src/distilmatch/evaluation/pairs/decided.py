@@ -116,19 +116,22 @@ def known_decisions(
     if not (has_gold and decides(model.task)):
         return {}, []
     found: dict[str, Decision] = {}
-    problems = []
+    notes = []
     for name, folder_decision in (
         ("student", lambda: model.decision),
         ("teacher", lambda: _teacher_decision(teacher, model.task)),
     ):
         try:
             found[name] = folder_decision()
+            notes.append(
+                f"The {name}'s threshold and calibration are its own ({DECISION}), made on {found[name].rows:,} rows of dev."
+            )
         except ConfigError:  # it has none
             continue
         except ModelError as error:  # one that cannot be trusted loses no report
             logger.warning("%s", error)
-            problems.append(f"{error}.")
-    return found, problems
+            notes.append(f"{error}.")
+    return found, notes
 
 
 def _teacher_decision(teacher: PairTeacher | None, task: TaskConfig) -> Decision:

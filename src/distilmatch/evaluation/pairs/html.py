@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def _turned(table: ReportTable) -> ReportTable:
     if len(table.rows) > _MOST_COLUMNS:
         return table
     rows = tuple(zip(table.header[1:], *(row[1:] for row in table.rows), strict=True))
-    return ReportTable(kind=table.kind, title=table.title, header=("", *(row[0] for row in table.rows)), rows=rows)
+    return replace(table, header=("", *(row[0] for row in table.rows)), rows=rows)
 
 
 def _trivial(report: PairResults) -> str | None:

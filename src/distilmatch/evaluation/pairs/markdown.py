@@ -21,15 +21,21 @@ from distilmatch.evaluation.pairs.wording import (
 if TYPE_CHECKING:
     from distilmatch.evaluation.pairs.results import PairResults
 
+_AT_HALF = ("accuracy", "f1")
+"""What is measured of a binary task by calling a match what scores above 0.5."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTable:
-    """One table of a report: a title, a header and rows of cells, the first column a name, the others figures."""
+    """One table of a report: a title, a header, rows of cells, the first column a name, the others figures, and what a reader
+    must know of them.
+    """
 
     kind: Literal["quality", "decision", "agreement", "speed", "cache"]
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 def report_tables(report: PairResults) -> list[ReportTable]:
@@ -75,7 +81,7 @@ def render_markdown(report: PairResults) -> str:
     ]
     lines += ["## What now", "", *(f"- {advice.text}" for advice in what_now(report)), ""]
     for table in report_tables(report):
-        lines += [f"## {table.title}", "", *_markdown_rows(table), ""]
+        lines += [f"## {table.title}", "", *_markdown_rows(table), "", *([table.note, ""] if table.note else [])]
     if report.notes:
         lines += ["## How to read this", "", *(f"- {note}" for note in report.notes), ""]
     lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in environment_rows(report)), ""]
@@ -117,10 +123,23 @@ def _quality(report: PairResults) -> ReportTable | None:
     for system in report.systems:
         cells = [with_interval(system.metrics.get(name), system.metric_intervals.get(name)) for name in names]
         rows.append((system.name, *cells))
-    title = "Quality, against the gold labels (95 % interval)"
+    at_half = _AT_HALF if report.task.kind == "binary" else ()
+    header = [f"{main_label(name)} at 0.5" if name in at_half else main_label(name) for name in names]
     return ReportTable(
-        kind="quality", title=title, header=("", *(main_label(name) for name in names)), rows=tuple(rows)
+        kind="quality",
+        title="Quality, against the gold labels (95 % interval)",
+        header=("", *header),
+        rows=tuple(rows),
+        note=_half_note(report) if set(names) & set(at_half) else "",
     )
+
+
+def _half_note(report: PairResults) -> str:
+    """Where the cut of a binary task's accuracy and F1 lies."""
+    note = "At 0.5: a score above 0.5 is called a match."
+    if any(system.simple and set(_AT_HALF) & set(system.metrics) for system in report.systems):
+        note += " Scores of the simple baselines are shifted so that 0.5 is their threshold of the best F1 on the train table."
+    return note
 
 
 def _decision(report: PairResults) -> ReportTable | None:
@@ -131,13 +150,8 @@ def _decision(report: PairResults) -> ReportTable | None:
         cells = [with_interval(value, each.intervals.get(name)) for name, value in each.metrics.items()]
         errors = [figure(each.ece["raw"]), f"{figure(each.ece['calibrated'])} ({each.method})"]
         rows.append((each.name, score_label(each.threshold), *cells, *errors))
-    header = (
-        "",
-        "threshold",
-        *(main_label(name) for name in report.decisions[0].metrics),
-        "ECE, raw",
-        "ECE, calibrated",
-    )
+    above = (f"{main_label(name)} above it" for name in report.decisions[0].metrics)
+    header = ("", "best_f1 threshold", *above, "ECE, raw", "ECE, calibrated")
     title = "At the threshold of the best F1 on dev (95 % interval), and calibration"
     return ReportTable(kind="decision", title=title, header=header, rows=tuple(rows))
 

@@ -126,7 +126,7 @@ def evaluate_pairs(
     logits = ({} if known is None else {"teacher": known}) | {"student": predicted} | others | dict(simple.logits)
     measure = _Measure(task, table, known, resamples, seed, own, simple)
     asked = None if given else teacher
-    made, damage = known_decisions(model, decisions, logits, bool(len(measure.measured)), asked)
+    made, their_notes = known_decisions(model, decisions, logits, bool(len(measure.measured)), asked)
     systems = tuple(measure.system(name, values) for name, values in logits.items())
     speed = None
     if end_to_end is not None:
@@ -146,7 +146,7 @@ def evaluate_pairs(
         systems=systems,
         speed=speed,
         cache=_cache_sizes(student),
-        notes=(*notes, *simple.notes, *problem, *damage),
+        notes=(*notes, *simple.notes, *problem, *their_notes),
         environment=environment(),
         model=model.name_or_path or None,
         student_numbers=numbers[0],
