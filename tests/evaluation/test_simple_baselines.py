@@ -12,6 +12,7 @@ from tests.evaluation.made import CACHE_OF_TESTS, TASKS, gold_of, noisy, tiny_st
 
 from distilmatch.errors import ConfigError
 from distilmatch.evaluation.pairs.charts import quality_chart
+from distilmatch.evaluation.pairs.details import PairDetails
 from distilmatch.evaluation.pairs.html import render_html
 from distilmatch.evaluation.pairs.markdown import render_markdown, report_tables
 from distilmatch.evaluation.pairs.measure import evaluate_pairs
@@ -160,6 +161,28 @@ def test_the_advice_names_the_best_baseline_and_both_values() -> None:
     assert "A student of a bad teacher is a bad student" in advice.text
     assert "Nor is the student better (0.7900)" in advice.text
     assert advice.command is not None and advice.command.startswith("distilmatch finetune-teacher ")
+
+
+_TRIVIAL = PairDetails(trivial={"accuracy": 0.5}, trivial_name="always answering “no”")
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "best", "sentence"),
+    [
+        (0.5, 0.48, 0.7, "is better than teacher and student: TF-IDF letters has accuracy 0.7000."),
+        (0.8, 0.48, 0.7, "is better than the teacher: TF-IDF letters has accuracy 0.7000."),
+        (0.5, 0.505, 0.53, "is better than teacher and student: TF-IDF letters has accuracy 0.5300."),
+        (0.5, 0.48, 0.5, None),  # no better than an answer that reads no text
+        (0.5, 0.5, 0.4, None),
+    ],
+)
+def test_a_weak_teacher_is_told_of_a_better_baseline(
+    student: float, teacher: float, best: float, sentence: str | None
+) -> None:
+    advices = what_now(_report(student, teacher, best, details=_TRIVIAL))
+    (weak,) = advices
+    assert weak.rule == "weak_teacher" and "before you train a student" in weak.text
+    assert ("A simple baseline" in weak.text) == (sentence is not None) and (sentence or "") in weak.text
 
 
 def test_another_baseline_of_the_user_is_not_a_simple_one() -> None:

@@ -113,11 +113,30 @@ def _weak_teacher(report: PairResults) -> Advice | None:
         return None
     return Advice(
         rule="weak_teacher",
-        text=f"The teacher is weak: {shown}. A student copies its teacher's errors. Fine-tune the teacher on your labels, or "
-        "take another one, before you train a student. Check too that the label column, the order of the classes and the label "
-        "range are what the teacher learnt.",
+        text=f"The teacher is weak: {shown}. A student copies its teacher's errors.{_better_baseline(report)} Fine-tune the "
+        "teacher on your labels, or take another one, before you train a student. Check too that the label column, the order of "
+        "the classes and the label range are what the teacher learnt.",
         command="distilmatch finetune-teacher TRAIN --dev DEV --task "
         f"{report.task.kind} --label-column COLUMN --output TEACHER",
+    )
+
+
+def _better_baseline(report: PairResults) -> str:
+    """A sentence on the simple baseline that a weak teacher is below; empty where there is none that reads the texts."""
+    best, teacher = report.best_simple, _main(report, report.teacher)
+    reached = _main(report, best)
+    if (
+        best is None
+        or reached is None
+        or teacher is None
+        or reached <= teacher
+        or _is_trivial(report, best) is not None
+    ):
+        return ""
+    than = "teacher and student" if _is_no_better(report, report.student) else "the teacher"
+    return (
+        f" A simple baseline, which costs next to nothing, is better than {than}: {best.name} has "
+        f"{main_label(report.main_metric or '')} {figure(reached)}."
     )
 
 
