@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.data.tables import load_table
 from distilmatch.estimates import disk_bytes, spread_batches
+from distilmatch.evaluation.sts.tasks import load_sts_tasks
 from distilmatch.models import DiPair
-from distilmatch.planning.evaluation import plan_evaluation
+from distilmatch.planning.evaluation import _lexical_seconds, plan_evaluation, plan_sts
 from distilmatch.planning.labels import plan_labels
 from distilmatch.planning.mining import MiningPlan, plan_mining
 from distilmatch.runtime import busy_cores
@@ -28,6 +30,7 @@ from distilmatch.teachers import CrossEncoderTeacher, SoftLabelCache
 from distilmatch.teachers.label_cache import known_labels
 from distilmatch.training.pairs.distil import new_student, plan_transfer_set
 from distilmatch.training.pairs.run import RunFolder
+from distilmatch.types import TupleTable
 
 BINARY = TaskConfig(kind="binary")
 
@@ -211,13 +214,19 @@ def test_encode_score_match_and_evaluate(student: Path, tmp_path: Path, capsys: 
     assert dry.fact("labels +(.*)") == "30 of 60 positive (50.0%)"
 
 
-def test_evaluate_sts(tmp_path: Path, tiny_sentence_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_sts(
+    tmp_path: Path, tiny_sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "data" / "stsb").mkdir(parents=True)
     rows = [{"sentence1": f"the red car {i}", "sentence2": f"a dog {i * i}", "score": i / 2} for i in range(8)]
     write_jsonl(tmp_path / "data" / "stsb" / "test.jsonl", rows)
     asked = ["evaluate-sts", tiny_sentence_encoder, "--data", tmp_path / "data", "--output", tmp_path / "sts"]
     dry = _dry(tmp_path, capsys, *asked, "--device", "cpu")
     assert dry.fact("stsb +(.*)") == "8" and "  left: the red car 0" in dry.out
+    monkeypatch.setattr("distilmatch.planning.evaluation._lexical_seconds", lambda table: 60.0 * len(table))
+    with_baselines = _dry(tmp_path, capsys, *asked, "--device", "cpu", "--simple-baselines")
+    assert "simple baselines" not in dry.out and with_baselines.minutes > 8
+    assert re.search("simple baselines +480.0 s", with_baselines.out)
 
 
 def _same_refusal(capsys: pytest.CaptureFixture[str], folder: Path, *command: object) -> str:
@@ -342,6 +351,36 @@ def test_a_dry_run_counts_the_simple_baselines(recipe: Path, tiny_encoder: Path)
         **planned,
     ).seconds
     assert set(seconds) - set(plain) == {"simple baselines"} and seconds["simple baselines"] > 0
+
+
+def test_a_dry_run_of_sts_counts_the_simple_baselines(
+    tmp_path: Path, tiny_sentence_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stsb").mkdir()
+    rows = [{"sentence1": f"the red car {i}", "sentence2": f"a dog {i * i}", "score": i / 2} for i in range(8)]
+    write_jsonl(tmp_path / "stsb" / "test.jsonl", rows)
+    (task,) = load_sts_tasks(tmp_path)
+    planned: dict[str, Any] = {"device": "cpu", "precision": "fp32", "speed": False, "start": 0.0}
+    models, texts = [str(tiny_sentence_encoder)], task.table.texts
+    plain = plan_sts(models, texts, **planned).seconds
+    seconds = plan_sts(models, texts, baseline_tables=[task.table], **planned).seconds
+    assert set(seconds) - set(plain) == {"simple baselines"} and seconds["simple baselines"] > 0
+    # Of a long task some rows are scored, in both units, and all of them are counted.
+    scored: list[tuple[int, str]] = []
+
+    class OneSecond:
+        def __init__(self, table: TupleTable, unit: str) -> None:
+            scored.append((len(table), unit))
+
+        def scores(self, table: TupleTable) -> None:
+            clock.append(clock[-1] + 1.0)
+
+    clock = [0.0]
+    monkeypatch.setattr("distilmatch.planning.evaluation.LexicalScores", OneSecond)
+    monkeypatch.setattr("distilmatch.planning.evaluation.time.perf_counter", lambda: clock[-1])
+    long = replace(task.table, rows=np.tile(task.table.rows, (500, 1)), gold=None, ids=None)
+    assert _lexical_seconds(long) == pytest.approx(2.0 * 4000 / 1000)
+    assert scored == [(1000, "words"), (1000, "characters")]
 
 
 def test_a_dry_run_counts_what_is_mined(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,7 @@ def run(
             precision=precision,  # type: ignore[arg-type]
             speed=speed,
             start=seconds_so_far(),
+            baseline_tables=[task.table for task in sts_tasks] if simple_baselines else (),
         )
         say_estimate(estimate, "measured", output)
         return

@@ -22,6 +22,7 @@ from distilmatch.runtime import Precision
 from distilmatch.teachers import load_teacher
 from distilmatch.teachers.baselines import ENCODED_ROWS
 from distilmatch.teachers.baselines import simple_baselines as computed_baselines
+from distilmatch.teachers.lexical import UNITS, LexicalScores
 from distilmatch.teachers.sentence import SentenceTeacher
 from distilmatch.teachers.untrained import untrained_scores
 from distilmatch.types import TupleTable
@@ -91,7 +92,7 @@ def _baseline_seconds(
 ) -> tuple[float, int]:
     """Seconds of the simple baselines, and how many there are; measured on some rows."""
     tables = [each for each in (table, train) if each is not None]
-    parts = [each.take(np.linspace(0, len(each) - 1, min(len(each), _BASELINE_ROWS)).astype(int)) for each in tables]
+    parts = [_some_rows(each) for each in tables]
     began = time.perf_counter()
     logits = computed_baselines(parts[1] if len(parts) == 2 else None, parts[0], task)
     seconds = (time.perf_counter() - began) * sum(map(len, tables)) / sum(map(len, parts))
@@ -129,12 +130,20 @@ def _metric_seconds(table: TupleTable, task: TaskConfig, both: bool) -> float:
 
 
 def plan_sts(
-    models: Sequence[str], texts: Sequence[str], *, device: str | None, precision: Precision, speed: bool, start: float
+    models: Sequence[str],
+    texts: Sequence[str],
+    *,
+    device: str | None,
+    precision: Precision,
+    speed: bool,
+    start: float,
+    baseline_tables: Sequence[TupleTable] = (),
 ) -> Estimate:
     """What `evaluate_sts` and its report take.
 
     Args:
         texts: the distinct texts that every model embeds.
+        baseline_tables: the tasks' pairs, where the simple baselines are measured on them.
         start: seconds of all that came before, which the run does too.
     """
     seconds = {"start": start}
@@ -145,8 +154,23 @@ def plan_sts(
         rate = _texts_per_s(encoder, texts)
         timed = _repeated(min(_TIMED_TEXTS, len(texts)) / rate, once_more=True) if speed else 0.0
         seconds[f"model {number}"] = loading + len(texts) / rate + timed
+    if baseline_tables:
+        seconds["simple baselines"] = sum(map(_lexical_seconds, baseline_tables))
     seconds["report"] = _REPORT_SECONDS
     return Estimate(seconds=seconds, disk_bytes=_REPORT_BYTES)
+
+
+def _lexical_seconds(table: TupleTable) -> float:
+    """Seconds of the TF-IDF cosines of words and of letters of a task; measured on some of its rows."""
+    part = _some_rows(table)
+    began = time.perf_counter()
+    for unit in UNITS:
+        LexicalScores(part, unit).scores(part)
+    return (time.perf_counter() - began) * len(table) / max(len(part), 1)
+
+
+def _some_rows(table: TupleTable) -> TupleTable:
+    return table.take(np.linspace(0, len(table) - 1, min(len(table), _BASELINE_ROWS)).astype(int))
 
 
 def _texts_per_s(encoder: SentenceTeacher, texts: Sequence[str]) -> float:

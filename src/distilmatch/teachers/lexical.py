@@ -19,6 +19,7 @@ from scipy import sparse
 from distilmatch.types import TupleTable
 
 Unit = Literal["words", "characters"]
+UNITS: tuple[Unit, ...] = ("words", "characters")
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _WORD = re.compile(r"\w+")
