@@ -326,7 +326,11 @@ def figures(one: DataSet, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
 def notes(comparison: Comparison, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the page of results needs beside the figures."""
     kinds = dict.fromkeys(name.partition("_seed")[0] for name in rows)
-    labels = LABELS if comparison.rounds is None else LABELS | {"student": "**student, fewer labels than by default**"}
+    settings = comparison.one.settings
+    rounds = comparison.rounds if comparison.rounds is not None else settings.get("transfer", {}).get("rounds")
+    epochs = settings.get("stage2", {}).get("epochs")
+    is_usual = rounds is None and epochs is None
+    labels = LABELS if is_usual else LABELS | {"student": "**student, trained for less than by default**"}
     return {
         "set": comparison.one.title,
         "main": comparison.one.main,
@@ -334,10 +338,11 @@ def notes(comparison: Comparison, rows: Mapping[str, Mapping[str, Any]]) -> dict
         "seeds_of": {kind: sum(name.partition("_seed")[0] == kind for name in rows) for kind in kinds},
         "max_lengths": list(comparison.one.max_lengths),
         "pair_length": comparison.one.pair_length,
-        "rounds": comparison.rounds,
+        "rounds": rounds,
+        "epochs": epochs,
         "teachers": len(comparison.teacher_folders),
         "computed_by": {name: row["computed_by"] for name, row in rows.items() if "computed_by" in row},
-        "settings": dict(comparison.one.settings),
+        "settings": dict(settings),
     }
 
 

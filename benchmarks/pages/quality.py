@@ -112,11 +112,13 @@ def _shorter(notes: dict[str, Any]) -> str:
     said = []
     if notes.get("teachers", 1) > 1:
         said.append(f"The teacher is the mean of {notes['teachers']} seeds.")
+    less = []
     if notes.get("rounds") is not None:
-        rounds = "1 round" if notes["rounds"] == 1 else f"{notes['rounds']} rounds"
-        said.append(
-            f"Students learn from {rounds} of blocks, fewer than by default: they are not the default's figures."
-        )
+        less.append("from 1 round of blocks" if notes["rounds"] == 1 else f"from {notes['rounds']} rounds of blocks")
+    if notes.get("epochs") is not None:
+        less.append(f"for {notes['epochs']:g} epochs of stage 2")
+    if less:
+        said.append(f"Students learn {' and '.join(less)}, fewer than by default: they are not the default's figures.")
     said += [notes["since"]] if "since" in notes else []  # what has changed after the run
     return "\n".join(said)
 

@@ -69,3 +69,5 @@ def test_what_was_not_the_default_is_said() -> None:
     page = quality._comparison(result)
     assert "the mean of 3 seeds" in page and "from 2 rounds of blocks, fewer than by default" in page
     assert "Repeat: `python -m benchmarks.quality_products --data DIR --rounds 2`" in page
+    result["notes"]["epochs"] = 2.0
+    assert "from 2 rounds of blocks and for 2 epochs of stage 2, fewer than" in quality._comparison(result)
