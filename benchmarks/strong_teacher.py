@@ -53,6 +53,10 @@ ATTEMPTS = {
     "catalogue": Attempt(
         label="tokens by length, 4 mined in the whole catalogue", changes={"transfer": {"mined": 4}}, catalogue=True
     ),
+    "no_gaps": Attempt(
+        label="tokens by length, no gaps in the head",
+        changes={"transfer": {"mined": 0}, "student": {"head_gaps": 0}},
+    ),
     "gentle": Attempt(
         label="tokens by length, half the rates in stage 2",
         changes={"transfer": {"mined": 0}, "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4}},

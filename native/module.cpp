@@ -316,11 +316,12 @@ NB_MODULE(_native, m) {
           "pack_left",
           [](const TransformerHead& self, Mask mask, Floats query, Floats own_top, Floats own_sum, Floats own_mixed,
              Floats residual, std::optional<Floats> similar, std::optional<Floats> tokens,
-             std::optional<Floats> token_weights) {
+             std::optional<Floats> token_weights, std::optional<Floats> token_gaps) {
             const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, h = self.shape.heads,
                          c = self.shape.labels;
             check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
+            need(tokens.has_value() || !token_gaps.has_value(), "token_gaps need tokens");
             const LeftArrays arrays{sized(query, n * d, "query"),
                                     sized(own_top, n * h, "own_top"),
                                     sized(own_sum, n * h, "own_sum"),
@@ -329,29 +330,33 @@ NB_MODULE(_native, m) {
                                     sized(similar, n * c * d, "similar"),
                                     sized(tokens, n * k * d, "tokens"),
                                     sized(token_weights, n * k * c, "token_weights"),
+                                    sized(token_gaps, n * k * c, "token_gaps"),
                                     flags(mask)};
             nb::gil_scoped_release release;
             return self.pack_left(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
           "mask"_a, "query"_a, "own_top"_a, "own_sum"_a, "own_mixed"_a, "residual"_a, "similar"_a.none(),
-          "tokens"_a.none(), "token_weights"_a.none())
+          "tokens"_a.none(), "token_weights"_a.none(), "token_gaps"_a.none())
       .def(
           "pack_right",
           [](const TransformerHead& self, Mask mask, Floats key, Floats value, std::optional<Floats> similar,
-             std::optional<Floats> tokens, std::optional<Floats> token_weights) {
+             std::optional<Floats> tokens, std::optional<Floats> token_weights, std::optional<Floats> token_gaps) {
             const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, c = self.shape.labels;
             check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
+            need(tokens.has_value() || !token_gaps.has_value(), "token_gaps need tokens");
             const RightArrays arrays{sized(key, n * k * d, "key"),
                                      sized(value, n * k * d, "value"),
                                      sized(similar, n * d, "similar"),
                                      sized(tokens, n * k * d, "tokens"),
                                      sized(token_weights, n * k * c, "token_weights"),
+                                     sized(token_gaps, n * k * c, "token_gaps"),
                                      flags(mask)};
             nb::gil_scoped_release release;
             return self.pack_right(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
-          "mask"_a, "key"_a, "value"_a, "similar"_a.none(), "tokens"_a.none(), "token_weights"_a.none())
+          "mask"_a, "key"_a, "value"_a, "similar"_a.none(), "tokens"_a.none(), "token_weights"_a.none(),
+          "token_gaps"_a.none())
       .def(
           "score",
           [](const TransformerHead& self, const LeftTexts& left, const RightTexts& right, Rows rows, Output logits,

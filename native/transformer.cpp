@@ -53,11 +53,11 @@ Moments moments(const float* row, int width, float epsilon) {
 
 size_t LeftTexts::bytes() const {
   return query.bytes() + similar.bytes() + tokens.bytes() + own_top.bytes() + own_sum.bytes() + own_mixed.bytes() +
-         residual.bytes() + token_weights.bytes() + real.size() * sizeof(int);
+         residual.bytes() + token_weights.bytes() + token_gaps.bytes() + real.size() * sizeof(int);
 }
 
 size_t RightTexts::bytes() const {
-  return key.bytes() + value.bytes() + similar.bytes() + tokens.bytes() + token_weights.bytes() +
+  return key.bytes() + value.bytes() + similar.bytes() + tokens.bytes() + token_weights.bytes() + token_gaps.bytes() +
          real.size() * sizeof(int);
 }
 
@@ -116,7 +116,12 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
   LeftTexts to;
   to.count = count;
   to.kept = kept;
-  to.packed = {shape.width, shape.heads, shape.labels, from.similar != nullptr, from.tokens != nullptr};
+  to.packed = {shape.width,
+               shape.heads,
+               shape.labels,
+               from.similar != nullptr,
+               from.tokens != nullptr,
+               from.token_gaps != nullptr};
   to.query = Buffer<bf16>(n * d);
   convert(from.query, n * d, to.query.data());
   copy_float(from.own_top, n * shape.heads, to.own_top);
@@ -130,6 +135,7 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
   if (from.tokens) {
     to.tokens = Buffer<bf16>(n * kept * d);
     to.token_weights = Buffer<float>(n * kept * c);
+    if (from.token_gaps) to.token_gaps = Buffer<float>(n * kept * c);
   }
   to.real.resize(n);
   for (size_t i = 0; i < n; ++i) {
@@ -140,6 +146,8 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
       const size_t source = i * kept + places[place], target = i * kept + place;
       convert(from.tokens + source * d, d, to.tokens.data() + target * d);
       std::memcpy(to.token_weights.data() + target * c, from.token_weights + source * c, c * sizeof(float));
+      if (from.token_gaps)
+        std::memcpy(to.token_gaps.data() + target * c, from.token_gaps + source * c, c * sizeof(float));
     }
   }
   return to;
@@ -152,7 +160,12 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
   RightTexts to;
   to.count = count;
   to.kept = kept;
-  to.packed = {shape.width, shape.heads, shape.labels, from.similar != nullptr, from.tokens != nullptr};
+  to.packed = {shape.width,
+               shape.heads,
+               shape.labels,
+               from.similar != nullptr,
+               from.tokens != nullptr,
+               from.token_gaps != nullptr};
   to.groups = static_cast<int>(groups);
   to.two_heads = kept <= 8 && heads % 2 == 0;
   to.tokens_size = groups * LaneBlock::size(d);
@@ -167,6 +180,7 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
   if (from.tokens) {
     to.tokens = Buffer<bf16>(n * to.tokens_size);
     to.token_weights = Buffer<float>(n * c * groups * 16);
+    if (from.token_gaps) to.token_gaps = Buffer<float>(n * c * groups * 16);
   }
   to.real.resize(n);
   const auto pack_text = [&](int64_t i) {
@@ -188,8 +202,11 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
       const size_t source = i * kept + places[j];
       bf16* tokens = to.tokens.data() + to.tokens_at(i, group);
       for (size_t x = 0; x < d; ++x) tokens[LaneBlock::place(lane, x)] = to_bf16(from.tokens[source * d + x]);
-      for (size_t label = 0; label < c; ++label)
-        to.token_weights.data()[to.token_weights_at(i, label) + j] = from.token_weights[source * c + label];
+      for (size_t label = 0; label < c; ++label) {
+        const size_t target = to.token_weights_at(i, label) + j;
+        to.token_weights.data()[target] = from.token_weights[source * c + label];
+        if (from.token_gaps) to.token_gaps.data()[target] = from.token_gaps[source * c + label];
+      }
     }
   };
   Failure failure;
@@ -283,7 +300,8 @@ void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right,
   }
 }
 
-// Adds, for each label, the largest similarity of every token in the other text, weighted.
+// Adds, for each label, the largest similarity of every token in the other text, weighted, and where there are weights
+// of them the square of what it lacks to one.
 void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b,
                               float* logits) const {
   constexpr int kRows = 8;
@@ -312,14 +330,22 @@ void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, in
       for (int i = 0; i < rows; ++i)
         found[first + i] = std::max(found[first + i], _mm512_mask_reduce_max_ps(real, sums[i]));
     }
+    const __m512 lacks = _mm512_sub_ps(_mm512_set1_ps(1.f), down), gap = _mm512_mul_ps(lacks, lacks);
     for (int label = 0; label < c; ++label) {
-      const __m512 weights = _mm512_loadu_ps(right.token_weights.data() + right.token_weights_at(b, label) + g * 16);
-      logits[label] += _mm512_mask_reduce_add_ps(real, _mm512_mul_ps(weights, down));
+      const size_t at = right.token_weights_at(b, label) + g * 16;
+      __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(right.token_weights.data() + at), down);
+      if (right.packed.gaps) sum = _mm512_fmadd_ps(_mm512_loadu_ps(right.token_gaps.data() + at), gap, sum);
+      logits[label] += _mm512_mask_reduce_add_ps(real, sum);
     }
   }
-  const float* weights = left.token_weights.data() + a * left.kept * c;
+  const size_t first = static_cast<size_t>(a) * left.kept * c;
+  const float* weights = left.token_weights.data() + first;
   for (int i = 0; i < own; ++i)
     for (int label = 0; label < c; ++label) logits[label] += found[i] * weights[i * c + label];
+  if (!left.packed.gaps) return;
+  const float* gaps = left.token_gaps.data() + first;
+  for (int i = 0; i < own; ++i)
+    for (int label = 0; label < c; ++label) logits[label] += (1 - found[i]) * (1 - found[i]) * gaps[i * c + label];
 }
 
 void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int pairs,

@@ -32,10 +32,10 @@ constexpr int kMostTokens = 1024;
 // What texts were packed for: they can be scored with one another, and by a head of this shape, where it is the same.
 struct Packed {
   int width = 0, heads = 0, labels = 0;
-  bool similar = false, tokens = false;
+  bool similar = false, tokens = false, gaps = false;
   bool operator==(const Packed& other) const {
     return width == other.width && heads == other.heads && labels == other.labels && similar == other.similar &&
-           tokens == other.tokens;
+           tokens == other.tokens && gaps == other.gaps;
   }
 };
 
@@ -47,7 +47,8 @@ struct LeftTexts {
   Buffer<bf16> query, similar, tokens;  // (n, d) scaled; (n, c, d) under the classifier's weights; (n, k, d)
   Buffer<float> own_top, own_sum;       // (n, heads)
   Buffer<float> own_mixed, residual;    // (n, d)
-  Buffer<float> token_weights;          // (n, k, c)
+  Buffer<float> token_weights;          // (n, k, c) of a token's largest similarity
+  Buffer<float> token_gaps;             // (n, k, c) of the square of what it lacks to one
   std::vector<int> real;
   size_t bytes() const;
 };
@@ -72,7 +73,7 @@ struct RightTexts {
   bool two_heads = false;
   size_t key_size = 0, value_size = 0, tokens_size = 0;  // of a text
   Buffer<bf16> key, value, similar, tokens;
-  Buffer<float> token_weights;  // (n, c, 16 groups)
+  Buffer<float> token_weights, token_gaps;  // (n, c, 16 groups)
   std::vector<int> real;
   size_t bytes() const;
 
@@ -94,11 +95,11 @@ struct RightTexts {
 
 // fp32 arrays of a block of texts, as `distilmatch.engine.folding` names them; null where the head has no such part.
 struct LeftArrays {
-  const float *query, *own_top, *own_sum, *own_mixed, *residual, *similar, *tokens, *token_weights;
+  const float *query, *own_top, *own_sum, *own_mixed, *residual, *similar, *tokens, *token_weights, *token_gaps;
   const uint8_t* mask;  // 0, or any other number for a real token
 };
 struct RightArrays {
-  const float *key, *value, *similar, *tokens, *token_weights;
+  const float *key, *value, *similar, *tokens, *token_weights, *token_gaps;
   const uint8_t* mask;  // 0, or any other number for a real token
 };
 

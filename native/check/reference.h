@@ -66,7 +66,7 @@ struct Texts {
   std::vector<uint8_t> mask;
   Numbers query, own_top, own_sum, own_mixed, residual;  // of the left side
   Numbers key, value;                                    // of the right side
-  Numbers similar, tokens, token_weights;
+  Numbers similar, tokens, token_weights, token_gaps;
 
   Texts(const TransformerShape& shape, int64_t texts, int kept_tokens, bool left, bool compared, Random& random)
       : count(texts), kept(kept_tokens), mask(random.mask(texts, kept_tokens)) {
@@ -86,14 +86,15 @@ struct Texts {
     similar = random.numbers(n * d * (left ? c : 1), 0.2f);
     tokens = random.numbers(n * k * d, 0.2f);
     token_weights = random.numbers(n * k * c, 0.3f);
+    token_gaps = random.numbers(n * k * c, 0.3f);
   }
 
   LeftArrays left() const {
     return {query.data(),  own_top.data(), own_sum.data(),      own_mixed.data(), residual.data(),
-            part(similar), part(tokens),   part(token_weights), mask.data()};
+            part(similar), part(tokens),   part(token_weights), part(token_gaps), mask.data()};
   }
   RightArrays right() const {
-    return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), mask.data()};
+    return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), part(token_gaps), mask.data()};
   }
 
  private:
@@ -132,14 +133,18 @@ inline void add_similarities(const TransformerShape& shape, const Texts& left, c
       of_left[i] = std::max(of_left[i], product);
       of_right[j] = std::max(of_right[j], product);
     }
-  for (int label = 0; label < c; ++label) {
-    for (int i = 0; i < left.kept; ++i)
-      if (left.mask[a * left.kept + i])
-        logits[label] += of_left[i] * left.token_weights[(a * left.kept + i) * c + label];
-    for (int j = 0; j < right.kept; ++j)
-      if (right.mask[b * right.kept + j])
-        logits[label] += of_right[j] * right.token_weights[(b * right.kept + j) * c + label];
-  }
+  const auto add = [&](const Texts& texts, int64_t text, const std::vector<double>& largest) {
+    for (int i = 0; i < texts.kept; ++i) {
+      if (!texts.mask[text * texts.kept + i]) continue;
+      const double gap = (1 - largest[i]) * (1 - largest[i]);
+      for (int label = 0; label < c; ++label) {
+        const size_t at = (text * texts.kept + i) * c + label;
+        logits[label] += largest[i] * texts.token_weights[at] + gap * texts.token_gaps[at];
+      }
+    }
+  };
+  add(left, a, of_left);
+  add(right, b, of_right);
 }
 
 // (labels) logits of a pair.

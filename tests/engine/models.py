@@ -16,7 +16,7 @@ from distilmatch.types import TokenRepresentations
 
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {"head_similarities": 0, "head_maxsim": 0},
-    "compared": {"head_similarities": 8, "head_maxsim": 3},
+    "compared": {"head_similarities": 8, "head_maxsim": 3, "head_gaps": 2},
     "pre_norm": {"head_norm": "pre", "head_activation": "relu"},
     "two_layers": {"head_layers": 2},
     "feed_forward": {"head": "feed_forward"},

@@ -46,6 +46,7 @@ def random_head(student: StudentConfig, labels: int) -> tuple[nn.Module, nn.Line
     strategy=st.sampled_from(["first", "first_pooled"]),
     similarities=st.sampled_from([0, 4]),
     weightings=st.sampled_from([0, 3]),
+    gaps=st.sampled_from([0, 2]),
     labels=st.integers(1, 3),
     tuples=st.integers(1, 20),
 )
@@ -59,13 +60,15 @@ def test_folded_scores_equal_plain_ones(
     strategy: str,
     similarities: int,
     weightings: int,
+    gaps: int,
     labels: int,
     tuples: int,
 ) -> None:
     torch.manual_seed(seed)
     if kind == "lite":
         kept = kept[:2]
-    compared = {"head_similarities": similarities, "head_maxsim": weightings} if kind == "transformer" else {}
+    compared = {"head_similarities": similarities, "head_maxsim": weightings, "head_gaps": gaps if weightings else 0}
+    compared = compared if kind == "transformer" else {}
     student = StudentConfig(
         head=kind,  # type: ignore[arg-type]
         kept_tokens=tuple(kept),

@@ -27,7 +27,8 @@ THREE = TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
 ONE = TaskConfig(kind="binary")
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {"head_similarities": 0, "head_maxsim": 0},
-    "compared": {"head_similarities": 8, "head_maxsim": 3},
+    "compared": {"head_similarities": 8, "head_maxsim": 3, "head_gaps": 2},
+    "no_gaps": {"head_similarities": 0, "head_maxsim": 2, "head_gaps": 0},
     "short": {"kept_tokens": (5, 7)},
     "short_one_head": {"kept_tokens": (5, 8), "head_heads": 1},
     "pre_norm": {"head_norm": "pre", "head_activation": "relu"},
@@ -37,7 +38,16 @@ HEADS: dict[str, dict[str, Any]] = {
     "lite": {"head": "lite", "head_heads": 2},
     "cosine": {"head": "cosine"},
 }
-NATIVE = {"transformer", "compared", "short", "short_one_head", "pre_norm", "feed_forward", "feed_forward_relu"}
+NATIVE = {
+    "transformer",
+    "compared",
+    "no_gaps",
+    "short",
+    "short_one_head",
+    "pre_norm",
+    "feed_forward",
+    "feed_forward_relu",
+}
 LEFT, RIGHT = 23, 71
 
 

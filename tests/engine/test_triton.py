@@ -34,7 +34,8 @@ DEVICE = torch.device("cuda" if _HAS_GPU else "cpu")
 ONE, THREE = TaskConfig(kind="binary"), TaskConfig(kind="classification", classes=("no", "maybe", "yes"))
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {},
-    "compared": {"head_similarities": 8, "head_maxsim": 3},
+    "compared": {"head_similarities": 8, "head_maxsim": 3, "head_gaps": 2},
+    "no_gaps": {"head_similarities": 0, "head_maxsim": 2, "head_gaps": 0},
     "similarities_pre_norm": {"head_norm": "pre", "head_activation": "relu", "head_similarities": 4},
     "two_blocks": {"width": 96, "head_similarities": 8, "head_maxsim": 2, "kept_tokens": (5, 3)},
     "odd_sizes": {"width": 40, "head_heads": 5, "head_intermediate": 72, "kept_tokens": (1, 2)},

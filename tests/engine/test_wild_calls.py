@@ -33,7 +33,8 @@ def _texts(head: object, kept: int = 3, n: int = 4, width: int = 32) -> tuple[ob
     mask = np.ones((n, kept), bool)
     left = [rng.normal(size=(n, size)).astype(np.float32) for size in (width, 2, 2, width, width)]
     sides = [rng.normal(size=(n, kept, width)).astype(np.float32) for _ in range(2)]
-    return head.pack_left(mask, *left, None, None, None), head.pack_right(mask, *sides, None, None, None)  # type: ignore[attr-defined]
+    nothing = [None] * 4  # no similarities
+    return head.pack_left(mask, *left, *nothing), head.pack_right(mask, *sides, *nothing)  # type: ignore[attr-defined]
 
 
 def test_what_is_wrong_is_named() -> None:
@@ -62,4 +63,4 @@ def test_what_is_wrong_is_named() -> None:
         head.top_k(left, right, "logit", 0, [], top, top, 0, 0, 1)  # type: ignore[attr-defined]
     mask = np.array([[True, False], [False, False]])
     with pytest.raises(ValueError, match="text 1 has no real token"):
-        head.pack_right(mask, *[np.zeros((2, 2, 32), np.float32)] * 2, None, None, None)  # type: ignore[attr-defined]
+        head.pack_right(mask, *[np.zeros((2, 2, 32), np.float32)] * 2, *[None] * 4)  # type: ignore[attr-defined]

@@ -18,12 +18,13 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.engine.kernels.base import triton as triton_kernel
+from distilmatch.engine.kernels import triton as triton_kernel
 from distilmatch.models.heads import make_head
 from distilmatch.types import TokenRepresentations
 
 SHAPES: list[tuple[int, dict[str, Any]]] = [
-    (1, {"head_similarities": 8, "head_maxsim": 2}),
+    (1, {"head_similarities": 8, "head_maxsim": 2, "head_gaps": 1}),
+    (3, {"head_maxsim": 2}),
     (3, {"width": 96, "head_norm": "pre", "head_activation": "relu"}),
     (1, {"head": "feed_forward"}),
     (3, {"head": "feed_forward", "head_activation": "relu"}),

@@ -171,6 +171,7 @@ class Wild:
             similar=self._maybe(_array(self.draw, own)) if with_similar else None,
             tokens=self._maybe(_array(self.draw, (n, k, _WIDTH))) if with_tokens else None,
             token_weights=self._maybe(_array(self.draw, (n, k, _LABELS))) if with_tokens else None,
+            token_gaps=self._maybe(_array(self.draw, (n, k, _LABELS))) if with_tokens else None,
         )
 
     def _left(self) -> tuple[str, Any, dict[str, Any]]:

@@ -257,6 +257,19 @@ def test_a_score_starts_as_the_similarities(
     torch.testing.assert_close(got, torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "gaps"),
+    [({}, 2), ({"head_maxsim": 3}, 3), ({"head_gaps": 0}, 0), ({"head_maxsim": 0, "head_gaps": 5}, 0)],
+)
+def test_gaps_are_read_beside_the_largest_similarities(tiny_encoder: Path, shape: dict[str, int], gaps: int) -> None:
+    student = StudentConfig(**{**SMALL, "width": 32, "head_heads": 2, **shape})
+    model = DiPair.from_encoder(tiny_encoder, student, TaskConfig(kind="binary"))
+    assert model.student.head_gaps == gaps
+    both = [model.student.head_maxsim or 0, gaps]
+    part = model.head.max_similarities  # type: ignore[union-attr]
+    assert (0 if part is None else part.features) == 2 * sum(both)  # type: ignore[union-attr]
+
+
 def test_a_dual_encoder_s_score_starts_as_the_cosine(tiny_encoder: Path) -> None:
     student = StudentConfig(**{**SMALL, "head": "cosine"})
     model = DiPair.from_encoder(tiny_encoder, student, TaskConfig(kind="binary")).eval()

@@ -116,12 +116,18 @@ def test_similarities_are_dot_products_of_slices(count: int) -> None:
         torch.testing.assert_close(got, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_largest_similarities_against_a_loop(count: int) -> None:
+@pytest.mark.parametrize(("count", "gaps"), [(2, 0), (2, 2), (3, 1)])
+def test_largest_similarities_against_a_loop(count: int, gaps: int) -> None:
     torch.manual_seed(0)
     names = tuple(f"side{j}" for j in range(count))
     student = StudentConfig(
-        kept_tokens=(3, 5, 2)[:count], max_lengths=(8,) * count, side_names=names, width=8, head_heads=2, head_maxsim=3
+        kept_tokens=(3, 5, 2)[:count],
+        max_lengths=(8,) * count,
+        side_names=names,
+        width=8,
+        head_heads=2,
+        head_maxsim=3,
+        head_gaps=gaps,
     )
     head = make_head(student).eval()
     assert isinstance(head, TransformerHead) and head.max_similarities is not None
@@ -140,6 +146,8 @@ def test_largest_similarities_against_a_loop(count: int) -> None:
                 for token in part.projection(own):
                     found.append(max(cosine_similarity(token, seen, dim=0) for seen in part.projection(other)))
                 expected += [sum(w * f for w, f in zip(weights[:, k], found, strict=True)) for k in range(3)]
+                lacks = [(1 - largest) ** 2 for largest in found]
+                expected += [sum(w * f for w, f in zip(weights[:, 3 + k], lacks, strict=True)) for k in range(gaps)]
         torch.testing.assert_close(got, torch.stack(expected), atol=1e-5, rtol=1e-4)  # type: ignore[arg-type]
 
 

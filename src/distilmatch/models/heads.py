@@ -140,19 +140,20 @@ class MaxSimilarities(nn.Module):
     """What each token of a text finds in the other: its largest cosine there, averaged over the text in several ways.
 
     Late interaction (Khattab and Zaharia 2020, section 3.3, MaxSim) in both directions. `head_maxsim` weightings say
-    how much a token counts, a softmax over its text of a linear function of the token; they start nearly even.
+    how much a token counts, a softmax over its text of a linear function of the token; they start nearly even. A mean
+    hides one token that finds nothing, so `head_gaps` more are of the square of what each largest cosine lacks to one.
     """
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
-        width, self.weightings = student.vector_width, student.head_maxsim or 0
+        width, self.weightings, self.gaps = student.vector_width, student.head_maxsim or 0, student.head_gaps or 0
         self.projection = nn.Linear(width, width, bias=False)
-        self.importance = nn.Linear(width, self.weightings, bias=False)
+        self.importance = nn.Linear(width, self.weightings + self.gaps, bias=False)
         self.kept_tokens = student.kept_tokens
-        self.features = self.weightings * student.sides * (student.sides - 1)
+        self.features = (self.weightings + self.gaps) * student.sides * (student.sides - 1)
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
-        """(p, 2 weightings) for two sides, left in right first, for more those of every two; as in `TransformerHead`."""
+        """(p, 2 (weightings + gaps)) for two sides, left in right first, for more those of every two; as in `TransformerHead`."""
         vectors, weights = [], []
         for j, side in enumerate(sides):
             projected, importance = self.vectors(side)
@@ -163,23 +164,27 @@ class MaxSimilarities(nn.Module):
             cosines = (vectors[i] @ vectors[j].transpose(1, 2)).float()
             for source, target, similarities in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
                 real = sides[target].mask[rows[:, target]]
-                largest = similarities.masked_fill(~real[:, None, :], float("-inf")).amax(-1)
-                features.append((weights[source] * largest[:, :, None]).sum(1))
+                largest = similarities.masked_fill(~real[:, None, :], float("-inf")).amax(-1)[:, :, None]
+                means, gaps = weights[source].split([self.weightings, self.gaps], -1)
+                features.append((means * largest).sum(1))
+                if self.gaps:
+                    features.append((gaps * (1 - largest).square()).sum(1))
         return torch.cat(features, -1)
 
     def vectors(self, texts: TokenRepresentations) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n, k, d) projected tokens of length one and (n, k, weightings) fp32 shares, zero for padding."""
+        """(n, k, d) projected tokens of length one and (n, k, weightings + gaps) fp32 shares, zero for padding."""
         scores = self.importance(texts.tokens).float().masked_fill(~texts.mask[:, :, None], float("-inf"))
         return normalize(self.projection(texts.tokens), dim=-1), scores.softmax(1)
 
     def start_weights(self) -> torch.Tensor:
         """(features,) weights that make them one similarity, the mean over every two sides: of two, the one that keeps
-        fewer tokens looks into the other, or each in turn for half.
+        fewer tokens looks into the other, or each in turn for half. Gaps count for nothing yet.
         """
         shares = []
         for i, j in combinations(self.kept_tokens, 2):
             shares += [float(i < j) + 0.5 * (i == j), float(j < i) + 0.5 * (i == j)]
-        return torch.tensor(shares).repeat_interleave(self.weightings) / (self.weightings * len(shares) / 2)
+        means = torch.tensor(shares)[:, None].expand(-1, self.weightings) / (self.weightings * len(shares) / 2)
+        return torch.cat([means, torch.zeros(len(shares), self.gaps)], 1).flatten()
 
 
 def mean_token(side: TokenRepresentations) -> torch.Tensor:

@@ -164,16 +164,19 @@ class _FoldedMaxSimilarities:
     # logits of `MaxSimilarities`: how much a token's largest similarity counts for each label is a text's own.
     def __init__(self, similarities: MaxSimilarities, weight: torch.Tensor) -> None:
         self.similarities = similarities
-        self.weights = weight.unflatten(1, (-1, similarities.weightings))  # (c, ordered pairs, weightings)
+        each = similarities.weightings + similarities.gaps
+        self.weights = weight.unflatten(1, (-1, each)).float()  # (c, ordered pairs, weightings + gaps)
         sides = range(len(similarities.kept_tokens))
         self.order = [pair for i, j in combinations(sides, 2) for pair in ((i, j), (j, i))]
 
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
         vectors, importance = self.similarities.vectors(texts)
-        folded = {"tokens": vectors}
+        folded, means = {"tokens": vectors}, self.similarities.weightings
         for place, (asking, other) in enumerate(self.order):
             if asking == side:
-                folded[f"weights_{other}"] = importance @ self.weights[:, place].T.float()
+                folded[f"weights_{other}"] = importance[..., :means] @ self.weights[:, place, :means].T
+                if self.similarities.gaps:
+                    folded[f"gaps_{other}"] = importance[..., means:] @ self.weights[:, place, means:].T
         return folded
 
     def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
@@ -183,6 +186,8 @@ class _FoldedMaxSimilarities:
             with torch.autocast(tokens.device.type, enabled=False):
                 cosines = tokens.float() @ others.float().transpose(1, 2)
             for asking, other, compared in ((i, j, cosines), (j, i, cosines.transpose(1, 2))):
-                largest = compared.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)
-                logits = logits + (sides[asking][f"weights_{other}"] * largest[:, :, None]).sum(1)
+                largest = compared.masked_fill(~sides[other]["mask"][:, None, :], -torch.inf).amax(-1)[:, :, None]
+                logits = logits + (sides[asking][f"weights_{other}"] * largest).sum(1)
+                if self.similarities.gaps:
+                    logits = logits + (sides[asking][f"gaps_{other}"] * (1 - largest).square()).sum(1)
         return logits

@@ -254,7 +254,7 @@ def _transformer(native: Any, folded: FoldedTransformer, multiplier: Multiplier)
 
 def _packed(head: Any, kind: FoldedTransformer, texts: FoldedTexts, side: int) -> Any:
     mask = np.ascontiguousarray(texts["mask"].numpy())
-    compared = [_array(texts.get(name)) for name in ("tokens", f"weights_{1 - side}")]
+    compared = [_array(texts.get(name)) for name in ("tokens", f"weights_{1 - side}", f"gaps_{1 - side}")]
     if side == 1:
         return head.pack_right(
             mask, _array(texts["key"]), _array(texts["value"]), _array(texts.get("similar")), *compared

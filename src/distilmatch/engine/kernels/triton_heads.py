@@ -156,6 +156,8 @@ class TransformerPrograms:
         if "tokens" in texts:
             packed["tokens"] = self._operand(self._padded(_in_order(texts["tokens"], order)))
             packed["token_weights"] = _fp32(_in_order(texts[f"weights_{1 - side}"], order))
+        if f"gaps_{1 - side}" in texts:
+            packed["token_gaps"] = _fp32(_in_order(texts[f"gaps_{1 - side}"], order))
         return packed
 
     def pairs(self, left: FoldedTexts, right: FoldedTexts, rows: torch.Tensor, out: torch.Tensor) -> None:
@@ -247,13 +249,16 @@ class TransformerPrograms:
             rights=m,
             left_tokens=left["tokens"],
             left_weights=left["token_weights"],
+            left_gaps=left.get("token_gaps", left["token_weights"]),
             left_counts=left["counts"],
             right_tokens=right["tokens"],
             right_weights=right["token_weights"],
+            right_gaps=right.get("token_gaps", right["token_weights"]),
             right_counts=right["counts"],
             left_kept=kept[0],
             right_kept=kept[1],
             EVERY_PAIR=every_pair,
+            GAPS="token_gaps" in left,
             LEFTS=texts[0],
             RIGHTS=texts[1],
             LEFT_TOKENS=tokens[0],

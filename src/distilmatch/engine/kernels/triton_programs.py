@@ -246,13 +246,16 @@ def largest_program(
     rights: tl.tensor,
     left_tokens: tl.tensor,  # (n, k, d) bf16 of length one, real ones first, and so `right_tokens`
     left_weights: tl.tensor,  # (n, k, c) fp32, zero for padding, and so `right_weights`
+    left_gaps: tl.tensor,  # the same of the squared gaps, not read without GAPS, and so `right_gaps`
     left_counts: tl.tensor,  # (n,) int32 real tokens, and so `right_counts`
     right_tokens: tl.tensor,
     right_weights: tl.tensor,
+    right_gaps: tl.tensor,
     right_counts: tl.tensor,
     left_kept: tl.tensor,
     right_kept: tl.tensor,
     EVERY_PAIR: tl.constexpr,
+    GAPS: tl.constexpr,
     LEFTS: tl.constexpr,
     RIGHTS: tl.constexpr,
     LEFT_TOKENS: tl.constexpr,
@@ -297,6 +300,11 @@ def largest_program(
         right_share = tl.load(right_weights + right_at * LABELS + label, mask=right_real, other=0.0)
         logit = tl.sum(down * tl.reshape(left_share, (LEFTS, LEFT_TOKENS, 1)), 1)
         logit += tl.sum(up * tl.reshape(right_share, (1, RIGHTS, RIGHT_TOKENS)), 2)
+        if GAPS:
+            left_gap = tl.load(left_gaps + left_at * LABELS + label, mask=left_real, other=0.0)
+            right_gap = tl.load(right_gaps + right_at * LABELS + label, mask=right_real, other=0.0)
+            logit += tl.sum((1 - down) * (1 - down) * tl.reshape(left_gap, (LEFTS, LEFT_TOKENS, 1)), 1)
+            logit += tl.sum((1 - up) * (1 - up) * tl.reshape(right_gap, (1, RIGHTS, RIGHT_TOKENS)), 2)
         if EVERY_PAIR:
             real = (left_text < lefts) & (right_text < rights)
             tl.store(out + (left_text * rights + right_text) * LABELS + label, logit, mask=real)
