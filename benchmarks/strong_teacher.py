@@ -191,11 +191,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of the transfer set")
     parser.add_argument("--epochs", type=float, default=2.0, help="of stage 2, where an attempt says nothing else")
     parser.add_argument(
+        "--stage1-epochs",
+        type=float,
+        help="of stage 1; with `--epochs 0` heads are compared over the same frozen layers",
+    )
+    parser.add_argument(
         "--start", choices=["auto", "encoder", "teacher"], default="auto", help="the students' first weights"
     )
     parser.add_argument("--attempts", nargs="+", choices=list(ATTEMPTS), default=list(ATTEMPTS))
     arguments = parser.parse_args()
-    settings = {"transfer": {"seed": 0}, "stage2": {"epochs": arguments.epochs, "evaluations": 4}}
+    settings: dict[str, dict[str, Any]] = {
+        "transfer": {"seed": 0},
+        "stage2": {"epochs": arguments.epochs, "evaluations": 4},
+    }
+    if arguments.stage1_epochs is not None:
+        settings["stage1"] = {"epochs": arguments.stage1_epochs, "evaluations": 6}
     one = replace(SETS[arguments.set], settings=settings)
     comparison = Comparison(
         one=one,
