@@ -53,9 +53,9 @@ ATTEMPTS = {
     "catalogue": Attempt(
         label="tokens by length, 4 mined in the whole catalogue", changes={"transfer": {"mined": 4}}, catalogue=True
     ),
-    "no_gaps": Attempt(
-        label="tokens by length, no gaps in the head",
-        changes={"transfer": {"mined": 0}, "student": {"head_gaps": 0}},
+    "gaps": Attempt(
+        label="tokens by length, gaps in the head",
+        changes={"transfer": {"mined": 0}, "student": {"head_gaps": 12}},
     ),
     "gentle": Attempt(
         label="tokens by length, half the rates in stage 2",

@@ -259,7 +259,7 @@ def test_a_score_starts_as_the_similarities(
 
 @pytest.mark.parametrize(
     ("shape", "gaps"),
-    [({}, 2), ({"head_maxsim": 3}, 3), ({"head_gaps": 0}, 0), ({"head_maxsim": 0, "head_gaps": 5}, 0)],
+    [({}, 0), ({"head_maxsim": 3, "head_gaps": 2}, 2), ({"head_gaps": 0}, 0), ({"head_maxsim": 0, "head_gaps": 5}, 0)],
 )
 def test_gaps_are_read_beside_the_largest_similarities(tiny_encoder: Path, shape: dict[str, int], gaps: int) -> None:
     student = StudentConfig(**{**SMALL, "width": 32, "head_heads": 2, **shape})
