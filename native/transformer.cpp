@@ -32,6 +32,16 @@ std::vector<int> real_tokens(const uint8_t* mask, int kept) {
   return places;
 }
 
+template <class Arrays>
+Packed packed_for(const TransformerShape& shape, const Arrays& from) {
+  return {shape.width,
+          shape.heads,
+          shape.labels,
+          from.similar != nullptr,
+          from.tokens != nullptr,
+          from.token_gaps != nullptr};
+}
+
 struct Moments {
   float mean, scale;
 };
@@ -116,12 +126,7 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
   LeftTexts to;
   to.count = count;
   to.kept = kept;
-  to.packed = {shape.width,
-               shape.heads,
-               shape.labels,
-               from.similar != nullptr,
-               from.tokens != nullptr,
-               from.token_gaps != nullptr};
+  to.packed = packed_for(shape, from);
   to.query = Buffer<bf16>(n * d);
   convert(from.query, n * d, to.query.data());
   copy_float(from.own_top, n * shape.heads, to.own_top);
@@ -160,12 +165,7 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
   RightTexts to;
   to.count = count;
   to.kept = kept;
-  to.packed = {shape.width,
-               shape.heads,
-               shape.labels,
-               from.similar != nullptr,
-               from.tokens != nullptr,
-               from.token_gaps != nullptr};
+  to.packed = packed_for(shape, from);
   to.groups = static_cast<int>(groups);
   to.two_heads = kept <= 8 && heads % 2 == 0;
   to.tokens_size = groups * LaneBlock::size(d);
