@@ -153,8 +153,8 @@ class StudentConfig(FrozenConfig):
         head_maxsim: weightings of the largest similarity that each kept token finds among the other text's, read out
             there too; None is one for each attention head; 0 none, as in the paper.
         head_gaps: weightings of the square of what a kept token's largest similarity lacks to one, read out there too: a single
-            token without a partner, such as another model number, then counts. None and 0 are none, as in the paper, and as
-            without `head_maxsim`.
+            token without a partner, such as another model number, then counts. 0 none, as in the paper, and as without
+            `head_maxsim`.
         head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, or from
             the last where none follow, cut to its width; "random" as in the paper; "auto" from the encoder where that fits.
 
@@ -185,7 +185,7 @@ class StudentConfig(FrozenConfig):
     head_dropout: float = Field(default=0.0, ge=0, lt=1)
     head_similarities: int | None = Field(default=None, ge=0)
     head_maxsim: int | None = Field(default=None, ge=0)
-    head_gaps: int | None = Field(default=None, ge=0)
+    head_gaps: int = Field(default=0, ge=0)
     head_start: Literal["auto", "encoder", "random"] = "auto"
 
     @model_validator(mode="after")
@@ -241,7 +241,7 @@ class StudentConfig(FrozenConfig):
         weightings = heads if self.head_maxsim is None else self.head_maxsim
         if self.head != "transformer":
             slices = weightings = 0
-        gaps = (self.head_gaps or 0) if weightings else 0
+        gaps = self.head_gaps if weightings else 0
         kept = self.kept_tokens or tuple(min(USUAL_KEPT, length) for length in self.max_lengths)
         compared = {"head_similarities": slices, "head_maxsim": weightings, "head_gaps": gaps}
         return self.replaced(width=student_width, head_heads=heads, kept_tokens=kept, **compared)

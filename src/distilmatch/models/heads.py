@@ -146,7 +146,7 @@ class MaxSimilarities(nn.Module):
 
     def __init__(self, student: StudentConfig) -> None:
         super().__init__()
-        width, self.weightings, self.gaps = student.vector_width, student.head_maxsim or 0, student.head_gaps or 0
+        width, self.weightings, self.gaps = student.vector_width, student.head_maxsim or 0, student.head_gaps
         self.projection = nn.Linear(width, width, bias=False)
         self.importance = nn.Linear(width, self.weightings + self.gaps, bias=False)
         self.kept_tokens = student.kept_tokens
