@@ -45,6 +45,66 @@ struct Hardware {
     _tile_stored(2, sums + 16 * 32, 32 * sizeof(float));
     _tile_stored(3, sums + 16 * 32 + 16, 32 * sizeof(float));
   }
+
+  // 16 rows with one block of lanes. A product takes three times as long as it keeps the unit busy: four sums share the
+  // numbers of a row, and are added up.
+  static void one_block(const bf16* rows, int width, const bf16* lanes, float* products, int stride) {
+    zero();
+    const int bytes = width * static_cast<int>(sizeof(bf16));
+    constexpr int kLanes = LaneBlock::kRow * sizeof(bf16);
+    int k = 0;
+    for (; k + 128 <= width; k += 128) {
+      _tile_loadd(4, rows + k, bytes);
+      _tile_loadd(5, lanes + LaneBlock::row(k / 2), kLanes);
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_loadd(6, rows + k + 32, bytes);
+      _tile_loadd(7, lanes + LaneBlock::row(k / 2 + 16), kLanes);
+      _tile_dpbf16ps(1, 6, 7);
+      _tile_loadd(4, rows + k + 64, bytes);
+      _tile_loadd(5, lanes + LaneBlock::row(k / 2 + 32), kLanes);
+      _tile_dpbf16ps(2, 4, 5);
+      _tile_loadd(6, rows + k + 96, bytes);
+      _tile_loadd(7, lanes + LaneBlock::row(k / 2 + 48), kLanes);
+      _tile_dpbf16ps(3, 6, 7);
+    }
+    for (; k < width; k += 32) {
+      _tile_loadd(4, rows + k, bytes);
+      _tile_loadd(5, lanes + LaneBlock::row(k / 2), kLanes);
+      _tile_dpbf16ps(0, 4, 5);
+    }
+    alignas(64) float parts[4][256];
+    _tile_stored(0, parts[0], 64);
+    _tile_stored(1, parts[1], 64);
+    _tile_stored(2, parts[2], 64);
+    _tile_stored(3, parts[3], 64);
+    for (int i = 0; i < 16; ++i)
+      _mm512_storeu_ps(
+          products + static_cast<size_t>(i) * stride,
+          _mm512_add_ps(_mm512_add_ps(_mm512_load_ps(parts[0] + 16 * i), _mm512_load_ps(parts[1] + 16 * i)),
+                        _mm512_add_ps(_mm512_load_ps(parts[2] + 16 * i), _mm512_load_ps(parts[3] + 16 * i))));
+  }
+
+  // 16 rows with three blocks of lanes.
+  static void three_blocks(const bf16* rows, int width, const bf16* lanes, float* products, int stride) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    const size_t block = LaneBlock::size(width);
+    for (int k = 0; k < width; k += 32) {
+      const bf16* at = lanes + LaneBlock::row(k / 2);
+      constexpr int kLanes = LaneBlock::kRow * sizeof(bf16);
+      _tile_loadd(4, rows + k, width * sizeof(bf16));
+      _tile_loadd(5, at, kLanes);
+      _tile_loadd(6, at + block, kLanes);
+      _tile_loadd(7, at + 2 * block, kLanes);
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_dpbf16ps(1, 4, 6);
+      _tile_dpbf16ps(2, 4, 7);
+    }
+    _tile_stored(0, products, stride * sizeof(float));
+    _tile_stored(1, products + 16, stride * sizeof(float));
+    _tile_stored(2, products + 32, stride * sizeof(float));
+  }
 };
 
 // The same in plain loops, so that layouts can be tested where there is no matrix unit.
@@ -68,6 +128,19 @@ struct Imitated {
                           to_float(columns[PairPanels::step(pair) + 2 * j + t]);
   }
   static void store(float* sums) { std::memcpy(sums, held, sizeof held); }
+  static void one_block(const bf16* rows, int width, const bf16* lanes, float* products, int stride) {
+    for (int i = 0; i < 16; ++i)
+      for (int lane = 0; lane < 16; ++lane) {
+        float sum = 0;
+        for (int x = 0; x < width; ++x)
+          sum += to_float(rows[static_cast<size_t>(i) * width + x]) * to_float(lanes[LaneBlock::place(lane, x)]);
+        products[static_cast<size_t>(i) * stride + lane] = sum;
+      }
+  }
+  static void three_blocks(const bf16* rows, int width, const bf16* lanes, float* products, int stride) {
+    for (int block = 0; block < 3; ++block)
+      one_block(rows, width, lanes + block * LaneBlock::size(width), products + 16 * block, stride);
+  }
 };
 
 template <Then then>
@@ -114,6 +187,15 @@ void product(Then then, const bf16* rows, int inputs, const void* weights, int o
   });
 }
 
+template <class Tiles>
+void similarities(const bf16* rows, int, int width, const bf16* lanes, int blocks, float* products) {
+  int block = 0;
+  for (; block + 3 <= blocks; block += 3)
+    Tiles::three_blocks(rows, width, lanes + block * LaneBlock::size(width), products + 16 * block, 16 * blocks);
+  for (; block < blocks; ++block)
+    Tiles::one_block(rows, width, lanes + block * LaneBlock::size(width), products + 16 * block, 16 * blocks);
+}
+
 // Leaf 7 of CPUID, EDX: bit 24 is AMX-TILE, bit 22 AMX-BF16. Not every compiler has names for them.
 bool has_matrix_unit() {
   unsigned a, b, c, d = 0;
@@ -133,14 +215,14 @@ bool matrix_unit_allowed() {
 }
 
 const Multiplier& matrix_multiplier() {
-  static const Multiplier chosen{kMostTileRows,         &Hardware::begin, &Hardware::end,
-                                 &packed_weights_bytes, &pack_weights,    &product<Hardware>};
+  static const Multiplier chosen{kMostTileRows, &Hardware::begin,   &Hardware::end,         &packed_weights_bytes,
+                                 &pack_weights, &product<Hardware>, &similarities<Hardware>};
   return chosen;
 }
 
 const Multiplier& imitated_multiplier() {
-  static const Multiplier chosen{kMostTileRows,         &Imitated::begin, &Imitated::end,
-                                 &packed_weights_bytes, &pack_weights,    &product<Imitated>};
+  static const Multiplier chosen{kMostTileRows, &Imitated::begin,   &Imitated::end,         &packed_weights_bytes,
+                                 &pack_weights, &product<Imitated>, &similarities<Imitated>};
   return chosen;
 }
 

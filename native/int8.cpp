@@ -149,7 +149,7 @@ void nothing() {}
 }  // namespace
 
 const Multiplier& byte_multiplier() {
-  static const Multiplier chosen{kTileRows, &nothing, &nothing, &packed_bytes, &pack, &product};
+  static const Multiplier chosen{kTileRows, &nothing, &nothing, &packed_bytes, &pack, &product, &vector_similarities};
   return chosen;
 }
 

@@ -15,6 +15,10 @@ enum class Then { add, gelu, relu };
 // Multiplies `tile_rows` rows (tile_rows, inputs) with weights that it packed from (outputs, inputs); both are
 // multiples of 32. The result, with the bias if there is one, is added to `sums` (tile_rows, outputs), or activated and
 // written to `activated`. `begin` and `end` frame a thread's use.
+//
+// `similarities` multiplies `count` rows (count, width), at most 16, with the lanes of `blocks` `LaneBlock`s; rows up
+// to the sixteenth may be read. The result is written to `products` (16, 16 blocks), of which rows past `count` mean
+// nothing.
 struct Multiplier {
   int tile_rows;
   void (*begin)();
@@ -23,13 +27,26 @@ struct Multiplier {
   void (*pack)(const float* weights, int outputs, int inputs, void* packed);
   void (*product)(Then then, const bf16* rows, int inputs, const void* packed, int outputs, const float* bias,
                   bf16* activated, float* sums);
+  void (*similarities)(const bf16* rows, int count, int width, const bf16* lanes, int blocks, float* products);
 };
+
+void vector_similarities(const bf16* rows, int count, int width, const bf16* lanes, int blocks, float* products);
 
 const Multiplier& vector_multiplier();    // AVX512-BF16
 const Multiplier& matrix_multiplier();    // AMX
 const Multiplier& byte_multiplier();      // AVX512-VNNI, int8
 const Multiplier& imitated_multiplier();  // AMX's layouts in plain loops, for tests
 bool matrix_unit_allowed();               // whether the CPU has AMX and the system lets this process use it
+
+// The layout of a block of 16 lanes, a token each: [numbers of a token / 2][16][2]. A row of it is one vector.
+struct LaneBlock {
+  static constexpr size_t kRow = 32;
+  static size_t size(size_t numbers) { return numbers * 16; }
+  // Where a lane's number x stands.
+  static size_t place(size_t lane, size_t x) { return (x / 2 * 16 + lane) * 2 + x % 2; }
+  // Where a row begins, which has every lane's numbers 2 row and 2 row + 1.
+  static size_t row(int number) { return static_cast<size_t>(number) * kRow; }
+};
 
 // Calls `work` with a constant of what comes after a product, so that it is compiled for each.
 template <class Work>

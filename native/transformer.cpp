@@ -42,6 +42,24 @@ Packed packed_for(const TransformerShape& shape, const Arrays& from) {
           from.token_gaps != nullptr};
 }
 
+// The largest number of each of 16 vectors, in the lane of its number.
+__m512 largest_of_each(const __m512* rows) {
+  __m512 pairs[8], fours[4], eights[2];
+  for (int i = 0; i < 8; ++i)
+    pairs[i] = _mm512_max_ps(_mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]),
+                             _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]));
+  // A quarter of a vector has now, of two rows, two maxima each: row, next, row, next.
+  for (int i = 0; i < 4; ++i)
+    fours[i] = _mm512_max_ps(_mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], _MM_SHUFFLE(1, 0, 1, 0)),
+                             _mm512_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], _MM_SHUFFLE(3, 2, 3, 2)));
+  // A quarter has one maximum of each of four rows: quarters are joined, those of four rows in one quarter at the end.
+  for (int i = 0; i < 2; ++i)
+    eights[i] = _mm512_max_ps(_mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], _MM_SHUFFLE(1, 0, 1, 0)),
+                              _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], _MM_SHUFFLE(3, 2, 3, 2)));
+  return _mm512_max_ps(_mm512_shuffle_f32x4(eights[0], eights[1], _MM_SHUFFLE(2, 0, 2, 0)),
+                       _mm512_shuffle_f32x4(eights[0], eights[1], _MM_SHUFFLE(3, 1, 3, 1)));
+}
+
 struct Moments {
   float mean, scale;
 };
@@ -77,7 +95,8 @@ struct TransformerHead::Scratch {
         attended(static_cast<size_t>(kMostTileRows) * shape.width),
         normed(static_cast<size_t>(kMostTileRows) * shape.width),
         hidden(static_cast<size_t>(kMostTileRows) * shape.intermediate),
-        sums(static_cast<size_t>(kMostTileRows) * shape.width) {
+        sums(static_cast<size_t>(kMostTileRows) * shape.width),
+        products(16 * static_cast<size_t>(kMostTokens)) {
     multiplier.begin();
   }
   ~Scratch() { multiplier.end(); }
@@ -85,7 +104,7 @@ struct TransformerHead::Scratch {
   Scratch& operator=(const Scratch&) = delete;
   const Multiplier& multiplier;
   Buffer<bf16> attended, normed, hidden;
-  Buffer<float> sums;
+  Buffer<float> sums, products;
 };
 
 TransformerHead::TransformerHead(const TransformerShape& given, const TransformerWeights& w,
@@ -138,7 +157,7 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
     convert(from.similar, n * c * d, to.similar.data());
   }
   if (from.tokens) {
-    to.tokens = Buffer<bf16>(n * kept * d);
+    to.tokens = Buffer<bf16>((n * kept + 15) * d);
     to.token_weights = Buffer<float>(n * kept * c);
     if (from.token_gaps) to.token_gaps = Buffer<float>(n * kept * c);
   }
@@ -301,51 +320,46 @@ void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right,
 }
 
 // Adds, for each label, the largest similarity of every token in the other text, weighted, and where there are weights
-// of them the square of what it lacks to one.
-void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b,
+// of them the square of what it lacks to one. `products` has room for 16 rows of the right text's lanes.
+void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* products,
                               float* logits) const {
-  constexpr int kRows = 8;
-  const int d = shape.width, c = shape.labels, own = left.real[a], other = right.real[b];
-  float found[kMostTokens];
-  for (int i = 0; i < own; ++i) found[i] = kNothing;
-  for (int g = 0; 16 * g < other; ++g) {
-    const __mmask16 real = first_lanes(other - 16 * g);
-    const bf16* columns = right.tokens.data() + right.tokens_at(b, g);
-    __m512 down = _mm512_set1_ps(kNothing);
-    for (int first = 0; first < own; first += kRows) {
-      const int rows = std::min(kRows, own - first);
-      const bf16* row[kRows];
-      for (int i = 0; i < kRows; ++i)  // rows past the last repeat it
-        row[i] = left.tokens.data() + (a * left.kept + first + std::min(i, rows - 1)) * static_cast<size_t>(d);
-      __m512 sums[kRows];
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) sums[i] = _mm512_setzero_ps();
-      for (int s = 0; s < d / 2; ++s) {
-        const __m512bh column = load_bf16(columns + LaneBlock::row(s));
-#pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pair_of(row[i] + 2 * s), column);
+  const int d = shape.width, c = shape.labels, own = left.real[a], other = right.real[b], blocks = (other + 15) / 16;
+  __m512 down[kMostTokens / 16];
+  for (int g = 0; g < blocks; ++g) down[g] = _mm512_set1_ps(kNothing);
+  for (int first = 0; first < own; first += 16) {
+    const int rows = std::min(16, own - first);
+    multiplier_.similarities(left.tokens.data() + (a * left.kept + first) * static_cast<size_t>(d), rows, d,
+                             right.tokens.data() + right.tokens_at(b, 0), blocks, products);
+    __m512 across[16];
+    for (int i = 0; i < 16; ++i) across[i] = _mm512_set1_ps(kNothing);
+    for (int g = 0; g < blocks; ++g) {
+      const __mmask16 real = first_lanes(other - 16 * g);
+      for (int i = 0; i < rows; ++i) {
+        const __m512 row = _mm512_loadu_ps(products + static_cast<size_t>(i) * 16 * blocks + 16 * g);
+        down[g] = _mm512_max_ps(down[g], row);
+        across[i] = _mm512_mask_max_ps(across[i], real, across[i], row);
       }
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) down = _mm512_max_ps(down, sums[i]);
-      for (int i = 0; i < rows; ++i)
-        found[first + i] = std::max(found[first + i], _mm512_mask_reduce_max_ps(real, sums[i]));
     }
-    const __m512 lacks = _mm512_sub_ps(_mm512_set1_ps(1.f), down), gap = _mm512_mul_ps(lacks, lacks);
-    for (int label = 0; label < c; ++label) {
-      const size_t at = right.token_weights_at(b, label) + g * 16;
-      __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(right.token_weights.data() + at), down);
-      if (right.packed.gaps) sum = _mm512_fmadd_ps(_mm512_loadu_ps(right.token_gaps.data() + at), gap, sum);
-      logits[label] += _mm512_mask_reduce_add_ps(real, sum);
+    alignas(64) float found[16];
+    _mm512_store_ps(found, largest_of_each(across));
+    for (int i = 0; i < rows; ++i) {
+      const size_t at = (static_cast<size_t>(a) * left.kept + first + i) * c;
+      const float gap = (1 - found[i]) * (1 - found[i]);
+      for (int label = 0; label < c; ++label) {
+        logits[label] += found[i] * left.token_weights.data()[at + label];
+        if (left.packed.gaps) logits[label] += gap * left.token_gaps.data()[at + label];
+      }
     }
   }
-  const size_t first = static_cast<size_t>(a) * left.kept * c;
-  const float* weights = left.token_weights.data() + first;
-  for (int i = 0; i < own; ++i)
-    for (int label = 0; label < c; ++label) logits[label] += found[i] * weights[i * c + label];
-  if (!left.packed.gaps) return;
-  const float* gaps = left.token_gaps.data() + first;
-  for (int i = 0; i < own; ++i)
-    for (int label = 0; label < c; ++label) logits[label] += (1 - found[i]) * (1 - found[i]) * gaps[i * c + label];
+  for (int g = 0; g < blocks; ++g) {
+    const __m512 lacks = _mm512_sub_ps(_mm512_set1_ps(1.f), down[g]), gap = _mm512_mul_ps(lacks, lacks);
+    for (int label = 0; label < c; ++label) {
+      const size_t at = right.token_weights_at(b, label) + g * 16;
+      __m512 sum = _mm512_mul_ps(_mm512_loadu_ps(right.token_weights.data() + at), down[g]);
+      if (right.packed.gaps) sum = _mm512_fmadd_ps(_mm512_loadu_ps(right.token_gaps.data() + at), gap, sum);
+      logits[label] += _mm512_mask_reduce_add_ps(first_lanes(other - 16 * g), sum);
+    }
+  }
 }
 
 void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right, const int64_t* rows, int pairs,
@@ -398,7 +412,7 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
         of_pair[label] += _mm512_reduce_add_ps(product);
       }
     }
-    if (left.tokens) largest(left, right, a, b, of_pair);
+    if (left.tokens) largest(left, right, a, b, scratch.products.data(), of_pair);
   }
 }
 
@@ -420,7 +434,9 @@ void TransformerHead::score(const LeftTexts& left, const RightTexts& right, cons
   failure.rethrow();
 }
 
-constexpr int64_t kLeftChunk = 4;  // left texts that pass over the right ones in the cache together
+// Left texts of a tile, with as many right ones as make it whole: a right text is read from memory once for all of
+// them.
+constexpr int64_t kLeftChunk = 8;
 
 template <class Take>
 void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, int threads, Take take) const {
@@ -438,21 +454,23 @@ void TransformerHead::all_pairs(const LeftTexts& left, const RightTexts& right, 
       logits.resize(static_cast<size_t>(kMostTileRows) * shape.labels);
     });
     int64_t rows[2 * kMostTileRows];
-    const auto score_block = [&](int64_t a, int64_t b, int pairs) {
-      for (int i = 0; i < pairs; ++i) rows[2 * i] = a, rows[2 * i + 1] = b + i;
+    const auto score_block = [&](int64_t a, int64_t left_end, int64_t b, int64_t right_end) {
+      int pairs = 0;
+      for (int64_t i = a; i < left_end; ++i)
+        for (int64_t j = b; j < right_end; ++j, ++pairs) rows[2 * pairs] = i, rows[2 * pairs + 1] = j;
       score_tile(left, right, rows, pairs, logits.data(), *scratch);
-      for (int i = 0; i < pairs; ++i) take(a, b + i, logits.data() + static_cast<size_t>(i) * shape.labels);
+      for (int i = 0; i < pairs; ++i)
+        take(rows[2 * i], rows[2 * i + 1], logits.data() + static_cast<size_t>(i) * shape.labels);
     };
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < chunks * parts; ++task)
       failure.run([&] {
-        const int64_t chunk = task / parts * kLeftChunk;
+        const int64_t chunk = task / parts * kLeftChunk, left_end = std::min(chunk + kLeftChunk, left.count);
+        const int64_t step = tile / (left_end - chunk);
         const int64_t first = shared ? task % parts : 0, end = shared ? first + 1 : ranges;
         for (int64_t columns = first * at_once; columns < std::min(end * at_once, right.count); columns += at_once) {
           const int64_t last = std::min(columns + at_once, right.count);
-          for (int64_t a = chunk; a < std::min(chunk + kLeftChunk, left.count); ++a)
-            for (int64_t b = columns; b < last; b += tile)
-              score_block(a, b, static_cast<int>(std::min<int64_t>(tile, last - b)));
+          for (int64_t b = columns; b < last; b += step) score_block(chunk, left_end, b, std::min(b + step, last));
         }
       });
   }

@@ -44,23 +44,14 @@ struct LeftTexts {
   int64_t count = 0;
   int kept = 0;
   Packed packed;
-  Buffer<bf16> query, similar, tokens;  // (n, d) scaled; (n, c, d) under the classifier's weights; (n, k, d)
-  Buffer<float> own_top, own_sum;       // (n, heads)
-  Buffer<float> own_mixed, residual;    // (n, d)
-  Buffer<float> token_weights;          // (n, k, c) of a token's largest similarity
-  Buffer<float> token_gaps;             // (n, k, c) of the square of what it lacks to one
+  Buffer<bf16> query, similar;        // (n, d) scaled; (n, c, d) under the classifier's weights
+  Buffer<bf16> tokens;                // (n, k, d), and room for the rows that a multiplier reads past the last
+  Buffer<float> own_top, own_sum;     // (n, heads)
+  Buffer<float> own_mixed, residual;  // (n, d)
+  Buffer<float> token_weights;        // (n, k, c) of a token's largest similarity
+  Buffer<float> token_gaps;           // (n, k, c) of the square of what it lacks to one
   std::vector<int> real;
   size_t bytes() const;
-};
-
-// The layout of a block of 16 lanes, a token each: [numbers of a token / 2][16][2]. A row of it is one vector.
-struct LaneBlock {
-  static constexpr size_t kRow = 32;
-  static size_t size(size_t numbers) { return numbers * 16; }
-  // Where a lane's number x stands.
-  static size_t place(size_t lane, size_t x) { return (x / 2 * 16 + lane) * 2 + x % 2; }
-  // Where a row begins, which has every lane's numbers 2 row and 2 row + 1.
-  static size_t row(int number) { return static_cast<size_t>(number) * kRow; }
 };
 
 // Texts of the second side. Keys are in blocks of 16 lanes, for each head one of every 16 tokens, or, where `two_heads`
@@ -130,7 +121,8 @@ class TransformerHead {
   void attend_two(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, bf16* out) const;
   void mix(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, int head, const bf16* shares,
            __m512 kept, __m512 scale, bf16* out) const;
-  void largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* logits) const;
+  void largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* products,
+               float* logits) const;
   Buffer<uint8_t> output_, expand_, contract_;  // packed by the multiplier
   std::vector<float> expand_bias_, contract_bias_, inner_norm_, inner_norm_bias_;
   std::vector<float> read_, read_sum_, read_bias_;  // the outer norm's weights folded in

@@ -1,5 +1,7 @@
 // Products in bf16 vectors with fp32 sums.
 // Instructions: AVX512-BF16. Bound by: arithmetic, 28 multiply-adds for 16 loads.
+#include <algorithm>
+
 #include "product.h"
 
 namespace distilmatch {
@@ -60,10 +62,38 @@ void product(Then then, const bf16* rows, int inputs, const void* weights, int o
 
 void nothing() {}
 
+constexpr int kSimilarRows = 8;
+
+// Products of 8 rows with the lanes of a block, a vector each.
+inline void similar_rows(const bf16* const* row, int width, const bf16* lanes, __m512* sums) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kSimilarRows; ++i) sums[i] = _mm512_setzero_ps();
+  for (int s = 0; s < width / 2; ++s) {
+    const __m512bh lane = load_bf16(lanes + LaneBlock::row(s));
+#pragma GCC unroll 8
+    for (int i = 0; i < kSimilarRows; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pair_of(row[i] + 2 * s), lane);
+  }
+}
+
 }  // namespace
 
+void vector_similarities(const bf16* rows, int count, int width, const bf16* lanes, int blocks, float* products) {
+  for (int block = 0; block < blocks; ++block)
+    for (int first = 0; first < count; first += kSimilarRows) {
+      const bf16* row[kSimilarRows];
+      for (int i = 0; i < kSimilarRows; ++i)  // rows past the last repeat it
+        row[i] = rows + static_cast<size_t>(std::min(first + i, count - 1)) * width;
+      __m512 sums[kSimilarRows];
+      similar_rows(row, width, lanes + block * LaneBlock::size(width), sums);
+      float* to = products + static_cast<size_t>(first) * 16 * blocks + 16 * block;
+#pragma GCC unroll 8
+      for (int i = 0; i < kSimilarRows; ++i) _mm512_storeu_ps(to + static_cast<size_t>(i) * 16 * blocks, sums[i]);
+    }
+}
+
 const Multiplier& vector_multiplier() {
-  static const Multiplier chosen{kTileRows, &nothing, &nothing, &packed_weights_bytes, &pack_weights, &product};
+  static const Multiplier chosen{
+      kTileRows, &nothing, &nothing, &packed_weights_bytes, &pack_weights, &product, &vector_similarities};
   return chosen;
 }
 
