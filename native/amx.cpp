@@ -46,8 +46,8 @@ struct Hardware {
     _tile_stored(3, sums + 16 * 32 + 16, 32 * sizeof(float));
   }
 
-  // 16 rows with one block of lanes. A product takes three times as long as it keeps the unit busy: four sums share the
-  // numbers of a row, and are added up.
+  // 16 rows with one block of lanes. A sum waits for the product before it, three times as long as a product keeps the
+  // unit busy: four sums take turns over the numbers of a row, and are added up at the end.
   static void one_block(const bf16* rows, int width, const bf16* lanes, float* products, int stride) {
     zero();
     const int bytes = width * static_cast<int>(sizeof(bf16));

@@ -9,6 +9,7 @@ namespace distilmatch {
 
 constexpr int kMostTileRows = 64;
 constexpr int kPanel = 32;
+constexpr int kSimilarRows = 16;  // at most, of a call of `similarities`
 
 enum class Then { add, gelu, relu };
 
@@ -16,9 +17,9 @@ enum class Then { add, gelu, relu };
 // multiples of 32. The result, with the bias if there is one, is added to `sums` (tile_rows, outputs), or activated and
 // written to `activated`. `begin` and `end` frame a thread's use.
 //
-// `similarities` multiplies `count` rows (count, width), at most 16, with the lanes of `blocks` `LaneBlock`s; rows up
-// to the sixteenth may be read. The result is written to `products` (16, 16 blocks), of which rows past `count` mean
-// nothing.
+// `similarities` multiplies `count` rows (count, width), at most `kSimilarRows`, with the lanes of `blocks` blocks,
+// each a `LaneBlock`; `width` is a multiple of 32. All `kSimilarRows` rows may be read. The result is written to
+// `products` (kSimilarRows, 16 blocks), of which rows past `count` mean nothing.
 struct Multiplier {
   int tile_rows;
   void (*begin)();

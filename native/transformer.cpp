@@ -96,7 +96,7 @@ struct TransformerHead::Scratch {
         normed(static_cast<size_t>(kMostTileRows) * shape.width),
         hidden(static_cast<size_t>(kMostTileRows) * shape.intermediate),
         sums(static_cast<size_t>(kMostTileRows) * shape.width),
-        products(16 * static_cast<size_t>(kMostTokens)) {
+        products(static_cast<size_t>(kSimilarRows) * kMostTokens) {
     multiplier.begin();
   }
   ~Scratch() { multiplier.end(); }
@@ -157,7 +157,7 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
     convert(from.similar, n * c * d, to.similar.data());
   }
   if (from.tokens) {
-    to.tokens = Buffer<bf16>((n * kept + 15) * d);
+    to.tokens = Buffer<bf16>((n * kept + kSimilarRows - 1) * d);
     to.token_weights = Buffer<float>(n * kept * c);
     if (from.token_gaps) to.token_gaps = Buffer<float>(n * kept * c);
   }
@@ -320,18 +320,18 @@ void TransformerHead::attend_two(const LeftTexts& left, const RightTexts& right,
 }
 
 // Adds, for each label, the largest similarity of every token in the other text, weighted, and where there are weights
-// of them the square of what it lacks to one. `products` has room for 16 rows of the right text's lanes.
+// of them the square of what it lacks to one. `products` has room for `kSimilarRows` rows of the right text's lanes.
 void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, int64_t a, int64_t b, float* products,
                               float* logits) const {
   const int d = shape.width, c = shape.labels, own = left.real[a], other = right.real[b], blocks = (other + 15) / 16;
   __m512 down[kMostTokens / 16];
   for (int g = 0; g < blocks; ++g) down[g] = _mm512_set1_ps(kNothing);
-  for (int first = 0; first < own; first += 16) {
-    const int rows = std::min(16, own - first);
+  for (int first = 0; first < own; first += kSimilarRows) {
+    const int rows = std::min(kSimilarRows, own - first);
     multiplier_.similarities(left.tokens.data() + (a * left.kept + first) * static_cast<size_t>(d), rows, d,
                              right.tokens.data() + right.tokens_at(b, 0), blocks, products);
-    __m512 across[16];
-    for (int i = 0; i < 16; ++i) across[i] = _mm512_set1_ps(kNothing);
+    __m512 across[kSimilarRows];
+    for (int i = 0; i < kSimilarRows; ++i) across[i] = _mm512_set1_ps(kNothing);
     for (int g = 0; g < blocks; ++g) {
       const __mmask16 real = first_lanes(other - 16 * g);
       for (int i = 0; i < rows; ++i) {
@@ -340,7 +340,7 @@ void TransformerHead::largest(const LeftTexts& left, const RightTexts& right, in
         across[i] = _mm512_mask_max_ps(across[i], real, across[i], row);
       }
     }
-    alignas(64) float found[16];
+    alignas(64) float found[kSimilarRows];
     _mm512_store_ps(found, largest_of_each(across));
     for (int i = 0; i < rows; ++i) {
       const size_t at = (static_cast<size_t>(a) * left.kept + first + i) * c;

@@ -62,16 +62,16 @@ void product(Then then, const bf16* rows, int inputs, const void* weights, int o
 
 void nothing() {}
 
-constexpr int kSimilarRows = 8;
+constexpr int kRowsAtOnce = 8;
 
 // Products of 8 rows with the lanes of a block, a vector each.
 inline void similar_rows(const bf16* const* row, int width, const bf16* lanes, __m512* sums) {
 #pragma GCC unroll 8
-  for (int i = 0; i < kSimilarRows; ++i) sums[i] = _mm512_setzero_ps();
+  for (int i = 0; i < kRowsAtOnce; ++i) sums[i] = _mm512_setzero_ps();
   for (int s = 0; s < width / 2; ++s) {
     const __m512bh lane = load_bf16(lanes + LaneBlock::row(s));
 #pragma GCC unroll 8
-    for (int i = 0; i < kSimilarRows; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pair_of(row[i] + 2 * s), lane);
+    for (int i = 0; i < kRowsAtOnce; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], pair_of(row[i] + 2 * s), lane);
   }
 }
 
@@ -79,15 +79,15 @@ inline void similar_rows(const bf16* const* row, int width, const bf16* lanes, _
 
 void vector_similarities(const bf16* rows, int count, int width, const bf16* lanes, int blocks, float* products) {
   for (int block = 0; block < blocks; ++block)
-    for (int first = 0; first < count; first += kSimilarRows) {
-      const bf16* row[kSimilarRows];
-      for (int i = 0; i < kSimilarRows; ++i)  // rows past the last repeat it
+    for (int first = 0; first < count; first += kRowsAtOnce) {
+      const bf16* row[kRowsAtOnce];
+      for (int i = 0; i < kRowsAtOnce; ++i)  // rows past the last repeat it
         row[i] = rows + static_cast<size_t>(std::min(first + i, count - 1)) * width;
-      __m512 sums[kSimilarRows];
+      __m512 sums[kRowsAtOnce];
       similar_rows(row, width, lanes + block * LaneBlock::size(width), sums);
       float* to = products + static_cast<size_t>(first) * 16 * blocks + 16 * block;
 #pragma GCC unroll 8
-      for (int i = 0; i < kSimilarRows; ++i) _mm512_storeu_ps(to + static_cast<size_t>(i) * 16 * blocks, sums[i]);
+      for (int i = 0; i < kRowsAtOnce; ++i) _mm512_storeu_ps(to + static_cast<size_t>(i) * 16 * blocks, sums[i]);
     }
 }
 

@@ -80,6 +80,7 @@ def render() -> str:
         "engine_scaling": _scaling,
         "engine_latency": _latency,
         "engine_kernels": _kernels,
+        "engine_tokens": _tokens,
         "quantised_quality": _quantised,
         "plan_accuracy": _plan,
     }
@@ -201,6 +202,20 @@ def _kernels(metrics: dict[str, float], result: dict[str, Any]) -> str:
 {table}
 
 One layer, 8 + 8 tokens, width 256, texts folded before, gathering included; each at the batch size that suits it best."""
+
+
+def _tokens(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    units = {"vector": "in vectors (AVX512-BF16)", "amx": "in tiles (AMX)"}
+    made = {name: label for name, label in units.items() if any(key.startswith(name) for key in metrics)}
+    rows = [
+        [f"{kept} + {kept}", *(_rate(metrics[f"{name}_{kept}_pairs_per_s"]) for name in made)]
+        for kept in result["notes"]["tokens"]
+    ]
+    return f"""## What kept tokens cost a pair
+
+{markdown_table(["kept tokens", *made.values()], rows)}
+
+All pairs a second of the default head, texts packed before; threads that were used: {result["notes"]["threads"]}."""
 
 
 def _quantised(metrics: dict[str, float], result: dict[str, Any]) -> str:

@@ -31,6 +31,15 @@ HEADS: dict[str, dict[str, Any]] = {
     "no_gaps": {"head_similarities": 0, "head_maxsim": 2, "head_gaps": 0},
     "short": {"kept_tokens": (5, 7)},
     "short_one_head": {"kept_tokens": (5, 8), "head_heads": 1},
+    # More than one tile of rows, three blocks of lanes and one more, four steps of the matrix unit and one more.
+    "long": {
+        "kept_tokens": (37, 61),
+        "max_lengths": (64, 64),
+        "width": 160,
+        "head_similarities": 0,
+        "head_maxsim": 3,
+        "head_gaps": 2,
+    },
     "pre_norm": {"head_norm": "pre", "head_activation": "relu"},
     "two_layers": {"head_layers": 2},
     "feed_forward": {"head": "feed_forward"},
@@ -44,6 +53,7 @@ NATIVE = {
     "no_gaps",
     "short",
     "short_one_head",
+    "long",
     "pre_norm",
     "feed_forward",
     "feed_forward_relu",
@@ -78,9 +88,10 @@ def _model(encoder: Path, head: str, task: TaskConfig) -> DiPair:
     torch.manual_seed(1)
     shape = {"width": 32, "head_heads": 2, "kept_tokens": (3, 19), "max_lengths": (24, 24), **HEADS[head]}
     model = DiPair.from_encoder(encoder, StudentConfig(**shape), task).eval()
+    spread = 0.3 * (32 / model.student.vector_width) ** 0.5  # outputs are as large at any width
     for parameter in [*model.head.parameters(), *model.classifier.parameters()]:
         if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=spread)
     return model
 
 
@@ -88,7 +99,9 @@ def _sides(model: DiPair, left: int = LEFT, right: int = RIGHT) -> list[TokenRep
     sides = []
     for count, kept in zip((left, right), model.student.kept_tokens, strict=True):
         mask = torch.arange(kept)[None, :] < torch.randint(1, kept + 1, (count,))[:, None]
-        sides.append(TokenRepresentations(torch.randn(count, kept, 32) * mask[:, :, None], mask))
+        sides.append(
+            TokenRepresentations(torch.randn(count, kept, model.student.vector_width) * mask[:, :, None], mask)
+        )
     return sides
 
 
