@@ -57,6 +57,25 @@ ATTEMPTS = {
         label="tokens by length, gaps in the head",
         changes={"transfer": {"mined": 0}, "student": {"head_gaps": 12}},
     ),
+    "lexical": Attempt(
+        label="tokens by length, a lexical vector",
+        changes={"transfer": {"mined": 0}, "student": {"lexical": True}},
+    ),
+    "lexical_gaps": Attempt(
+        label="tokens by length, a lexical vector, gaps in the head",
+        changes={"transfer": {"mined": 0}, "student": {"lexical": True, "head_gaps": 12}},
+    ),
+    "lexical_sixteen": Attempt(
+        label="16 + 16 tokens, a lexical vector", changes=_PLAIN | {"student": _SIXTEEN | {"lexical": True}}
+    ),
+    "lexical_smooth": Attempt(
+        label="tokens by length, a lexical vector, half the rates, averaged weights",
+        changes={
+            "transfer": {"mined": 0},
+            "student": {"lexical": True},
+            "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4, "averaging": 0.99},
+        },
+    ),
     "gentle": Attempt(
         label="tokens by length, half the rates in stage 2",
         changes={"transfer": {"mined": 0}, "stage2": {"learning_rate": 2.5e-4, "encoder_learning_rate": 1e-4}},
@@ -110,6 +129,7 @@ ATTEMPTS = {
 def recipe_of(name: str, comparison: Comparison, start: str) -> dict[str, Any]:
     """The recipe of an attempt."""
     made = comparison.recipe("student_seed0") | {"start": start}
+    made["student"] = made["student"] | {"lexical": False}  # one change at a time
     for part, changes in ATTEMPTS[name].changes.items():
         made[part] = dict(made.get(part, {})) | dict(changes)
     if ATTEMPTS[name].catalogue:
@@ -155,7 +175,7 @@ def attempt_row(name: str, comparison: Comparison, start: str = "auto") -> dict[
         made = {
             "dev": one.grade(answers, answers),
             "minutes": minutes,
-            "bytes_an_item": 2 * max(model.student.kept_tokens) * model.student.vector_width,
+            "bytes_an_item": 2 * max(model.student.kept_vectors) * model.student.vector_width,
             "kept_tokens": list(model.student.kept_tokens),
             "pairs_per_s": speed.pairs_per_s,
             "computed_by": speed.kernel,

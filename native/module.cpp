@@ -39,6 +39,14 @@ const float* sized(const std::optional<Floats>& array, size_t size, const char* 
   return array ? sized(*array, size, name) : nullptr;
 }
 
+// The width of the vectors of similarities, which is the head's, or twice that where texts have lexical vectors too.
+size_t similar_width(const std::optional<Floats>& similar, size_t width) {
+  if (!similar) return 0;
+  const size_t own = similar->ndim() ? similar->shape(similar->ndim() - 1) : 0;
+  need(own == width || own == 2 * width, "similar has another size than the head's shape gives");
+  return own;
+}
+
 // Weights, which a division by the largest of them must not turn into NaN.
 template <class Array>
 const float* weights_of(const Array& array, size_t size, const char* name) {
@@ -318,7 +326,7 @@ NB_MODULE(_native, m) {
              Floats residual, std::optional<Floats> similar, std::optional<Floats> tokens,
              std::optional<Floats> token_weights, std::optional<Floats> token_gaps) {
             const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, h = self.shape.heads,
-                         c = self.shape.labels;
+                         c = self.shape.labels, s = similar_width(similar, d);
             check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
             need(tokens.has_value() || !token_gaps.has_value(), "token_gaps need tokens");
@@ -327,11 +335,12 @@ NB_MODULE(_native, m) {
                                     sized(own_sum, n * h, "own_sum"),
                                     sized(own_mixed, n * d, "own_mixed"),
                                     sized(residual, n * d, "residual"),
-                                    sized(similar, n * c * d, "similar"),
+                                    sized(similar, n * c * s, "similar"),
                                     sized(tokens, n * k * d, "tokens"),
                                     sized(token_weights, n * k * c, "token_weights"),
                                     sized(token_gaps, n * k * c, "token_gaps"),
-                                    flags(mask)};
+                                    flags(mask),
+                                    static_cast<int>(s)};
             nb::gil_scoped_release release;
             return self.pack_left(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },
@@ -341,17 +350,19 @@ NB_MODULE(_native, m) {
           "pack_right",
           [](const TransformerHead& self, Mask mask, Floats key, Floats value, std::optional<Floats> similar,
              std::optional<Floats> tokens, std::optional<Floats> token_weights, std::optional<Floats> token_gaps) {
-            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, c = self.shape.labels;
+            const size_t n = mask.shape(0), k = mask.shape(1), d = self.shape.width, c = self.shape.labels,
+                         s = similar_width(similar, d);
             check_mask(flags(mask), static_cast<int64_t>(n), static_cast<int64_t>(k));
             need(tokens.has_value() == token_weights.has_value(), "tokens and token_weights go together");
             need(tokens.has_value() || !token_gaps.has_value(), "token_gaps need tokens");
             const RightArrays arrays{sized(key, n * k * d, "key"),
                                      sized(value, n * k * d, "value"),
-                                     sized(similar, n * d, "similar"),
+                                     sized(similar, n * s, "similar"),
                                      sized(tokens, n * k * d, "tokens"),
                                      sized(token_weights, n * k * c, "token_weights"),
                                      sized(token_gaps, n * k * c, "token_gaps"),
-                                     flags(mask)};
+                                     flags(mask),
+                                     static_cast<int>(s)};
             nb::gil_scoped_release release;
             return self.pack_right(static_cast<int64_t>(n), static_cast<int>(k), arrays);
           },

@@ -34,12 +34,8 @@ std::vector<int> real_tokens(const uint8_t* mask, int kept) {
 
 template <class Arrays>
 Packed packed_for(const TransformerShape& shape, const Arrays& from) {
-  return {shape.width,
-          shape.heads,
-          shape.labels,
-          from.similar != nullptr,
-          from.tokens != nullptr,
-          from.token_gaps != nullptr};
+  return {
+      shape.width, shape.heads, shape.labels, from.similar_width, from.tokens != nullptr, from.token_gaps != nullptr};
 }
 
 // The largest number of each of 16 vectors, in the lane of its number.
@@ -153,8 +149,8 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
   copy_float(from.own_mixed, n * d, to.own_mixed);
   copy_float(from.residual, n * d, to.residual);
   if (from.similar) {
-    to.similar = Buffer<bf16>(n * c * d);
-    convert(from.similar, n * c * d, to.similar.data());
+    to.similar = Buffer<bf16>(n * c * from.similar_width);
+    convert(from.similar, n * c * from.similar_width, to.similar.data());
   }
   if (from.tokens) {
     to.tokens = Buffer<bf16>((n * kept + kSimilarRows - 1) * d);
@@ -193,8 +189,8 @@ RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArray
   to.key = Buffer<bf16>(n * to.key_size);
   to.value = Buffer<bf16>(n * to.value_size);
   if (from.similar) {
-    to.similar = Buffer<bf16>(n * d);
-    convert(from.similar, n * d, to.similar.data());
+    to.similar = Buffer<bf16>(n * from.similar_width);
+    convert(from.similar, n * from.similar_width, to.similar.data());
   }
   if (from.tokens) {
     to.tokens = Buffer<bf16>(n * to.tokens_size);
@@ -405,10 +401,11 @@ void TransformerHead::score_tile(const LeftTexts& left, const RightTexts& right,
                               _mm512_loadu_ps(read_.data() + static_cast<size_t>(label) * d + x), dot);
       of_pair[label] = (_mm512_reduce_add_ps(dot) - own.mean * read_sum_[label]) * own.scale + read_bias_[label];
       if (left.similar) {
+        const int width = left.packed.similar;
         __m512 product = _mm512_setzero_ps();
-        for (int x = 0; x < d; x += 32)
-          product = _mm512_dpbf16_ps(product, load_bf16(left.similar.data() + (a * c + label) * d + x),
-                                     load_bf16(right.similar.data() + b * d + x));
+        for (int x = 0; x < width; x += 32)
+          product = _mm512_dpbf16_ps(product, load_bf16(left.similar.data() + (a * c + label) * width + x),
+                                     load_bf16(right.similar.data() + b * width + x));
         of_pair[label] += _mm512_reduce_add_ps(product);
       }
     }

@@ -32,7 +32,8 @@ constexpr int kMostTokens = 1024;
 // What texts were packed for: they can be scored with one another, and by a head of this shape, where it is the same.
 struct Packed {
   int width = 0, heads = 0, labels = 0;
-  bool similar = false, tokens = false, gaps = false;
+  int similar = 0;  // the width of the vectors of similarities, 0 without
+  bool tokens = false, gaps = false;
   bool operator==(const Packed& other) const {
     return width == other.width && heads == other.heads && labels == other.labels && similar == other.similar &&
            tokens == other.tokens && gaps == other.gaps;
@@ -44,7 +45,7 @@ struct LeftTexts {
   int64_t count = 0;
   int kept = 0;
   Packed packed;
-  Buffer<bf16> query, similar;        // (n, d) scaled; (n, c, d) under the classifier's weights
+  Buffer<bf16> query, similar;        // (n, d) scaled; (n, c, d') under the classifier's weights
   Buffer<bf16> tokens;                // (n, k, d), and room for the rows that a multiplier reads past the last
   Buffer<float> own_top, own_sum;     // (n, heads)
   Buffer<float> own_mixed, residual;  // (n, d)
@@ -88,10 +89,12 @@ struct RightTexts {
 struct LeftArrays {
   const float *query, *own_top, *own_sum, *own_mixed, *residual, *similar, *tokens, *token_weights, *token_gaps;
   const uint8_t* mask;  // 0, or any other number for a real token
+  int similar_width;    // d', 0 without
 };
 struct RightArrays {
   const float *key, *value, *similar, *tokens, *token_weights, *token_gaps;
   const uint8_t* mask;  // 0, or any other number for a real token
+  int similar_width;    // d', 0 without
 };
 
 class TransformerHead {

@@ -17,6 +17,8 @@ from distilmatch.types import TokenRepresentations
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {"head_similarities": 0, "head_maxsim": 0},
     "compared": {"head_similarities": 8, "head_maxsim": 3, "head_gaps": 2},
+    "lexical": {"head_similarities": 8, "head_maxsim": 3, "lexical": True},
+    "lexical_alone": {"head_similarities": 0, "head_maxsim": 0, "lexical": True},
     "pre_norm": {"head_norm": "pre", "head_activation": "relu"},
     "two_layers": {"head_layers": 2},
     "feed_forward": {"head": "feed_forward"},
@@ -24,7 +26,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "lite": {"head": "lite", "head_heads": 2},
     "cosine": {"head": "cosine"},
 }
-_NATIVE = ("transformer", "compared", "pre_norm", "feed_forward")
+_NATIVE = ("transformer", "compared", "lexical", "pre_norm", "feed_forward")
 
 
 def kernels_for(*heads: str) -> list[Any]:
@@ -57,7 +59,7 @@ def make_model(encoder: Path, head: str, task: TaskConfig, seed: int = 1, **shap
 def make_sides(model: DiPair, left: int, right: int) -> list[TokenRepresentations]:
     """Random tokens, with holes; nobody said what encoded them."""
     sides = []
-    for count, kept in zip((left, right), model.student.kept_tokens, strict=True):
+    for count, kept in zip((left, right), model.student.kept_vectors, strict=True):
         mask = torch.arange(kept)[None, :] < torch.randint(1, kept + 1, (count,))[:, None]
         tokens = torch.randn(count, kept, model.student.vector_width) * mask[:, :, None]
         sides.append(TokenRepresentations(tokens, mask))

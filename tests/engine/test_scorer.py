@@ -28,6 +28,8 @@ ONE = TaskConfig(kind="binary")
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {"head_similarities": 0, "head_maxsim": 0},
     "compared": {"head_similarities": 8, "head_maxsim": 3, "head_gaps": 2},
+    "lexical": {"head_similarities": 8, "head_maxsim": 3, "lexical": True},
+    "lexical_alone": {"head_similarities": 0, "head_maxsim": 0, "lexical": True},
     "no_gaps": {"head_similarities": 0, "head_maxsim": 2, "head_gaps": 0},
     "short": {"kept_tokens": (5, 7)},
     "short_one_head": {"kept_tokens": (5, 8), "head_heads": 1},
@@ -50,6 +52,8 @@ HEADS: dict[str, dict[str, Any]] = {
 NATIVE = {
     "transformer",
     "compared",
+    "lexical",
+    "lexical_alone",
     "no_gaps",
     "short",
     "short_one_head",
@@ -97,7 +101,7 @@ def _model(encoder: Path, head: str, task: TaskConfig) -> DiPair:
 
 def _sides(model: DiPair, left: int = LEFT, right: int = RIGHT) -> list[TokenRepresentations]:
     sides = []
-    for count, kept in zip((left, right), model.student.kept_tokens, strict=True):
+    for count, kept in zip((left, right), model.student.kept_vectors, strict=True):
         mask = torch.arange(kept)[None, :] < torch.randint(1, kept + 1, (count,))[:, None]
         sides.append(
             TokenRepresentations(torch.randn(count, kept, model.student.vector_width) * mask[:, :, None], mask)

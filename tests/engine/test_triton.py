@@ -35,6 +35,8 @@ ONE, THREE = TaskConfig(kind="binary"), TaskConfig(kind="classification", classe
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {},
     "compared": {"head_similarities": 8, "head_maxsim": 3, "head_gaps": 2},
+    "lexical": {"head_similarities": 8, "head_maxsim": 3, "lexical": True},
+    "lexical_alone": {"head_similarities": 0, "head_maxsim": 0, "lexical": True},
     "no_gaps": {"head_similarities": 0, "head_maxsim": 2, "head_gaps": 0},
     "similarities_pre_norm": {"head_norm": "pre", "head_activation": "relu", "head_similarities": 4},
     "two_blocks": {"width": 96, "head_similarities": 8, "head_maxsim": 2, "kept_tokens": (5, 3)},
@@ -62,7 +64,7 @@ def _model(encoder: Path, name: str, task: TaskConfig, **shape: Any) -> DiPair:
 
 def _sides(model: DiPair, left: int = LEFT, right: int = RIGHT) -> list[TokenRepresentations]:
     sides = []
-    for count, kept in zip((left, right), model.student.kept_tokens, strict=True):
+    for count, kept in zip((left, right), model.student.kept_vectors, strict=True):
         mask = torch.rand(count, kept) < 0.6  # with holes
         mask[:, 0] = True
         tokens = torch.randn(count, kept, model.student.vector_width) * mask[:, :, None]

@@ -324,9 +324,12 @@ def test_a_stopped_run_resumes_to_the_same_student(recipe: PairRecipe, monkeypat
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_the_cached_stage_sees_what_the_encoder_gives(recipe: PairRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lexical", [False, True])
+def test_the_cached_stage_sees_what_the_encoder_gives(recipe: PairRecipe, tmp_path: Path, lexical: bool) -> None:
     table = label_transfer_set(recipe)
+    recipe = recipe.replaced(student=recipe.student.replaced(lexical=lexical))
     model = new_student(recipe).eval()
+    model.count_terms(table.texts)
     outputs = cache_kept_outputs(model, table, tmp_path / "kept", "fp32")
     blocks = [BlockDataset(table)[i] for i in (0, 3)]
     cached, text = CachedCollator(table, outputs)(blocks), TextCollator(table, model)(blocks)

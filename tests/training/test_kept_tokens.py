@@ -11,7 +11,14 @@ from transformers import AutoTokenizer
 
 from distilmatch import DiPair, PairRecipe, StudentConfig, TableConfig, TaskConfig, TeacherConfig
 from distilmatch.training.pairs.distil import new_student
-from distilmatch.training.pairs.kept import kept_for, token_counts, with_kept_tokens
+from distilmatch.training.pairs.kept import (
+    kept_for,
+    numbered_share,
+    token_counts,
+    with_kept_tokens,
+    with_lexical,
+    with_shape,
+)
 from distilmatch.types import TupleTable
 
 
@@ -82,3 +89,52 @@ def test_a_recipe_leaves_the_choice_to_its_texts(tiny_encoder: Path) -> None:
     assert new_student(recipe).student.kept_tokens == (16, 16)  # no text is known
     short, long = new_student(recipe, _table(3, 30)).student.kept_tokens
     assert short == 8 and 30 < long <= 48
+
+
+def _numbered(share: float, rows: int = 50) -> TupleTable:
+    """Rows of which a share has numbers in both texts; the others in one."""
+    left = [f"lamp {i}" for i in range(rows)]
+    right = [f"blue lamp {i}" if i < share * rows else f"blue lamp {'x' * i}" for i in range(rows)]
+    numbers = np.arange(rows)
+    return TupleTable(texts=[*left, *right], rows=np.stack([numbers, rows + numbers], 1))
+
+
+@pytest.mark.parametrize(("share", "lexical"), [(0.0, False), (0.18, False), (0.2, True), (1.0, True)])
+def test_numbers_make_a_student_lexical(
+    tiny_encoder: Path, caplog: pytest.LogCaptureFixture, share: float, lexical: bool
+) -> None:
+    table = _numbered(share)
+    assert numbered_share(table) == pytest.approx(share)
+    with caplog.at_level(logging.INFO, logger="distilmatch"):
+        student = with_shape(StudentConfig(), [tiny_encoder], table)
+    assert student.lexical is lexical
+    said = "yes" if lexical else "no"
+    assert f"lexical vector: {said}; {100 * share:.0f} % of the rows" in caplog.text
+
+
+def test_what_is_said_of_lexical_vectors_stays(tiny_encoder: Path) -> None:
+    table = _numbered(1.0)
+    for given in (
+        StudentConfig(lexical=False),
+        StudentConfig(head="cosine"),
+        StudentConfig(width=8),
+        StudentConfig(width=4096),
+    ):
+        assert with_lexical(given, [tiny_encoder], table) is given
+    assert with_lexical(StudentConfig(width=16), [tiny_encoder], table).lexical
+
+
+def test_a_new_student_counts_the_terms_of_its_texts(tiny_encoder: Path, tmp_path: Path) -> None:
+    recipe = PairRecipe(
+        train=str(tmp_path / "train.jsonl"),
+        output=str(tmp_path / "run"),
+        encoder=(str(tiny_encoder),),
+        task=TaskConfig(kind="binary"),
+        table=TableConfig(label_column="label", teacher_columns=("logit",)),
+        student=StudentConfig(max_lengths=(24, 24)),
+    )
+    table = _numbered(1.0)
+    student = new_student(recipe, table)
+    part = student.head_inputs[0].lexical
+    assert student.student.lexical and part is not None
+    assert int(part.counted) == len(table.texts) and int(part.found.max()) >= len(table.texts)  # type: ignore[union-attr]

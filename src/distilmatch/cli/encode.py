@@ -111,7 +111,7 @@ def _rehearse(
     typer.echo("")
     say(table=table, side=student.student.side_names[index], rows=rehearsal.facts["rows"])
     say_rows(rehearsal.sample)
-    item = bytes_per_item(student.student.kept_tokens[index], student.student.vector_width, settings["dtype"])
+    item = bytes_per_item(student.student.kept_vectors[index], student.student.vector_width, settings["dtype"])
     typer.echo("")
     say(
         distinct_texts=rehearsal.facts["distinct_texts"],

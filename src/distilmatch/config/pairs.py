@@ -124,6 +124,9 @@ class TransferConfig(FrozenConfig):
         return min(_MOST_ROUNDS, max(1, round(_LABELLED_PAIRS / pairs_a_round)))
 
 
+NARROWEST_LEXICAL = 16  # a width with room for words, numbers, codes and flags
+
+
 class StudentConfig(FrozenConfig):
     """The shape of a DiPair student (DiPair, section 3); the paper leaves depth, heads and activation open.
 
@@ -155,6 +158,9 @@ class StudentConfig(FrozenConfig):
         head_gaps: weightings of the square of what a kept token's largest similarity lacks to one, read out there too: a single
             token without a partner, such as another model number, then counts. 0 none, as in the paper, and as without
             `head_maxsim`.
+        lexical: whether a text is kept with one vector more, of its words, numbers and codes to the letter, whose similarities a
+            transformer head reads out too: two model numbers that differ in a digit then share nothing. None: yes where a
+            student is trained on rows of which a fifth have numbers in all their texts; else no, as in the paper.
         head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, or from
             the last where none follow, cut to its width; "random" as in the paper; "auto" from the encoder where that fits.
 
@@ -186,6 +192,7 @@ class StudentConfig(FrozenConfig):
     head_similarities: int | None = Field(default=None, ge=0)
     head_maxsim: int | None = Field(default=None, ge=0)
     head_gaps: int = Field(default=0, ge=0)
+    lexical: bool | None = None
     head_start: Literal["auto", "encoder", "random"] = "auto"
 
     @model_validator(mode="after")
@@ -213,6 +220,14 @@ class StudentConfig(FrozenConfig):
             raise ValueError(f"`width` {self.width} is not a multiple of `head_similarities` {self.head_similarities}")
         if self.head_start == "encoder" and (self.head != "transformer" or self.head_norm != "post"):
             raise ValueError("`head_start` encoder needs a transformer head with `head_norm` post, as encoders have")
+        return self
+
+    @model_validator(mode="after")
+    def _check_lexical(self) -> Self:
+        if self.lexical and self.head != "transformer":
+            raise ValueError(f"`lexical` needs a transformer head, which reads it; this one is {self.head}")
+        if self.lexical and self.width is not None and self.width < NARROWEST_LEXICAL:
+            raise ValueError(f"`lexical` needs a `width` of {NARROWEST_LEXICAL} or more, it is {self.width}")
         return self
 
     @property
@@ -244,7 +259,13 @@ class StudentConfig(FrozenConfig):
         gaps = self.head_gaps if weightings else 0
         kept = self.kept_tokens or tuple(min(USUAL_KEPT, length) for length in self.max_lengths)
         compared = {"head_similarities": slices, "head_maxsim": weightings, "head_gaps": gaps}
+        compared["lexical"] = bool(self.lexical)
         return self.replaced(width=student_width, head_heads=heads, kept_tokens=kept, **compared)
+
+    @property
+    def kept_vectors(self) -> tuple[int, ...]:
+        """Vectors that a text of each side is kept as: its tokens, and the lexical one where there is one."""
+        return tuple(kept + bool(self.lexical) for kept in self.kept_tokens)
 
     def prompt(self, side: int) -> str:
         """What is put before each text of a side."""

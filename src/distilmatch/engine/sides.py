@@ -80,7 +80,7 @@ class LoadedSide:
     @property
     def bytes_per_text(self) -> int:
         """Bytes that a text takes while it is folded: `kept_bytes`, and its numbers in fp32 about three times over."""
-        return self.kept_bytes + 12 * self.model.student.kept_tokens[self.side] * self.model.student.vector_width
+        return self.kept_bytes + 12 * self.model.student.kept_vectors[self.side] * self.model.student.vector_width
 
     def in_one_piece(self, sides: int) -> bool:
         """Whether its share of the memory holds `sides` such sides folded, and one of them while it is folded."""

@@ -65,7 +65,7 @@ class MemoryRows:
     def check(self, model: DiPair, side: int, wanted: Callable[[], str]) -> None:
         """As `RowSource.check`."""
         check_stamp(self.texts, side, model.student.side_names, wanted)
-        check_shape(self.texts, side, model.student.kept_tokens[side], model.student.vector_width)
+        check_shape(self.texts, side, model.student.kept_vectors[side], model.student.vector_width)
 
     def shown(self, side_name: str) -> str:
         """As `RowSource.shown`."""
@@ -109,7 +109,7 @@ class FolderRows:
                 "model, or take the model that encoded them (a Scorer is of the weights that its model had when it was made)"
             )
         shape = manifest.kept_tokens, manifest.width
-        expected = model.student.kept_tokens[side], model.student.vector_width
+        expected = model.student.kept_vectors[side], model.student.vector_width
         if shape != expected:
             raise ModelError(
                 f"{path} says that it holds {shape} (tokens, width) a text, this model's are {expected}: it is damaged or "

@@ -247,7 +247,7 @@ def encode_manifest(
         model_fingerprint=model.representation_fingerprint(side),
         side=side,
         side_name=model.student.side_names[side],
-        kept_tokens=model.student.kept_tokens[side],
+        kept_tokens=model.student.kept_vectors[side],
         width=model.student.vector_width,
         dtype=stored_dtype("dtype", dtype),
         shard_rows=shard_rows,

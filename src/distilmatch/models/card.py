@@ -64,7 +64,7 @@ def write_model_card(
         templates: that made the texts it was trained on, one a side or one for all; none where they were columns.
         decision: the thresholds that lie beside the weights.
     """
-    sizes = [kept * student.vector_width * 2 for kept in student.kept_tokens]
+    sizes = [kept * student.vector_width * 2 for kept in student.kept_vectors]
     card = _CARD.format(
         pipeline="text-classification" if task.kind == "classification" else "text-ranking",
         examples=", ".join(f'"{name} text"' for name in student.side_names),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from torch import nn
+from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -33,6 +34,7 @@ from distilmatch.models.head_start import sampled_outputs, start_head
 from distilmatch.models.heads import HEADS, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.integrity import write_checksums
+from distilmatch.models.lexical import LexicalVectors
 from distilmatch.models.loading import check_loaded, check_student_folder, explained
 from distilmatch.models.stamps import KnownFingerprints
 from distilmatch.models.streams import streams_of
@@ -61,7 +63,7 @@ class HeadInput(Fp32Module):
     """Projection, position and segment embeddings: from kept encoder outputs to what is cached.
 
     `x_i = LayerNorm(project(token_i) + position_i + segment_side)` depends on one text and its side alone. A cosine
-    head takes the bare projection.
+    head takes the bare projection. A lexical vector, the last one where there is one, goes through as it is.
     """
 
     def __init__(self, encoder_width: int, student: StudentConfig) -> None:
@@ -72,12 +74,22 @@ class HeadInput(Fp32Module):
             self.position = nn.Embedding(max(student.kept_tokens), student.vector_width)
             self.segment = nn.Embedding(student.sides, student.vector_width)
             self.norm = nn.LayerNorm(student.vector_width)
+        self.lexical = LexicalVectors(student.vector_width) if student.lexical else None
+        if student.lexical and student.vector_width > encoder_width:
+            raise ModelError(
+                f"a lexical vector of width {student.vector_width} does not fit beside outputs of width {encoder_width}: take "
+                "a `width` of no more than the encoder's, or `lexical` false"
+            )
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
         """(n, k, d) representations from (n, k, h) kept outputs and their (n, k) mask."""
-        tokens = self.projection(states.to(self.projection.weight.dtype))
+        outputs = states if self.lexical is None else states[:, :-1]
+        tokens = self.projection(outputs.to(self.projection.weight.dtype))
         if self.embedded:
-            tokens = self.norm(tokens + self.position.weight[: states.shape[1]] + self.segment.weight[side])
+            tokens = self.norm(tokens + self.position.weight[: outputs.shape[1]] + self.segment.weight[side])
+        if self.lexical is not None:
+            lexical = states[:, -1:, : self.lexical.width].to(tokens.dtype)
+            tokens = torch.cat([tokens, lexical], 1)
         return TokenRepresentations(tokens * mask[:, :, None].to(tokens.dtype), mask)
 
 
@@ -348,7 +360,8 @@ class DiPair(DiPairInference, PreTrainedModel):
 
         Args:
             rows: (p, s) int64; `rows[:, j]` counts the texts of side j's stream (or the rows of `kept[j]`).
-            streams: for each stream its texts as tokenised batches, `input_ids` and `attention_mask` (n_i, t_i).
+            streams: for each stream its texts as tokenised batches, `input_ids` and `attention_mask` (n_i, t_i), of a lexical
+                student also `lexical` (n_i, d), the texts' `lexical_vectors`.
             kept: instead of `streams`, for each side (n, k, h) kept encoder outputs and their (n, k) bool mask.
             labels: ignored here; losses are functions of the logits (`distilmatch.objectives`).
 
@@ -367,10 +380,10 @@ class DiPair(DiPairInference, PreTrainedModel):
         outputs = []
         for stream, batches in enumerate(streams):
             encoder = self.encoders[self.streams[stream].encoder]
-            outputs.append([(self._states(encoder, batch), batch["attention_mask"]) for batch in batches])
+            outputs.append([(self._states(encoder, batch), batch) for batch in batches])
         kept = []
         for side, stream in enumerate(self.side_streams):
-            kept_batches = [self._keep(states, mask, side) for states, mask in outputs[stream]]
+            kept_batches = [self._keep(states, batch, side) for states, batch in outputs[stream]]
             kept.append(
                 (torch.cat([states for states, _ in kept_batches]), torch.cat([mask for _, mask in kept_batches]))
             )
@@ -379,19 +392,49 @@ class DiPair(DiPairInference, PreTrainedModel):
     def kept_side(self, batch: TextBatch, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The kept encoder outputs of one tokenised batch (n, t) on one side: (n, k, h) and (n, k) bool."""
         encoder = self.encoders[self.streams[self.side_streams[side]].encoder]
-        return self._keep(self._states(encoder, batch), batch["attention_mask"], side)
+        return self._keep(self._states(encoder, batch), batch, side)
 
     def _states(self, encoder: nn.Module, batch: TextBatch) -> torch.Tensor:
         """(n, t, h) output tokens of an encoder, or with `word_vectors` (n, t, 2 h), each beside its word's embedding."""
-        states: torch.Tensor = encoder(**batch).last_hidden_state
+        tokens = {name: values for name, values in batch.items() if name != "lexical"}
+        states: torch.Tensor = encoder(**tokens).last_hidden_state
         if not self.student.word_vectors:
             return states
         table = input_embeddings(encoder)
         assert table is not None, "from_encoder refuses it"
         return torch.cat([states, table(batch["input_ids"]).to(states.dtype)], -1)
 
-    def _keep(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return keep_tokens(states, mask, self.student.kept_tokens[side], self.student.kept_strategy)
+    def _keep(self, states: torch.Tensor, batch: TextBatch, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = batch["attention_mask"]
+        kept, kept_mask = keep_tokens(states, mask, self.student.kept_tokens[side], self.student.kept_strategy)
+        if not self.student.lexical:
+            return kept, kept_mask
+        if "lexical" not in batch:
+            raise ModelError("a batch of a lexical student needs `lexical`: the `lexical_vectors` of its texts")
+        lexical = batch["lexical"].to(kept.dtype)
+        row = pad(lexical, (0, kept.shape[-1] - lexical.shape[-1]))[:, None]
+        return torch.cat([kept, row], 1), pad(kept_mask, (0, 1), value=True)
+
+    def lexical_vectors(self, texts: Sequence[str], stream: int) -> torch.Tensor | None:
+        """(n, d) float32 lexical vectors of texts as they are, on the CPU; None of a student that is not lexical.
+
+        Args:
+            stream: a number of `streams`; the rest of a text's tokenised batch depends on it too.
+        """
+        return self._lexical_part(stream).vectors(texts) if self.student.lexical else None
+
+    def count_terms(self, texts: Sequence[str]) -> None:
+        """Counts in texts how rare the terms of lexical vectors are; vectors of before are then another model's."""
+        if self.student.lexical:
+            for encoder in {stream.encoder for stream in self.streams}:
+                part = self.head_inputs[encoder].lexical
+                assert isinstance(part, LexicalVectors)
+                part.count(texts)
+
+    def _lexical_part(self, stream: int) -> LexicalVectors:
+        part = self.head_inputs[self.streams[stream].encoder].lexical
+        assert isinstance(part, LexicalVectors)
+        return part
 
     def represent(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
         """What is cached of a text on `side`: (n, k, d) from its kept encoder outputs (n, k, h)."""

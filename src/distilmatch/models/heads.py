@@ -9,7 +9,8 @@ Shape legend: p tuples; s sides; n_j texts on side j; k_j kept tokens of side j;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, pairwise
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -20,9 +21,12 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.models.attention import attend
 from distilmatch.models.fp32 import Fp32Module
 from distilmatch.models.gathering import gather
+from distilmatch.models.lexical import FLAGS, KINDS, lexical_bounds
 from distilmatch.types import TokenRepresentations
 
 COSINE_SCALE = 4.0  # of a similarity as a first logit
+LEXICAL_SCALE = 8.0  # of lexical similarities as features: their few weights have far to go, as those of `CosineHead`
+_FIRST_LEXICAL = 0.125  # their first weight: a whole word, number or code in common is a logit
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
@@ -187,6 +191,41 @@ class MaxSimilarities(nn.Module):
         return torch.cat([means, torch.zeros(len(shares), self.gaps)], 1).flatten()
 
 
+class LexicalSimilarities(nn.Module):
+    """What two texts share to the letter: cosines of their words, numbers and codes, and whether both have numbers, and codes.
+
+    Products of the vectors of `LexicalVectors`, part by part, times `LEXICAL_SCALE`. Nothing in it learns: the layer to the
+    logits weighs them.
+    """
+
+    def __init__(self, student: StudentConfig) -> None:
+        super().__init__()
+        self.bounds = lexical_bounds(student.vector_width)
+        self.parts = len(KINDS) + FLAGS
+        self.features = self.parts * (student.sides * (student.sides - 1) // 2)
+
+    def forward(self, vectors: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """(p, 5) for two sides, for more those of every two of them; of (n_j, d) vectors a side."""
+        gathered = [gather(side, rows[:, j]).float() for j, side in enumerate(vectors)]
+        features = []
+        for left, right in combinations(gathered, 2):
+            products = LEXICAL_SCALE * left * right
+            features += [products[:, start:end].sum(1, keepdim=True) for start, end in pairwise(self.bounds)]
+            features.append(products[:, self.bounds[-1] :])
+        return torch.cat(features, -1)
+
+    def spread(self, weights: torch.Tensor) -> torch.Tensor:
+        """(c, pairs of sides, d) weights of the products that the (c, features) weights of the parts are."""
+        sizes = [end - start for start, end in pairwise(self.bounds)] + [1] * FLAGS
+        repeats = torch.tensor(sizes, device=weights.device)
+        return LEXICAL_SCALE * weights.unflatten(1, (-1, self.parts)).repeat_interleave(repeats, 2)
+
+    def start_weights(self) -> torch.Tensor:
+        """(features,) first weights of a score of one label."""
+        of_two = torch.tensor([_FIRST_LEXICAL] * len(KINDS) + [0.0] * FLAGS)
+        return of_two.repeat(self.features // self.parts)
+
+
 def mean_token(side: TokenRepresentations) -> torch.Tensor:
     """(n, d) mean of the real kept tokens."""
     weights = side.mask[:, :, None].to(side.tokens.dtype)
@@ -207,30 +246,42 @@ class TransformerHead(Fp32Module):
         super().__init__()
         self.similarities = Similarities(student) if student.head_similarities else None
         self.max_similarities = MaxSimilarities(student) if student.head_maxsim else None
+        self.lexical = LexicalSimilarities(student) if student.lexical else None
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
         self.features = student.vector_width + sum(comparison.features for comparison in self.compared)
+        self.features += 0 if self.lexical is None else self.lexical.features
 
     @torch.no_grad()
     def start_classifier(self, classifier: nn.Linear) -> None:
-        """The similarities start as one cosine, the largest ones as their mean; a score of one label as the sum of both."""
+        """The similarities start as one cosine, the largest ones as their mean; a score of one label as the sum of all."""
         one_label = len(classifier.weight) == 1
-        first = self.features - sum(comparison.features for comparison in self.compared)
-        if self.compared and one_label:
-            nn.init.zeros_(classifier.weight[:, :first])
+        width = first = self._layer(0).query.in_features
+        if (self.compared or self.lexical) and one_label:
+            nn.init.zeros_(classifier.weight[:, :width])
         for comparison in self.compared:
             nn.init.eye_(comparison.projection.weight)
             if one_label:
                 classifier.weight[:, first : first + comparison.features] = COSINE_SCALE * comparison.start_weights()
             first += comparison.features
+        if self.lexical is not None and one_label:
+            classifier.weight[:, first:] = self.lexical.start_weights()
+
+    def parted(self, side: TokenRepresentations) -> tuple[TokenRepresentations, torch.Tensor | None]:
+        """The kept tokens of a side's texts alone, and their (n, d) lexical vectors, which are kept behind them."""
+        if self.lexical is None:
+            return side, None
+        return replace(side, tokens=side.tokens[:, :-1], mask=side.mask[:, :-1]), side.tokens[:, -1]
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
-        """(p, d) features of the tuples, followed by their similarities and largest similarities where there are any.
+        """(p, d) features of the tuples, followed by their similarities, the largest and the lexical ones.
 
         Args:
-            sides: s representations, (n_j, k_j, d) each.
+            sides: s representations, (n_j, k_j, d) each, k_j + 1 with lexical vectors.
             rows: (p, s) int64, row of each tuple's text on each side.
         """
+        parted = [self.parted(side) for side in sides]
+        sides = [tokens for tokens, _ in parted]
         mask: torch.Tensor | None = torch.cat([side.mask[rows[:, j]] for j, side in enumerate(sides)], 1)
         assert mask is not None
         if mask.all():
@@ -255,11 +306,14 @@ class TransformerHead(Fp32Module):
         read = self.final_norm(tokens[:, 0])
         if self.compared:
             read = torch.cat([read.float(), *(comparison(sides, rows) for comparison in self.compared)], -1)
+        if self.lexical is not None:
+            vectors = [vector for _, vector in parted if vector is not None]
+            read = torch.cat([read.float(), self.lexical(vectors, rows)], -1)
         return read
 
     @property
     def compared(self) -> list[Similarities | MaxSimilarities]:
-        """What is read out beside the first position, in the order of the features."""
+        """What is read out of the kept tokens beside the first position, in the order of the features; lexical ones follow."""
         return [comparison for comparison in (self.similarities, self.max_similarities) if comparison is not None]
 
     def _layer(self, index: int) -> HeadLayer:

@@ -56,6 +56,7 @@ class DiPairInference:
         def side_index(self, side: int | str) -> int: ...
         def kept_side(self, batch: dict[str, torch.Tensor], side: int) -> tuple[torch.Tensor, torch.Tensor]: ...
         def represent(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations: ...
+        def lexical_vectors(self, texts: Sequence[str], stream: int) -> torch.Tensor | None: ...
         def score_rows(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor: ...
         def representation_fingerprint(self, side: int | str) -> str: ...
         def _tokenizer(self, encoder: int) -> Any: ...
@@ -95,6 +96,9 @@ class DiPairInference:
         for start in tqdm(starts, desc="Encode", unit="batch", disable=_quiet(show_progress_bar, len(starts))):
             chosen = order[start : start + batch_size]
             batch = pad_batch([ids[i] for i in chosen], pad_id(tokenizer))
+            lexical = view.lexical_vectors([texts[i] for i in chosen], self.side_streams[index])
+            if lexical is not None:
+                batch["lexical"] = lexical
             with autocast(precision, self.device):
                 kept, mask = view.kept_side({name: value.to(self.device) for name, value in batch.items()}, index)
             finite = torch.isfinite(kept).flatten(1).all(1)
@@ -355,7 +359,7 @@ class DiPairInference:
 
     def _check_side(self, texts: TokenRepresentations, side: int) -> None:
         check_stamp(texts, side, self.student.side_names, lambda: self.known_fingerprint(side))
-        check_shape(texts, side, self.student.kept_tokens[side], self.student.vector_width)
+        check_shape(texts, side, self.student.kept_vectors[side], self.student.vector_width)
 
     def _check_sides(self, sides: Sequence[TokenRepresentations]) -> None:
         if len(sides) != self.student.sides:

@@ -117,13 +117,13 @@ def check_loaded(name: str, model: Any, loading: Mapping[str, Any]) -> None:
         )
     check_finite_weights(name, model.state_dict())
     student = model.student
-    for side, (kept, length) in enumerate(zip(student.kept_tokens, student.max_lengths, strict=True)):
+    for side, (kept, length) in enumerate(zip(student.kept_vectors, student.max_lengths, strict=True)):
         limit = position_limit(model.encoders[model.streams[model.side_streams[side]].encoder])
         if length > limit:
             raise ModelError(f"{name}: `max_lengths` asks for {length} tokens, its encoder takes {limit}; {_ADVICE}")
         if kept * student.vector_width * 4 > _LARGEST_TEXT:
             raise ModelError(
-                f"{name}: {kept} kept tokens of width {student.vector_width} a text fit no memory; {_ADVICE}"
+                f"{name}: {kept} kept vectors of width {student.vector_width} a text fit no memory; {_ADVICE}"
             )
     if model.device.type != "meta":
         model.logits([("a",) * student.sides], show_progress_bar=False)

@@ -19,6 +19,8 @@ def pooled_vectors(model: DiPair, texts: TokenRepresentations) -> np.ndarray:
     """(n, d) fp32 vectors of length one, whose inner products are the texts' similarity to the head."""
     head = model.head
     texts = texts.to(model.device)
+    if isinstance(head, TransformerHead):
+        texts, _ = head.parted(texts)
     if isinstance(head, TransformerHead) and head.similarities is not None:
         vectors = head.similarities.vectors(texts)
     else:

@@ -222,7 +222,7 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
         "score": pairs / rates.scored,
         "write": left * min(work.top_k, work.right) / rates.written,
     }
-    kept, width = model.student.kept_tokens, model.student.vector_width
+    kept, width = model.student.kept_vectors, model.student.vector_width
     sizes = [bytes_per_item(kept[side], width, work.dtype) + _ID_BYTES for side in (0, 1)]
     folded = left * rates.folded_bytes[0] + work.right * rates.folded_bytes[1]
     weights = sum(parameter.nbytes for parameter in model.parameters())
@@ -344,7 +344,7 @@ def _evenly(texts: Sequence[str], count: int) -> list[str]:
 
 
 def _random(model: DiPair, side: int, texts: int) -> TokenRepresentations:
-    kept, width = model.student.kept_tokens[side], model.student.vector_width
+    kept, width = model.student.kept_vectors[side], model.student.vector_width
     tokens = torch.randn(texts, kept, width, generator=torch.Generator().manual_seed(side))
     return TokenRepresentations(tokens, torch.ones(texts, kept, dtype=torch.bool))
 

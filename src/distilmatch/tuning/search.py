@@ -32,7 +32,7 @@ from distilmatch.training.pairs.distil import (
     unlabelled_rows,
     with_soft_labels,
 )
-from distilmatch.training.pairs.kept import with_kept_tokens
+from distilmatch.training.pairs.kept import with_shape
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
@@ -121,7 +121,7 @@ def tune(
     run = RunFolder(recipe)
     run.claim()
     table = make_transfer_set(recipe, run, checked.train)
-    recipe = recipe.replaced(student=with_kept_tokens(recipe.student, recipe.encoder, table))
+    recipe = recipe.replaced(student=with_shape(recipe.student, recipe.encoder, table))
     dev_set = _dev_set(recipe, run, checked.dev)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
@@ -241,7 +241,7 @@ def _objective(
         raise optuna.TrialPruned from error
     quality = dev_set.measure(model, "auto")[dev_set.metric]
     speed = head_pairs_per_s(model, dev_set.table, precision="auto")
-    size = max(model.student.kept_tokens) * model.student.vector_width * _FP16_BYTES
+    size = max(model.student.kept_vectors) * model.student.vector_width * _FP16_BYTES
     spent = (time.perf_counter() - started) / 60
     trial.set_user_attr("minutes", spent)
     trial.set_user_attr("student", trial_recipe.student.to_dict())

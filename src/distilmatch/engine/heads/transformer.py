@@ -6,7 +6,7 @@ q queries a text; d width; c labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -17,6 +17,7 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.heads.base import FoldedTexts, HeadCost, every_pair, linear_fp32, take
 from distilmatch.models.heads import (
     HeadLayer,
+    LexicalSimilarities,
     MaxSimilarities,
     Similarities,
     TransformerHead,
@@ -42,13 +43,18 @@ class FoldedTransformer:
         self.bias = classifier.bias
         self.read = classifier.weight[:, : self.layers[0].query.in_features]
         first = self.read.shape[1]
-        self.compared: list[_FoldedSimilarities | _FoldedMaxSimilarities] = []
+        self.parted = head.parted
         # The classifier reads the first token's numbers, then those of each comparison, side by side.
-        for comparison in head.compared:
-            weight = classifier.weight[:, first : first + comparison.features]
+        weight_of: dict[nn.Module, torch.Tensor] = {}
+        for comparison in (*head.compared, *filter(None, [head.lexical])):
+            weight_of[comparison] = classifier.weight[:, first : first + comparison.features]
             first += comparison.features
-            kind = _FoldedSimilarities if isinstance(comparison, Similarities) else _FoldedMaxSimilarities
-            self.compared.append(kind(comparison, weight))  # type: ignore[arg-type]
+        self.products: _FoldedProducts | None = None
+        if head.similarities is not None or head.lexical is not None:
+            self.products = _FoldedProducts(head.similarities, head.lexical, weight_of)
+        self.largest: _FoldedMaxSimilarities | None = None
+        if head.max_similarities is not None:
+            self.largest = _FoldedMaxSimilarities(head.max_similarities, weight_of[head.max_similarities])
 
     @staticmethod
     def cost(student: StudentConfig, labels: int) -> HeadCost:
@@ -65,7 +71,7 @@ class FoldedTransformer:
             adds += one_token + width * width + 2 * tokens * (width * width + width)  # the last: one query
         pairs_of_sides = len(kept) * (len(kept) - 1) // 2
         adds += labels * width
-        adds += pairs_of_sides * labels * width if student.head_similarities else 0
+        adds += pairs_of_sides * labels * width * (bool(student.head_similarities) + bool(student.lexical))
         if student.head_maxsim:
             adds += sum(kept[i] * kept[j] for i in range(len(kept)) for j in range(i)) * width
         asking = tokens if student.head_layers > 1 else 1
@@ -76,6 +82,7 @@ class FoldedTransformer:
         """`key`, `value` (n, a, k, e) and `mask` (n, k); of texts that ask, `query` (n, a, q, e), scaled, `own_top` and
         `own_sum` (n, a, q), `own_mixed` (n, a, q, e) and `residual` (n, q, d), the tokens with the output's bias.
         """
+        texts, lexical = self.parted(texts)
         layer = self.layers[0]
         seen = layer.attention_input(texts.tokens)
         key, value = (layer.split(half) for half in layer.key_value(seen).chunk(2, dim=-1))
@@ -94,9 +101,9 @@ class FoldedTransformer:
                 "own_mixed": shares @ value.float(),
                 "residual": texts.tokens[:, asking] + layer.output.bias,
             }
-        for comparison in self.compared:
-            folded |= comparison.fold(texts, side)
-        return folded
+        if self.products is not None:
+            folded |= self.products.fold(texts, lexical)
+        return folded if self.largest is None else folded | self.largest.fold(texts, side)
 
     @torch.no_grad()
     def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
@@ -114,18 +121,17 @@ class FoldedTransformer:
                     tokens, seen = tokens[:, :1], seen[:, :1]
                 tokens = layer(tokens, layer.query(seen), key_value, mask)
         logits = linear_fp32(self.final_norm(tokens[:, 0]), self.read, self.bias)
-        for comparison in self.compared:
-            logits = logits + comparison.score(gathered)
-        return logits
+        if self.products is not None:
+            logits = logits + self.products.score(gathered)
+        return logits if self.largest is None else logits + self.largest.score(gathered)
 
     def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
         """As `FoldedHead.block`."""
         return every_pair(self, left, right)
 
     def weighted_similar(self, texts: FoldedTexts) -> torch.Tensor | None:
-        """(n, c, d) what the second side's similar vectors are multiplied by, of texts of the first of two sides."""
-        similarities = [folded for folded in self.compared if isinstance(folded, _FoldedSimilarities)]
-        return texts["similar"][:, None, :] * similarities[0].weights[None, :, 0] if similarities else None
+        """(n, c, d') what the second side's similar vectors are multiplied by, of texts of the first of two sides."""
+        return None if self.products is None else texts["similar"][:, None, :] * self.products.weights[None, :, 0]
 
     def _first_layer(self, layer: HeadLayer, sides: Sequence[FoldedTexts], asking: int) -> torch.Tensor:
         # (p, q, d): the first layer's output for the queries of one side.
@@ -144,16 +150,30 @@ class FoldedTransformer:
         return layer.after_attention(tokens)
 
 
-class _FoldedSimilarities:
-    # logits of `Similarities`: products of normalised vectors, slice by slice, under the classifier's weights of them.
-    def __init__(self, similarities: Similarities, weight: torch.Tensor) -> None:
+class _FoldedProducts:
+    # logits of `Similarities` and of `LexicalSimilarities`: products of vectors that stand side by side, under the
+    # classifier's weights of their slices and parts.
+    def __init__(
+        self,
+        similarities: Similarities | None,
+        lexical: LexicalSimilarities | None,
+        weight_of: Mapping[nn.Module, torch.Tensor],
+    ) -> None:
         self.similarities = similarities
-        slices, width = similarities.slices, similarities.projection.out_features
-        # (c, pairs of sides, d)
-        self.weights = weight.unflatten(1, (-1, slices)).repeat_interleave(width // slices, 2)
+        weights = []
+        if similarities is not None:
+            slices, width = similarities.slices, similarities.projection.out_features
+            sliced = weight_of[similarities].unflatten(1, (-1, slices))
+            weights.append(sliced.repeat_interleave(width // slices, 2))
+        if lexical is not None:
+            weights.append(lexical.spread(weight_of[lexical]))
+        self.weights = torch.cat(weights, 2)  # (c, pairs of sides, d'), d' = d or 2 d
 
-    def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
-        return {"similar": self.similarities.vectors(texts)}
+    def fold(self, texts: TokenRepresentations, lexical: torch.Tensor | None) -> FoldedTexts:
+        vectors = [] if self.similarities is None else [self.similarities.vectors(texts)]
+        if lexical is not None:
+            vectors.append(lexical.to(texts.tokens.dtype))
+        return {"similar": torch.cat(vectors, 1)}
 
     def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
         products = [left["similar"].float() * right["similar"].float() for left, right in combinations(sides, 2)]

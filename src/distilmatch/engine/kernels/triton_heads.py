@@ -152,7 +152,7 @@ class TransformerPrograms:
             }
         similar = self.folded.weighted_similar(texts) if side == 0 else texts.get("similar")
         if similar is not None:
-            packed["similar"] = self._operand(self._padded(similar))
+            packed["similar"] = self._operand(pad(similar, (0, -similar.shape[-1] % self.width)))
         if "tokens" in texts:
             packed["tokens"] = self._operand(self._padded(_in_order(texts["tokens"], order)))
             packed["token_weights"] = _fp32(_in_order(texts[f"weights_{1 - side}"], order))
@@ -205,7 +205,7 @@ class TransformerPrograms:
                 PAIRS=tile.pairs,
                 GROUP=min(self.group, max(1, tile.columns // self.head_width)),
                 CHUNK=tile.hidden,
-                SIMILAR="similar" in left,
+                SIMILAR=left["similar"].shape[-1] if "similar" in left else 0,
                 LARGEST="tokens" in left,
                 STAGES=tile.stages,
                 num_warps=tile.warps,

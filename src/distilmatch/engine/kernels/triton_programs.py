@@ -126,11 +126,11 @@ def transformer_program(
     own_sum: tl.tensor,
     own_mixed: tl.tensor,  # (n, a) fp32
     residual: tl.tensor,  # (n, d) fp32
-    left_similar: tl.tensor,  # (n, c, d) bf16, times the classifier's weights
+    left_similar: tl.tensor,  # (n, c, SIMILAR) bf16, times the classifier's weights
     key: tl.tensor,  # (m, k, a) bf16, and so `value`; real tokens first
     value: tl.tensor,
     counts: tl.tensor,  # (m,) int32 real tokens
-    right_similar: tl.tensor,  # (m, d) bf16
+    right_similar: tl.tensor,  # (m, SIMILAR) bf16
     output: tl.tensor,  # (a, d) bf16
     inner_scale: tl.tensor,  # (d,) fp32, and so the others of width d
     inner_bias: tl.tensor,
@@ -227,12 +227,12 @@ def transformer_program(
         if SECOND > 0:
             logit += tl.sum(y * tl.load(read + label * WIDTH + second)[None, :], 1)
         logit = (logit - mean * tl.load(read_sum + label)) * scale + tl.load(read_bias + label)
-        if SIMILAR:
+        if SIMILAR > 0:
             STEP: tl.constexpr = min(32, SECOND if SECOND > 0 else FIRST)
-            for start in range(0, WIDTH, STEP):
+            for start in range(0, SIMILAR, STEP):
                 at = start + tl.arange(0, STEP)[None, :]
-                similar = tl.load(left_similar + (a * LABELS + label)[:, None] * WIDTH + at).to(tl.float32)
-                logit += tl.sum(similar * tl.load(right_similar + b[:, None] * WIDTH + at).to(tl.float32), 1)
+                similar = tl.load(left_similar + (a * LABELS + label)[:, None] * SIMILAR + at).to(tl.float32)
+                logit += tl.sum(similar * tl.load(right_similar + b[:, None] * SIMILAR + at).to(tl.float32), 1)
         if LARGEST:
             logit += tl.load(out + place * LABELS + label, mask=real, other=0.0)
         tl.store(out + place * LABELS + label, logit, mask=real)

@@ -164,10 +164,10 @@ def _cache_sizes(student: StudentConfig) -> tuple[CacheSize, ...]:
             side_name=name,
             kept_tokens=kept,
             width=width,
-            fp32_bytes=bytes_per_item(kept, width, "float32"),
-            fp16_bytes=bytes_per_item(kept, width, "float16"),
+            fp32_bytes=bytes_per_item(vectors, width, "float32"),
+            fp16_bytes=bytes_per_item(vectors, width, "float16"),
         )
-        for name, kept in zip(student.side_names, student.kept_tokens, strict=True)
+        for name, kept, vectors in zip(student.side_names, student.kept_tokens, student.kept_vectors, strict=True)
     )
 
 

@@ -85,10 +85,12 @@ class TextCollator(_Collator):
         self.side_streams = model.side_streams
         self.pad_ids: list[int] = []
         self.token_ids: list[TokenIds] = []
-        for stream in model.streams:
+        self.lexical: list[torch.Tensor | None] = []
+        for number, stream in enumerate(model.streams):
             tokenizer = model.tokenizers[stream.encoder]
             self.pad_ids.append(pad_id(tokenizer))
             self.token_ids.append(stream.token_ids(tokenizer, table.texts))
+            self.lexical.append(model.lexical_vectors(table.texts, number))
 
     def inputs(self, rows: np.ndarray) -> Batch:
         """`streams`, for each stream the tokenised chunks of its distinct texts, and `rows`, (p, s) into them."""
@@ -101,7 +103,12 @@ class TextCollator(_Collator):
             local[:, sides] = position[inverse.reshape(len(rows), len(sides))]
             ordered = [ids[text] for text in texts[order]]
             cuts = length_chunks(ids.lengths[texts[order]])
-            streams.append([pad_batch(ordered[cut], self.pad_ids[stream]) for cut in cuts])
+            batches = [pad_batch(ordered[cut], self.pad_ids[stream]) for cut in cuts]
+            lexical = self.lexical[stream]
+            if lexical is not None:
+                for batch, cut in zip(batches, cuts, strict=True):
+                    batch["lexical"] = lexical[texts[order][cut]]
+            streams.append(batches)
         return {"streams": streams, "rows": torch.from_numpy(local)}
 
 

@@ -37,7 +37,7 @@ from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev, check_reporters, check_teacher_texts
 from distilmatch.training.curves import save_training_curves
 from distilmatch.training.pairs.inputs import PairInputs, with_inputs
-from distilmatch.training.pairs.kept import with_kept_tokens
+from distilmatch.training.pairs.kept import with_shape
 from distilmatch.training.pairs.mining import joined, mined_blocks
 from distilmatch.training.pairs.own_labels import check_own_labels, with_gold
 from distilmatch.training.pairs.run import RunFolder
@@ -376,10 +376,12 @@ def new_student(recipe: PairRecipe, table: TupleTable | None = None, start: str 
             student = student.replaced(encoder_layers=max(1, layers - student.head_layers))
     if table is None:
         return DiPair.from_encoder(encoder, student, recipe.task)
-    student = with_kept_tokens(student, [encoder] if isinstance(encoder, str) else encoder, table)
+    student = with_shape(student, [encoder] if isinstance(encoder, str) else encoder, table)
     texts = table.texts
     spread = [texts[i] for i in np.linspace(0, len(texts) - 1, min(len(texts), 512)).astype(int)]
-    return DiPair.from_encoder(encoder, student, recipe.task, sample_texts=spread)
+    model = DiPair.from_encoder(encoder, student, recipe.task, sample_texts=spread)
+    model.count_terms(texts)
+    return model
 
 
 def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,9 @@ def cache_kept_outputs(
         row_of_text = np.full(len(table.texts), -1, dtype=np.int64)
         row_of_text[used] = np.arange(len(used))
         texts = [table.texts[i] for i in used]
-        read_as = [stream.reading() for stream in model.streams]
+        read_as: list[tuple[Any, ...]] = [stream.reading() for stream in model.streams]
+        if model.student.lexical:
+            read_as.append((fingerprint_tensors(_lexical_tensors(model)),))
         mark = text_key(f"{encoders} {key} {read_as} {precision}", texts).hex()
         side_folder = folder / f"side_{side}"
         problem = _problem(side_folder, mark)
@@ -94,6 +97,12 @@ def cache_kept_outputs(
     return outputs
 
 
+def _lexical_tensors(model: DiPair) -> dict[str, torch.Tensor]:
+    """What lexical vectors depend on beside the text."""
+    state = model.head_inputs.state_dict()
+    return {name: tensor for name, tensor in state.items() if ".lexical." in name}
+
+
 def _problem(folder: Path, mark: str) -> str | None:
     """Why the arrays of a folder cannot be used; None where they can."""
     try:
@@ -107,7 +116,7 @@ def _problem(folder: Path, mark: str) -> str | None:
 
 
 def _write(model: DiPair, texts: Sequence[str], side: int, folder: Path, precision: Precision, mark: str) -> None:
-    kept = model.student.kept_tokens[side]
+    kept = model.student.kept_vectors[side]
     width = model.encoder_width(side)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
