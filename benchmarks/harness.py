@@ -44,7 +44,7 @@ from distilmatch.teachers import in_task_order, load_teacher
 from distilmatch.teachers.precision import numbers_of
 from distilmatch.types import TupleTable
 
-PAPER_HEAD = {"head_similarities": 0, "head_maxsim": 0, "head_start": "random"}
+PAPER_HEAD = {"head_similarities": 0, "head_maxsim": 0, "lexical": False, "head_start": "random"}
 STUDENTS: dict[str, dict[str, Any]] = {
     "student": {},
     "paper_head": PAPER_HEAD,

@@ -33,7 +33,8 @@ from transformers import TrainerCallback
 
 from benchmarks.results import publish
 from distilmatch.config.objectives import ObjectiveConfig
-from distilmatch.config.pairs import StageConfig, StudentConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.saved import read_saved_table
 from distilmatch.models import DiPair

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from distilmatch.config.fine_tuning import FineTuneConfig
     from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
     from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
-    from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig, TransferConfig
+    from distilmatch.config.pairs import PairRecipe, StudentConfig, TeacherConfig, TransferConfig
+    from distilmatch.config.stages import StageConfig
     from distilmatch.config.tables import TableConfig, TaskConfig
     from distilmatch.data.tables import load_table
     from distilmatch.engine.scorer import Scorer
@@ -68,7 +69,7 @@ _HOME = {
     "Scorer": "engine.scorer",
     "SentenceTeacher": "teachers",
     "SoftLabelCache": "teachers",
-    "StageConfig": "config.pairs",
+    "StageConfig": "config.stages",
     "StudentConfig": "config.pairs",
     "TableConfig": "config.tables",
     "TaskConfig": "config.tables",

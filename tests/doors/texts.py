@@ -65,6 +65,7 @@ NAME_DOORS = {
     "store.folder.RepresentationFolder.row_of_key(keys)",
     "models.dipair.DiPair.from_encoder(sample_texts)",
     "teachers.label_cache.SoftLabelCache.count(pairs)",
+    "models.dipair.DiPair.count_terms(texts)",
 }
 
 # Parameters of these names that take no texts of a user, or are reached through a door above; why.
@@ -82,6 +83,10 @@ INSIDE = {
     "data.token_file.write_token_ids(texts)": "of a corpus that was read",
     "data.tokenising.token_ids(texts)": "behind encode",
     "models.streams.Stream.token_ids(texts)": "behind encode",
+    "models.dipair.DiPair.lexical_vectors(texts)": "behind encode",
+    "models.lexical.LexicalVectors.vectors(texts)": "behind encode",
+    "models.lexical.LexicalVectors.count(texts)": "behind DiPair.count_terms",
+    "models.lexical.has_number(text)": "of a table that was read",
     "data.tokenising.pad_batch(ids)": "token ids",
     "planning.planner.calibrate(texts)": "samples of a table that was read",
     "planning.planner.smaller_settings(texts)": "samples of a table that was read",

@@ -23,7 +23,7 @@ from transformers import (
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.errors import ModelError
 from distilmatch.models import DiPair
-from distilmatch.models.dipair import HeadInput
+from distilmatch.models.head_input import HeadInput
 from distilmatch.models.head_start import start_head
 from distilmatch.models.heads import TransformerHead, make_head
 from distilmatch.pretrained.layers import pretrained_layers

@@ -171,6 +171,8 @@ def test_refused(tiny_encoder: Path) -> None:
         _student(tiny_encoder, width=64)
     model = _student(tiny_encoder)
     batch = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+    with pytest.raises(ModelError, match="texts.*0"):
+        model.count_terms([3])  # type: ignore[list-item]
     with pytest.raises(ModelError, match="a batch of a lexical student needs `lexical`"):
         model.kept_side(batch, 0)
 

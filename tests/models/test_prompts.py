@@ -14,7 +14,8 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tests.helpers import write_jsonl
 
-from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig
+from distilmatch.config.pairs import PairRecipe, StudentConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.jobs.encode import encode_table

@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer
 
 from distilmatch.config.embeddings import EmbeddingStageConfig
-from distilmatch.config.pairs import StageConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.errors import ConfigError
 from distilmatch.training import arguments
 from distilmatch.training.arguments import one_device, training_arguments, training_device

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from distilmatch.config.objectives import ObjectiveConfig
-from distilmatch.config.pairs import StageConfig, StudentConfig
+from distilmatch.config.pairs import StudentConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import CacheError
 from distilmatch.models import DiPair

@@ -16,14 +16,8 @@ import torch
 from tests.helpers import COLOURS, THINGS, Stopped, read_jsonl, write_jsonl
 from transformers import AutoModel
 
-from distilmatch.config.pairs import (
-    ObjectiveConfig,
-    PairRecipe,
-    StageConfig,
-    StudentConfig,
-    TeacherConfig,
-    TransferConfig,
-)
+from distilmatch.config.pairs import ObjectiveConfig, PairRecipe, StudentConfig, TeacherConfig, TransferConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.models import DiPair

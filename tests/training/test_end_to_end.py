@@ -9,7 +9,8 @@ import pytest
 from tests.helpers import COLOURS, write_jsonl
 
 from distilmatch.config.fine_tuning import FineTuneConfig
-from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig, TransferConfig
+from distilmatch.config.pairs import PairRecipe, StudentConfig, TeacherConfig, TransferConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.data.tables import load_table
 from distilmatch.engine.scorer import Scorer

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from tests.helpers import COLOURED_THINGS, write_jsonl
 
-from distilmatch.config.pairs import PairRecipe, StageConfig, StudentConfig, TeacherConfig
+from distilmatch.config.pairs import PairRecipe, StudentConfig, TeacherConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.errors import ConfigError
 from distilmatch.training.pairs.distil import stages_from

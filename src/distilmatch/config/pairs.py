@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, WeightDtype, check_stage_names
 from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.stages import NamedStageConfig, StageConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.config.weights import check_revisions, with_weights
 from distilmatch.errors import ConfigError
@@ -24,6 +25,7 @@ USUAL_KEPT = 16
 _LABELLED_PAIRS = 300_000
 _NO_TRAIN = "train: is missing: it has no default"
 _MOST_ROUNDS = 8
+NARROWEST_LEXICAL = 16  # a width with room for words, numbers, codes and flags
 _ROWS_A_BLOCK = 16  # of given rows, which share few texts: four such blocks are a usual batch
 
 
@@ -122,9 +124,6 @@ class TransferConfig(FrozenConfig):
             return self.rounds
         pairs_a_round = max(1, rows / self.block_size) * self.cells_per_block
         return min(_MOST_ROUNDS, max(1, round(_LABELLED_PAIRS / pairs_a_round)))
-
-
-NARROWEST_LEXICAL = 16  # a width with room for words, numbers, codes and flags
 
 
 class StudentConfig(FrozenConfig):
@@ -226,7 +225,7 @@ class StudentConfig(FrozenConfig):
     def _check_lexical(self) -> Self:
         if self.lexical and self.head != "transformer":
             raise ValueError(f"`lexical` needs a transformer head, which reads it; this one is {self.head}")
-        if self.lexical and self.width is not None and self.width < NARROWEST_LEXICAL:
+        if self.lexical and (self.width or NARROWEST_LEXICAL) < NARROWEST_LEXICAL:
             raise ValueError(f"`lexical` needs a `width` of {NARROWEST_LEXICAL} or more, it is {self.width}")
         return self
 
@@ -275,73 +274,6 @@ class StudentConfig(FrozenConfig):
     def sides(self) -> int:
         """How many texts a scored tuple has."""
         return len(self.side_names)
-
-
-_LEARNING_RATE, _ENCODER_LEARNING_RATE = 5e-4, 2e-4
-
-
-class StageConfig(FrozenConfig):
-    """One of the two training stages.
-
-    Attributes:
-        epochs: passes over the blocks; 0 skips the stage.
-        blocks_per_batch: blocks a step (and a process).
-        learning_rate: of projection and head; encoder_learning_rate: of the encoders (stage 2 only). None is 5e-4 and 2e-4,
-            and half of that in stage 2 of a student that started from the encoder, which has more to forget.
-        evaluations: how many times the dev set is scored during the stage, spread evenly.
-        patience: evaluations without a better dev metric before the stage ends; None never.
-        averaging: decay of an exponential average of the weights, such as 0.999, which is kept at the end of the stage
-            where it is better on dev (or where there is no dev set); 0 keeps none.
-
-    Example:
-        ```python
-        from distilmatch import StageConfig
-
-        stage = StageConfig(epochs=2, evaluations=4, patience=2)
-        ```
-    """
-
-    epochs: float = Field(default=1.0, ge=0)
-    blocks_per_batch: int = Field(default=4, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0)
-    encoder_learning_rate: float | None = Field(default=None, ge=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
-    evaluations: int = Field(default=8, ge=1)
-    patience: int | None = Field(default=None, ge=1)
-    averaging: float = Field(default=0.0, ge=0, lt=1)
-    precision: Precision = "auto"
-
-    def with_rates(self, scale: float = 1.0) -> Self:
-        """The same stage with the learning rates that are None filled in, times `scale`."""
-        learning_rate, encoders = self.learning_rate, self.encoder_learning_rate
-        return self.replaced(
-            learning_rate=scale * _LEARNING_RATE if learning_rate is None else learning_rate,
-            encoder_learning_rate=scale * _ENCODER_LEARNING_RATE if encoders is None else encoders,
-        )
-
-
-class NamedStageConfig(StageConfig):
-    """A stage of a list: `StageConfig` with a name and whether the encoders learn in it.
-
-    Attributes:
-        name: of its folder and in the log; letters, digits, - and _.
-        frozen_encoders: their outputs are computed once and only projection and head learn.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)
-    frozen_encoders: bool = False
-
-    def halved(self) -> Self:
-        """The same stage at half its learning rates."""
-        stage = self.with_rates()
-        assert stage.learning_rate is not None and stage.encoder_learning_rate is not None
-        return stage.replaced(
-            learning_rate=stage.learning_rate / 2, encoder_learning_rate=stage.encoder_learning_rate / 2
-        )
 
 
 class PairRecipe(FrozenConfig):

@@ -29,9 +29,10 @@ from distilmatch.metrics.decisions import Decision, read_decision
 from distilmatch.models.card import write_model_card
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.models.deciding import KeptDecision, decision_folder
-from distilmatch.models.fp32 import FP32_PARTS, Fp32Module, Logits
+from distilmatch.models.fp32 import FP32_PARTS, Logits
+from distilmatch.models.head_input import HeadInput
 from distilmatch.models.head_start import sampled_outputs, start_head
-from distilmatch.models.heads import HEADS, TransformerHead, make_head
+from distilmatch.models.heads import TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.integrity import write_checksums
 from distilmatch.models.lexical import LexicalVectors
@@ -57,40 +58,6 @@ class PairOutput(SequenceClassifierOutput):
     """`SequenceClassifierOutput` with `sides`: for each side the kept tokens that the logits were computed from."""
 
     sides: tuple[TokenRepresentations, ...] | None = None
-
-
-class HeadInput(Fp32Module):
-    """Projection, position and segment embeddings: from kept encoder outputs to what is cached.
-
-    `x_i = LayerNorm(project(token_i) + position_i + segment_side)` depends on one text and its side alone. A cosine
-    head takes the bare projection. A lexical vector, the last one where there is one, goes through as it is.
-    """
-
-    def __init__(self, encoder_width: int, student: StudentConfig) -> None:
-        super().__init__()
-        self.projection = nn.Linear(encoder_width * (2 if student.word_vectors else 1), student.vector_width)
-        self.embedded = HEADS[student.head].embedded
-        if self.embedded:
-            self.position = nn.Embedding(max(student.kept_tokens), student.vector_width)
-            self.segment = nn.Embedding(student.sides, student.vector_width)
-            self.norm = nn.LayerNorm(student.vector_width)
-        self.lexical = LexicalVectors(student.vector_width) if student.lexical else None
-        if student.lexical and student.vector_width > encoder_width:
-            raise ModelError(
-                f"a lexical vector of width {student.vector_width} does not fit beside outputs of width {encoder_width}: take "
-                "a `width` of no more than the encoder's, or `lexical` false"
-            )
-
-    def forward(self, states: torch.Tensor, mask: torch.Tensor, side: int) -> TokenRepresentations:
-        """(n, k, d) representations from (n, k, h) kept outputs and their (n, k) mask."""
-        outputs = states if self.lexical is None else states[:, :-1]
-        tokens = self.projection(outputs.to(self.projection.weight.dtype))
-        if self.embedded:
-            tokens = self.norm(tokens + self.position.weight[: outputs.shape[1]] + self.segment.weight[side])
-        if self.lexical is not None:
-            lexical = states[:, -1:, : self.lexical.width].to(tokens.dtype)
-            tokens = torch.cat([tokens, lexical], 1)
-        return TokenRepresentations(tokens * mask[:, :, None].to(tokens.dtype), mask)
 
 
 class DiPair(DiPairInference, PreTrainedModel):
@@ -424,7 +391,12 @@ class DiPair(DiPairInference, PreTrainedModel):
         return self._lexical_part(stream).vectors(texts) if self.student.lexical else None
 
     def count_terms(self, texts: Sequence[str]) -> None:
-        """Counts in texts how rare the terms of lexical vectors are; vectors of before are then another model's."""
+        """Counts in texts how rare the terms of lexical vectors are; vectors of before are then another model's.
+
+        Raises:
+            ModelError: something that is no text.
+        """
+        texts = text_list(texts, "texts", ModelError)
         if self.student.lexical:
             for encoder in {stream.encoder for stream in self.streams}:
                 part = self.head_inputs[encoder].lexical

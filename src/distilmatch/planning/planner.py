@@ -287,10 +287,10 @@ def smaller_settings(
         changes["one head layer"] = {"head_layers": 1}
     if student.head == "transformer" and student.head_activation == "gelu":
         changes["ReLU in the head"] = {"head_activation": "relu"}
-    if student.head == "transformer" and (student.head_maxsim or student.head_similarities):
-        changes["no similarities in the head"] = {"head_maxsim": 0, "head_similarities": 0}
+    if student.head == "transformer" and (student.head_maxsim or student.head_similarities or student.lexical):
+        changes["no similarities in the head"] = {"head_maxsim": 0, "head_similarities": 0, "lexical": False}
     if student.head != "feed_forward":
-        changes["a feed-forward head"] = {"head": "feed_forward", "head_layers": 1, **reset}
+        changes["a feed-forward head"] = {"head": "feed_forward", "head_layers": 1, "lexical": False, **reset}
     smaller = _smaller_numbers(model, work, rates, texts, kernel, threads, precision, seconds)
     for change, settings in changes.items():
         try:

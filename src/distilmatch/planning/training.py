@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from distilmatch.config.pairs import NamedStageConfig, PairRecipe
+from distilmatch.config.pairs import PairRecipe
+from distilmatch.config.stages import NamedStageConfig
 from distilmatch.estimates import Estimate, disk_bytes
 from distilmatch.models import DiPair
 from distilmatch.planning.labels import LabelPlan, random_labels

@@ -76,7 +76,7 @@ class RepresentationManifest(FrozenConfig):
         format_version: 1 for folders that were written before there were checksums.
         model_fingerprint: of all that a representation depends on besides its text.
         side, side_name: which side of the model the texts were encoded for.
-        kept_tokens, width: k and d of every representation.
+        kept_tokens, width: k and d of every representation; a lexical vector counts as a token.
         dtype: how they are stored; they are read as fp32.
         rows: how many; 0 while the folder is being written.
         shard_rows: rows a shard file, the last one excepted.

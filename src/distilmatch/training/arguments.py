@@ -14,7 +14,7 @@ import torch
 from transformers import TrainingArguments
 
 from distilmatch.config.embeddings import EmbeddingStageConfig
-from distilmatch.config.pairs import StageConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.errors import ConfigError
 from distilmatch.metrics import sign_of
 from distilmatch.runtime import pick_device, use_bf16

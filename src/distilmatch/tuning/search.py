@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distilmatch.config.pairs import USUAL_KEPT, NamedStageConfig, PairRecipe, StudentConfig
+from distilmatch.config.pairs import USUAL_KEPT, PairRecipe, StudentConfig
+from distilmatch.config.stages import NamedStageConfig
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.pairs.speed import head_pairs_per_s
 from distilmatch.files import check_outputs, write_json
@@ -213,6 +214,8 @@ def shape(recipe: PairRecipe, parameters: dict[str, Any]) -> StudentConfig:
         changes |= {"head_heads": None, "head_intermediate": None}
     if head != student.head:
         changes["head_start"] = "auto"
+    if head != "transformer":
+        changes["lexical"] = False
     return student.replaced(**changes)
 
 

@@ -207,7 +207,13 @@ def _speed(report: PairResults) -> ReportTable | None:
 
 def _cache(report: PairResults) -> ReportTable:
     rows = tuple(
-        (side.side_name, str(side.kept_tokens), str(side.width), f"{side.fp32_bytes:,}", f"{side.fp16_bytes:,}")
+        (
+            side.side_name,
+            f"{side.kept_tokens}{' + 1 lexical' if side.lexical else ''}",
+            str(side.width),
+            f"{side.fp32_bytes:,}",
+            f"{side.fp16_bytes:,}",
+        )
         for side in report.cache
     )
     header = ("side", "tokens", "width", "bytes, fp32", "bytes, fp16")

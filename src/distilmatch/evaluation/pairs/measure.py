@@ -163,6 +163,7 @@ def _cache_sizes(student: StudentConfig) -> tuple[CacheSize, ...]:
         CacheSize(
             side_name=name,
             kept_tokens=kept,
+            lexical=bool(student.lexical),
             width=width,
             fp32_bytes=bytes_per_item(vectors, width, "float32"),
             fp16_bytes=bytes_per_item(vectors, width, "float16"),

@@ -98,10 +98,11 @@ class SpeedResult(FrozenConfig):
 
 
 class CacheSize(FrozenConfig):
-    """What one cached text of a side takes, in bytes, its id not counted."""
+    """What one cached text of a side takes, in bytes, its id not counted; a lexical vector is one more than the kept tokens."""
 
     side_name: str
     kept_tokens: int
+    lexical: bool = False
     width: int
     fp32_bytes: int
     fp16_bytes: int

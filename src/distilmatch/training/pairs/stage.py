@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distilmatch.config.objectives import ObjectiveConfig
-from distilmatch.config.pairs import StageConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.metrics import sign_of
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from distilmatch.config.pairs import NamedStageConfig, PairRecipe
+from distilmatch.config.pairs import PairRecipe
+from distilmatch.config.stages import NamedStageConfig
 from distilmatch.data.tables import IN_MEMORY
 from distilmatch.errors import ConfigError
 from distilmatch.files import write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distilmatch.config.objectives import ObjectiveConfig
-from distilmatch.config.pairs import StageConfig
+from distilmatch.config.stages import StageConfig
 from distilmatch.models import DiPair
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.processes import Processes
