@@ -15,7 +15,11 @@ FOLDER = Path(__file__).parent / "results"
 
 
 def publish(
-    name: str, metrics: Mapping[str, float], seeds: Sequence[int], notes: Mapping[str, object] | None = None
+    name: str,
+    metrics: Mapping[str, float],
+    seeds: Sequence[int],
+    notes: Mapping[str, object] | None = None,
+    program: str | None = None,
 ) -> None:
     """Writes `results/NAME.json` and prints it as the last line.
 
@@ -23,11 +27,12 @@ def publish(
         metrics: flat names and numbers.
         seeds: every seed that was used.
         notes: what a reader needs besides: the theory of the bottleneck, settings.
+        program: the benchmark that makes the result, where it has another name.
     """
     arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
     result = {
         "name": name,
-        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *arguments]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{program or name}", *arguments]),
         "seeds": list(seeds),
         "metrics": {key: round(float(value), 6) for key, value in metrics.items()},
         "notes": dict(notes or {}),

@@ -3,8 +3,9 @@
     python -m benchmarks.strong_teacher SET --data DIR --teacher DIR [DIR ...] [--work DIR] [--rounds N] [--attempts NAME ...]
 
 Every attempt is a student of the same teacher and the same seed; where its transfer set is the same it shares the labels. No test
-split is read. An attempt is a row in `WORK/rows`: its dev metrics, their share of the teacher's, minutes, bytes of an item in
-half precision (the side that takes more), and pairs a second of the kernel that `score` takes. It is not made again.
+split is read. With `--epochs 0` the encoders stay frozen, and the result is `strong_teacher_frozen`. An attempt is a
+row in `WORK/rows`: its dev metrics, their share of the teacher's, minutes, bytes of an item in half precision (the side that
+takes more), and pairs a second of the kernel that `score` takes. It is not made again.
 
 Theory: the cost of a pair is the folded head's, one token's products, plus one product of width `d` for each pair of kept tokens
 where largest similarities are read. So tokens cost bytes first and pairs a second only from about forty a side on.
@@ -249,7 +250,7 @@ def main() -> None:
             teacher = json.loads((folder / "teacher.json").read_text())
             metrics |= figures(place.name, teacher, made)
             notes.setdefault("main", {})[place.name] = SETS[place.name].main
-    publish("strong_teacher", metrics, [0], notes)
+    publish("strong_teacher" if arguments.epochs else "strong_teacher_frozen", metrics, [0], notes, "strong_teacher")
 
 
 if __name__ == "__main__":

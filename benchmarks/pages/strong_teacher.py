@@ -28,10 +28,24 @@ SHOWN = ("f1", "average_precision", "accuracy", "spearman", "map", "ndcg10")
 
 def render() -> str:
     """The page."""
-    return sections(HEAD, {"strong_teacher": _attempts})
+    return sections(HEAD, {"strong_teacher_frozen": _frozen, "strong_teacher": _attempts})
 
 
-def _attempts(result: dict[str, Any]) -> str:
+def _frozen(result: dict[str, Any]) -> str:
+    rounds = "one round" if result["notes"]["rounds"] == 1 else f"{result['notes']['rounds']} rounds"
+    return f"""## Over the same frozen layers
+
+Stage 1 alone: encoders frozen, {rounds} of blocks; what is compared is what a text is kept as, and the head.
+
+{_tables(result)}
+Minutes are of one thread beside other work, pairs a second too: compare them within the table only.
+
+Repeat: `{result["command"]}`.
+"""
+
+
+def _tables(result: dict[str, Any]) -> str:
+    """A table of attempts a set."""
     metrics, notes = result["metrics"], result["notes"]
     parts = []
     for name, main in notes["main"].items():
@@ -52,11 +66,20 @@ def _attempts(result: dict[str, Any]) -> str:
                 )
         headings = ["", *(GRADINGS[metric] for metric in graded), f"{GRADINGS[main]} of the teacher's"]
         table = markdown_table([*headings, "minutes", "bytes an item", "pairs/s"], rows)
-        parts.append(f"## {SETS[name].title}\n\n{table}\n")
-    rounds = "One round" if notes["rounds"] == 1 else f"{notes['rounds']} rounds"
-    return f"""![Quality on dev against bytes an item](strong-teacher.png)
+        parts.append(f"### {SETS[name].title}\n\n{table}\n")
+    return "\n".join(parts)
 
-{chr(10).join(parts)}
+
+def _attempts(result: dict[str, Any]) -> str:
+    notes = result["notes"]
+    rounds = "One round" if notes["rounds"] == 1 else f"{notes['rounds']} rounds"
+    return f"""## Encoders that learn
+
+![Quality on dev against bytes an item](strong-teacher.png)
+
+Another teacher than above, and no lexical vector.
+
+{_tables(result)}
 {rounds} of blocks and {notes["epochs"]:g} epochs of stage 2: less than by default. Minutes are of one thread beside other
 work, labels included where the attempt was the first to ask for them. Bytes are of the side that takes more, in half
 precision. Pairs a second are the kernel's, from stored vectors, on the same machine beside other work: compare them within a
