@@ -21,7 +21,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,7 @@ def notes(comparison: Comparison, rows: Mapping[str, Mapping[str, Any]]) -> dict
         "pair_length": comparison.one.pair_length,
         "rounds": rounds,
         "epochs": epochs,
+        "stage1_epochs": settings.get("stage1", {}).get("epochs"),
         "teachers": len(comparison.teacher_folders),
         "computed_by": {name: row["computed_by"] for name, row in rows.items() if "computed_by" in row},
         "settings": dict(settings),
@@ -361,6 +362,8 @@ def options(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="the teacher's time, where finetune-teacher takes one")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, help="of the transfer set; as the set says without it")
+    parser.add_argument("--stage1-epochs", type=float, help="of students' stage 1; as the set says without it")
+    parser.add_argument("--epochs", type=float, help="of students' stage 2; as the set says without it")
     parser.add_argument("--rows", nargs="+", choices=list(LABELS), help="only these")
     parser.add_argument("--publish", action="store_true", help="with --rows: publish them, and name the others")
     parser.add_argument("--jobs", type=int, default=1)
@@ -369,8 +372,12 @@ def options(description: str | None, name: str) -> argparse.ArgumentParser:
 
 def comparison_of(arguments: argparse.Namespace, one: DataSet) -> Comparison:
     """The comparison that a command line asks for."""
+    settings = dict(one.settings)
+    for stage, epochs in (("stage1", arguments.stage1_epochs), ("stage2", arguments.epochs)):
+        if epochs is not None:
+            settings[stage] = dict(settings.get(stage, {})) | {"epochs": epochs}
     return Comparison(
-        one=one,
+        one=replace(one, settings=settings),
         data=arguments.data,
         work=arguments.work,
         seeds=arguments.seeds,

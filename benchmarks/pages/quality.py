@@ -115,8 +115,10 @@ def _shorter(notes: dict[str, Any]) -> str:
     less = []
     if notes.get("rounds") is not None:
         less.append("from 1 round of blocks" if notes["rounds"] == 1 else f"from {notes['rounds']} rounds of blocks")
+    if notes.get("stage1_epochs") is not None:
+        less.append(f"for {notes['stage1_epochs']:g} epochs of stage 1")
     if notes.get("epochs") is not None:
-        less.append(f"for {notes['epochs']:g} epochs of stage 2")
+        less.append(f"for {notes['epochs']:g} epochs of stage 2" if notes["epochs"] else "without stage 2")
     if less:
         said.append(f"Students learn {' and '.join(less)}, fewer than by default: they are not the default's figures.")
     said += [notes["since"]] if "since" in notes else []  # what has changed after the run

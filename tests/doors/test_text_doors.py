@@ -139,7 +139,7 @@ def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> N
     from distilmatch.evaluation.sts.tasks import load_sts_tasks
     from distilmatch.models.dipair import DiPair
 
-    assert len(NAME_DOORS) == 7, "the calls below are those of this list"
+    assert len(NAME_DOORS) == 8, "the calls below are those of this list"
     (key,) = keys_of([TEXTS[3]])
     assert setup.representations.row_of_key(key).tolist() == [3]
     folder = tmp_path / "stsb"
@@ -155,6 +155,10 @@ def test_one_key_and_one_name_are_lists_of_one(setup: Setup, tmp_path: Any) -> N
     shape = StudentConfig(kept_tokens=(2, 2), max_lengths=(12, 12), width=16)
     one, listed = (DiPair.from_encoder(setup.encoder, shape, sample_texts=texts) for texts in ("red car", ["red car"]))
     assert one.representation_fingerprint(0) == listed.representation_fingerprint(0)
+    one, listed = (DiPair.from_encoder(setup.encoder, shape.replaced(lexical=True)) for _ in range(2))
+    one.count_terms("red car 5")
+    listed.count_terms(["red car 5"])
+    assert [int(each.head_inputs[0].lexical.counted) for each in (one, listed)] == [1, 1]  # type: ignore[union-attr,arg-type]
     pair = _pairs()[0]
     setup.labels.label(setup.teacher, [pair])
     assert setup.labels.count(setup.teacher, pair) == 1

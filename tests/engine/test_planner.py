@@ -53,6 +53,17 @@ def test_every_stage_is_measured(tiny_encoder: Path, candidates: int | None) -> 
     assert names == ["2 + 3 tokens", "ReLU in the head", "no similarities in the head", "a feed-forward head"]
 
 
+def test_a_lexical_student_is_planned(tiny_encoder: Path) -> None:
+    student, plain = model(tiny_encoder, lexical=True), model(tiny_encoder)
+    work = Work(left=60, right=80, encode=False)
+    per_text = [plan(each, work, RATES).disk_bytes for each in (student, plain)]
+    assert per_text[0] - per_text[1] == 140 * 65  # one vector of 32 numbers in half precision and its mask
+    assert head_cost(student).operations - head_cost(plain).operations == 2 * 32  # type: ignore[operator]
+    rates = calibrate(student, work, kernel="torch", seconds=0.05)
+    smaller = {other.change for other in smaller_settings(student, work, rates, kernel="torch", seconds=0.05)}
+    assert {"no similarities in the head", "a feed-forward head"} <= smaller
+
+
 def test_smaller_numbers_are_planned(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distilmatch.planning.planner.has_fast_bf16", lambda _: True)
     student = model(tiny_encoder)

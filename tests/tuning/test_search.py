@@ -109,7 +109,10 @@ def test_every_possible_start_is_tried(recipe: PairRecipe, tmp_path: Path, tiny_
 
 def test_a_trial_keeps_what_is_not_searched(recipe: PairRecipe) -> None:
     parameters = {"kept_0": 8, "kept_1": 32, "head": "feed_forward", "width": 64}
-    student = shape(recipe.replaced(student=recipe.student.replaced(side_names=("query", "document"))), parameters)
+    own = recipe.student.replaced(side_names=("query", "document"), head="transformer", lexical=True)
+    student = shape(recipe.replaced(student=own), parameters)
+    assert not student.lexical  # which a feed-forward head does not read
+    assert shape(recipe.replaced(student=own), parameters | {"head": "transformer 1"}).lexical
     assert student.kept_tokens == (8, 16)  # no more than the input has
     assert student.head == "feed_forward" and student.width == 64 and student.side_names == ("query", "document")
 
