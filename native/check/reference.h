@@ -63,6 +63,7 @@ struct Weights {
 struct Texts {
   int64_t count;
   int kept;
+  int similar_width = 0;  // twice the head's, as with lexical vectors
   std::vector<uint8_t> mask;
   Numbers query, own_top, own_sum, own_mixed, residual;  // of the left side
   Numbers key, value;                                    // of the right side
@@ -83,18 +84,20 @@ struct Texts {
       value = random.numbers(n * k * d, 1);
     }
     if (!compared) return;
-    similar = random.numbers(n * d * (left ? c : 1), 0.2f);
+    similar_width = 2 * shape.width;
+    similar = random.numbers(n * similar_width * (left ? c : 1), 0.2f);
     tokens = random.numbers(n * k * d, 0.2f);
     token_weights = random.numbers(n * k * c, 0.3f);
     token_gaps = random.numbers(n * k * c, 0.3f);
   }
 
   LeftArrays left() const {
-    return {query.data(),  own_top.data(), own_sum.data(),      own_mixed.data(), residual.data(),
-            part(similar), part(tokens),   part(token_weights), part(token_gaps), mask.data()};
+    return {query.data(), own_top.data(),      own_sum.data(),   own_mixed.data(), residual.data(), part(similar),
+            part(tokens), part(token_weights), part(token_gaps), mask.data(),      similar_width};
   }
   RightArrays right() const {
-    return {key.data(), value.data(), part(similar), part(tokens), part(token_weights), part(token_gaps), mask.data()};
+    return {key.data(),          value.data(),     part(similar), part(tokens),
+            part(token_weights), part(token_gaps), mask.data(),   similar_width};
   }
 
  private:
@@ -119,10 +122,10 @@ inline std::vector<double> normalised(const std::vector<double>& x, const Number
 
 inline void add_similarities(const TransformerShape& shape, const Texts& left, const Texts& right, int64_t a, int64_t b,
                              std::vector<double>& logits) {
-  const int d = shape.width, c = shape.labels;
+  const int d = shape.width, c = shape.labels, s = left.similar_width;
   for (int label = 0; label < c; ++label)
-    for (int x = 0; x < d; ++x)
-      logits[label] += double(left.similar[(a * c + label) * d + x]) * right.similar[b * d + x];
+    for (int x = 0; x < s; ++x)
+      logits[label] += double(left.similar[(a * c + label) * s + x]) * right.similar[b * s + x];
   std::vector<double> of_left(left.kept, -INFINITY), of_right(right.kept, -INFINITY);
   for (int i = 0; i < left.kept; ++i)
     for (int j = 0; j < right.kept; ++j) {
