@@ -135,6 +135,14 @@ def test_first_weights_of_a_score(tiny_encoder: Path) -> None:
     assert not model.classifier.weight[0, :32].any()
 
 
+def test_what_losses_see_are_the_tokens(tiny_encoder: Path) -> None:
+    model = _student(tiny_encoder)
+    kept = [model.encode_kept(TEXTS[:4], side) for side in (0, 1)]
+    assert kept[1][0].shape[1] == 6
+    output = model(rows=torch.tensor([[0, 1], [2, 3]]), kept=kept)
+    assert [side.tokens.shape for side in output.sides] == [(4, 3, 32), (4, 5, 32)]
+
+
 def test_saved_and_loaded(tiny_encoder: Path, tmp_path: Path) -> None:
     model = _student(tiny_encoder)
     model.save_pretrained(tmp_path)

@@ -340,7 +340,10 @@ class DiPair(DiPairInference, PreTrainedModel):
                 raise ModelError("forward needs `streams` (tokenised texts) or `kept` (cached encoder outputs)")
             kept = self.kept_outputs(streams)
         sides = [self.represent(states, mask, side) for side, (states, mask) in enumerate(kept)]
-        return PairOutput(logits=self.score_rows(sides, rows), sides=tuple(sides))
+        logits = self.score_rows(sides, rows)
+        if isinstance(self.head, TransformerHead):
+            sides = [self.head.parted(side)[0] for side in sides]
+        return PairOutput(logits=logits, sides=tuple(sides))
 
     def kept_outputs(self, streams: Sequence[Sequence[TextBatch]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """For each side the kept encoder outputs of its stream's texts: (n, k, h) and (n, k) bool."""
