@@ -38,7 +38,8 @@ def _frozen(result: dict[str, Any]) -> str:
 Stage 1 alone: encoders frozen, {rounds} of blocks; what is compared is what a text is kept as, and the head.
 
 {_tables(result)}
-Minutes are of one thread beside other work, pairs a second too: compare them within the table only.
+Minutes are of one thread beside other work; pairs a second are the kernel's, from stored vectors, of one thread with nothing
+beside it. {result["notes"].get("since", "")}
 
 Repeat: `{result["command"]}`.
 """
