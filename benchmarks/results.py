@@ -29,7 +29,7 @@ def publish(
         notes: what a reader needs besides: the theory of the bottleneck, settings.
         program: the benchmark that makes the result, where it has another name.
     """
-    arguments = [Path(argument).name if "/" in argument else argument for argument in sys.argv[1:]]
+    arguments = [_without_folder(argument) for argument in sys.argv[1:]]
     result = {
         "name": name,
         "command": shlex.join(["python", "-m", f"benchmarks.{program or name}", *arguments]),
@@ -40,3 +40,9 @@ def publish(
     }
     write_json(FOLDER / f"{name}.json", result)
     print(json.dumps(result, ensure_ascii=False))
+
+
+def _without_folder(argument: str) -> str:
+    """A path by its last name, of `NAME=PATH` too: where it lay is the machine's."""
+    name, equals, place = argument.rpartition("=")
+    return f"{name}{equals}{Path(place).name}" if "/" in place else argument
