@@ -64,7 +64,7 @@ def _calibration(result: dict[str, Any]) -> str:
 
 {markdown_table(headings, rows)}
 
-Teachers of `finetune-teacher`: those of the table above, for WikiQA one of eleven minutes. Threshold and calibration are fitted on dev. The expected
+Teachers of `finetune-teacher`. {notes.get("since", "")} Threshold and calibration are fitted on dev. The expected
 calibration error has {notes["bins"]}; the worst set has {metrics["ece_before"]:.3f} before and {metrics["ece_after"]:.3f} after.
 
 Repeat: `{result["command"]}`.
