@@ -151,7 +151,7 @@ def test_what_the_scorer_finds_is_the_oracle_s(
 def test_a_tile_without_room_is_left_for_the_next(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime.errors import OutOfResources
 
-    from distilmatch.engine.kernels.base import triton_programs
+    from distilmatch.engine.kernels import triton_programs
 
     model = _model(tiny_encoder, "transformer", ONE)
     sides = _sides(model)

@@ -25,6 +25,7 @@ from distilmatch.types import TokenRepresentations
 SHAPES: list[tuple[int, dict[str, Any]]] = [
     (1, {"head_similarities": 8, "head_maxsim": 2, "head_gaps": 1}),
     (3, {"head_maxsim": 2}),
+    (3, {"head_similarities": 8, "head_maxsim": 2, "lexical": True}),
     (3, {"width": 96, "head_norm": "pre", "head_activation": "relu"}),
     (1, {"head": "feed_forward"}),
     (3, {"head": "feed_forward", "head_activation": "relu"}),
@@ -63,7 +64,7 @@ def compile_all(capability: int) -> None:
             )
             kernel = triton_kernel.TritonKernel(model)
             sides = []
-            for side, kept in enumerate(student.kept_tokens):
+            for side, kept in enumerate(student.kept_vectors):
                 mask = torch.ones(40, kept, dtype=torch.bool)
                 texts = TokenRepresentations(torch.randn(40, kept, student.vector_width), mask)
                 sides.append(kernel.prepare(texts, side))
