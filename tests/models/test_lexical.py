@@ -15,7 +15,7 @@ from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ModelError
-from distilmatch.models import DiPair, pooled
+from distilmatch.models import DiPair, lexical, pooled
 from distilmatch.models.heads import LEXICAL_SCALE, TransformerHead
 from distilmatch.models.lexical import LexicalVectors, lexical_bounds
 from distilmatch.types import TokenRepresentations
@@ -63,6 +63,16 @@ def test_products_are_the_cosines_of_what_two_texts_share() -> None:
                 assert products[i, j] == pytest.approx(_cosine(left[kind], right[kind], found, len(TEXTS)), abs=1e-5)
     assert vectors[:, -2].tolist() == [bool(each[1]) for each in counted]
     assert vectors[:, -1].tolist() == [bool(each[2]) for each in counted]
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for chunk in (4096, 3):
+        monkeypatch.setattr(lexical, "_CHUNK", chunk)
+        part = LexicalVectors(384)
+        part.count(TEXTS)
+        made.append(part.vectors(TEXTS))
+    assert torch.equal(*made) and made[0].any()
 
 
 def test_what_a_code_is() -> None:

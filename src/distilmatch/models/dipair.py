@@ -401,10 +401,8 @@ class DiPair(DiPairInference, PreTrainedModel):
         """
         texts = text_list(texts, "texts", ModelError)
         if self.student.lexical:
-            for encoder in {stream.encoder for stream in self.streams}:
-                part = self.head_inputs[encoder].lexical
-                assert isinstance(part, LexicalVectors)
-                part.count(texts)
+            for stream in {stream.encoder: number for number, stream in enumerate(self.streams)}.values():
+                self._lexical_part(stream).count(texts)
 
     def _lexical_part(self, stream: int) -> LexicalVectors:
         part = self.head_inputs[self.streams[stream].encoder].lexical

@@ -29,6 +29,7 @@ _DIGIT = re.compile(r"\d")
 _SHORTEST_CODE = 4
 _BUCKETS = 1 << 16  # in which it is counted how many texts have a term
 _PLACE_BITS, _SIGN_BIT = 16, 31
+_CHUNK = 4096  # texts whose terms are held at once
 
 
 def has_number(text: str) -> bool:
@@ -71,17 +72,28 @@ class LexicalVectors(nn.Module):
     def count(self, texts: Sequence[str]) -> None:
         """Counts anew how many of n texts have each term: what makes a term rare."""
         found = np.zeros(_BUCKETS, dtype=np.int64)
-        for text, term in _terms(texts):
-            distinct = np.unique(text << 32 | term)
-            found += np.bincount(distinct % _BUCKETS, minlength=_BUCKETS)
+        for start in range(0, len(texts), _CHUNK):
+            for text, term in _terms(_part(texts, start)):
+                distinct = np.unique(text << 32 | term)
+                found += np.bincount(distinct % _BUCKETS, minlength=_BUCKETS)
         self.found.copy_(torch.from_numpy(found.astype(np.int32)))
         self.counted.fill_(len(texts))
 
     def vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """(n, d) float32 on the CPU."""
-        found, counted = self.found.cpu().numpy(), float(self.counted)
-        bounds, made = lexical_bounds(self.width), np.zeros((len(texts), self.width), dtype=np.float32)
-        for (start, end), (text, term) in zip(pairwise(bounds), _terms(texts), strict=True):
+        found = self.found.cpu().numpy()
+        made = np.zeros((len(texts), self.width), dtype=np.float32)
+        for start in range(0, len(texts), _CHUNK):
+            self._fill(made[start : start + _CHUNK], _part(texts, start), found)
+        return torch.from_numpy(made)
+
+    def _fill(self, made: np.ndarray, texts: Sequence[str], found: np.ndarray) -> None:
+        """Writes the vectors of n texts into `made`, (n, d) zeros; `found` is the attribute as an array."""
+        counted = float(self.counted)
+        flags = {1: -2, 2: -1}  # of numbers and codes
+        for kind, ((start, end), (text, term)) in enumerate(
+            zip(pairwise(lexical_bounds(self.width)), _terms(texts), strict=True)
+        ):
             distinct, times = np.unique(text << 32 | term, return_counts=True)
             row, key = distinct >> 32, distinct & 0xFFFFFFFF
             rarity = 1 + np.log((1 + counted) / (1 + np.minimum(found[key % _BUCKETS], counted)))
@@ -90,9 +102,13 @@ class LexicalVectors(nn.Module):
             place = row * size + (key >> _PLACE_BITS & 0x7FFF) % size
             part = np.bincount(place, weights=signed, minlength=len(texts) * size).reshape(len(texts), size)
             made[:, start:end] = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
-        for flag, start, end in ((-2, *bounds[1:3]), (-1, *bounds[2:4])):
-            made[:, flag] = made[:, start:end].any(axis=1)
-        return torch.from_numpy(made)
+            if kind in flags:
+                made[row, flags[kind]] = 1
+
+
+def _part(texts: Sequence[str], start: int) -> list[str]:
+    """The texts of the chunk that begins at `start`."""
+    return [texts[i] for i in range(start, min(start + _CHUNK, len(texts)))]
 
 
 def _terms(texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -90,7 +90,8 @@ class TextCollator(_Collator):
             tokenizer = model.tokenizers[stream.encoder]
             self.pad_ids.append(pad_id(tokenizer))
             self.token_ids.append(stream.token_ids(tokenizer, table.texts))
-            self.lexical.append(model.lexical_vectors(table.texts, number))
+            alike = [other for other in range(number) if model.streams[other].encoder == stream.encoder]
+            self.lexical.append(self.lexical[alike[0]] if alike else model.lexical_vectors(table.texts, number))
 
     def inputs(self, rows: np.ndarray) -> Batch:
         """`streams`, for each stream the tokenised chunks of its distinct texts, and `rows`, (p, s) into them."""
