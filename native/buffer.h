@@ -19,14 +19,26 @@ class Buffer {
     if (!data_) throw std::bad_alloc();
     std::memset(data_.get(), 0, bytes);
   }
+  // Numbers that stand elsewhere, for as long as this is used; memory past the last of them may be read.
+  static Buffer view(const T* data, size_t count) {
+    Buffer made;
+    made.data_ = std::unique_ptr<T, Free>(const_cast<T*>(data), Free{false});
+    made.count_ = count;
+    return made;
+  }
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
+  T& operator[](size_t i) { return data_.get()[i]; }
+  const T& operator[](size_t i) const { return data_.get()[i]; }
   size_t bytes() const { return count_ * sizeof(T); }
   explicit operator bool() const { return count_ > 0; }
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    bool owned = true;
+    void operator()(T* p) const {
+      if (owned) std::free(p);
+    }
   };
   std::unique_ptr<T, Free> data_;
   size_t count_ = 0;

@@ -74,6 +74,14 @@ inline void check_rows(const int64_t* rows, int64_t pairs, int64_t left, int64_t
       throw std::invalid_argument("pair " + std::to_string(p) + " names a text that there is none of");
 }
 
+// So many texts of a kind: their bytes can be counted.
+template <class Texts>
+void check_room(const Texts& kind, int64_t count) {
+  need(count >= 0, "there are no fewer than 0 texts");
+  const double bytes = static_cast<double>(count) * static_cast<double>(file_size(kind, 1));
+  need(bytes <= static_cast<double>(kMostNumber), "so many texts have no room anywhere");
+}
+
 inline void check_packed(const LeftTexts& left, const RightTexts& right, const TransformerShape& shape) {
   const bool ours =
       left.packed.width == shape.width && left.packed.heads == shape.heads && left.packed.labels == shape.labels;

@@ -27,6 +27,7 @@ using Numbers = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Mask = nb::ndarray<const bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class Array>
@@ -99,12 +100,14 @@ nb::tuple best(TopK& top) {
   std::vector<int64_t> ids(n * k, -1);
   {
     nb::gil_scoped_release release;
-    top.sort();
-    for (size_t row = 0; row < n; ++row)
-      for (int i = 0; i < top.size(row); ++i) {
-        scores[row * k + i] = top.hits(row)[i].score;
-        ids[row * k + i] = top.hits(row)[i].id;
+    std::vector<Hit> ranked;
+    for (size_t row = 0; row < n; ++row) {
+      top.ranked(row, ranked);
+      for (size_t i = 0; i < ranked.size(); ++i) {
+        scores[row * k + i] = ranked[i].score;
+        ids[row * k + i] = ranked[i].id;
       }
+    }
   }
   return nb::make_tuple(owned(std::move(scores), {n, k}), owned(std::move(ids), {n, k}));
 }
@@ -239,6 +242,92 @@ bool supported() {
          __builtin_cpu_supports("avx512bf16");
 }
 
+// What texts of a side say of their kind, in the order of `kind_of`.
+template <class Texts>
+nb::tuple facts_of(const Texts& texts) {
+  const Packed& packed = texts.packed;
+  return nb::make_tuple(packed.width, packed.heads, packed.labels, packed.similar, packed.tokens, packed.gaps,
+                        texts.kept);
+}
+
+// Texts of the kind that such facts name, none yet.
+template <class Texts>
+Texts kind_of(const std::vector<int64_t>& facts) {
+  need(facts.size() == 7, "facts must be seven numbers");
+  const int64_t width = facts[0], heads = facts[1], labels = facts[2], similar = facts[3], kept = facts[6];
+  check_shape(width, heads, 32, labels);
+  need(similar == 0 || similar == width || similar == 2 * width, "similar must be 0, the width or twice that");
+  need(facts[4] >= 0 && facts[4] <= 1 && facts[5] >= 0 && facts[5] <= facts[4], "tokens and gaps are 0 or 1");
+  need(kept >= 1 && kept <= kMostTokens, "a text keeps 1 to " + std::to_string(kMostTokens) + " tokens");
+  const Packed packed{static_cast<int>(width),   static_cast<int>(heads), static_cast<int>(labels),
+                      static_cast<int>(similar), facts[4] != 0,           facts[5] != 0};
+  return Texts(packed, static_cast<int>(kept));
+}
+
+// Packed texts in parts, put together, and as bytes of a file.
+template <class Texts>
+void bind_texts(nb::class_<Texts>& texts) {
+  texts.def("__len__", [](const Texts& t) { return t.count; })
+      .def_prop_ro("nbytes", &bytes_of<Texts>)
+      .def_prop_ro("facts", &facts_of<Texts>, "What `room` and `opened` make texts of this kind from.")
+      .def(
+          "part",
+          [](const Texts& self, int64_t start, int64_t stop) {
+            need(start >= 0 && start <= stop && stop <= self.count, "a part must be of texts that there are");
+            return part_of(self, start, stop);
+          },
+          "start"_a, "stop"_a, nb::keep_alive<0, 1>(), "Texts `start` to `stop`, in the memory of these.")
+      .def(
+          "put",
+          [](Texts& self, int64_t start, const Texts& others) {
+            need(!self.held && self.room, "only texts that `room` made are put together");
+            need(self.packed == others.packed && self.kept == others.kept, "texts that were packed for another head");
+            need(start >= 0 && start <= self.count && others.count <= self.count - start, "there is no room for them");
+            nb::gil_scoped_release release;
+            put(self, start, others);
+          },
+          "start"_a, "others"_a, "Copies texts to the places from `start` on.")
+      .def(
+          "packed_bytes",
+          [](const Texts& self) {
+            const size_t size = file_size(self, self.count);
+            std::vector<uint8_t> bytes(size);
+            {
+              nb::gil_scoped_release release;
+              write_bytes(self, bytes.data());
+            }
+            return owned(std::move(bytes), {size});
+          },
+          "All of them as `opened` reads them.")
+      .def_static(
+          "room",
+          [](int64_t count, const std::vector<int64_t>& facts) {
+            Texts made = kind_of<Texts>(facts);
+            check_room(made, count);
+            need(static_cast<double>(file_size(made, count)) <= free_memory(),
+                 "so many texts need more memory than there is");
+            make_room(made, count);
+            for (int64_t i = 0; i < count; ++i) made.real[i] = 1;
+            made.room = true;
+            return made;
+          },
+          "count"_a, "facts"_a, "Room for texts that `put` brings.")
+      .def_static(
+          "opened",
+          [](Bytes bytes, int64_t count, const std::vector<int64_t>& facts) {
+            const Texts kind = kind_of<Texts>(facts);
+            check_room(kind, count);
+            need(bytes.size() == file_size(kind, count), "the bytes are not of so many texts of this kind");
+            need(reinterpret_cast<uintptr_t>(bytes.data()) % 4 == 0, "the bytes must start at a multiple of four");
+            Texts made = texts_in(kind, count, bytes.data());
+            for (int64_t i = 0; i < count; ++i)
+              need(made.real[i] >= 1 && made.real[i] <= made.kept, "a text has as many real tokens as it cannot have");
+            made.held = std::make_shared<Bytes>(bytes);
+            return made;
+          },
+          "bytes"_a, "count"_a, "facts"_a, "Texts that look at bytes that `packed_bytes` gave.");
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -274,6 +363,19 @@ NB_MODULE(_native, m) {
           "rows"_a, "k"_a)
       .def("best", &best)
       .def(
+          "restore",
+          [](TopK& self, Matrix scores, Rows ids) {
+            const size_t n = self.rows(), k = self.k();
+            need(scores.shape(0) == n && scores.shape(1) == k && ids.shape(0) == n && ids.shape(1) == k,
+                 "scores and ids must be (rows, k)");
+            const Filled used(&self, 0, static_cast<int64_t>(n), "this TopK");
+            nb::gil_scoped_release release;
+            for (size_t row = 0; row < n; ++row)
+              for (size_t i = row * k; i < (row + 1) * k; ++i)
+                if (ids.data()[i] >= 0) self.add(static_cast<int64_t>(row), {scores.data()[i], ids.data()[i]});
+          },
+          "scores"_a, "ids"_a, "Adds what `best` gave before; an id below 0 is none.")
+      .def(
           "add",
           [](TopK& self, int64_t first_row, Matrix scores, int64_t first_column, int threads) {
             check_threads(threads);
@@ -284,12 +386,10 @@ NB_MODULE(_native, m) {
           },
           "first_row"_a, "scores"_a, "first_column"_a, "threads"_a);
 
-  nb::class_<LeftTexts>(m, "LeftTexts")
-      .def("__len__", [](const LeftTexts& t) { return t.count; })
-      .def_prop_ro("nbytes", &LeftTexts::bytes);
-  nb::class_<RightTexts>(m, "RightTexts")
-      .def("__len__", [](const RightTexts& t) { return t.count; })
-      .def_prop_ro("nbytes", &RightTexts::bytes);
+  nb::class_<LeftTexts> left_texts(m, "LeftTexts");
+  bind_texts(left_texts);
+  nb::class_<RightTexts> right_texts(m, "RightTexts");
+  bind_texts(right_texts);
 
   nb::class_<TransformerHead> transformer(m, "TransformerHead");
   transformer

@@ -121,9 +121,10 @@ class TopK {
     lock.store(0, std::memory_order_release);
   }
 
-  void sort() {
-    for (int64_t row = 0; row < rows(); ++row)
-      std::sort(hits_.data() + row * k_, hits_.data() + row * k_ + size(row), better);
+  // What a row has kept, best first; more can be added to it afterwards.
+  void ranked(int64_t row, std::vector<Hit>& into) const {
+    into.assign(hits(row), hits(row) + size(row));
+    std::sort(into.begin(), into.end(), better);
   }
 
  private:

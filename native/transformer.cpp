@@ -20,7 +20,6 @@ void convert(const float* from, size_t count, bf16* to) {
 }
 
 void copy_float(const float* from, size_t count, Buffer<float>& to) {
-  to = Buffer<float>(count);
   if (count) std::memcpy(to.data(), from, count * sizeof(float));
 }
 
@@ -75,16 +74,6 @@ Moments moments(const float* row, int width, float epsilon) {
 
 }  // namespace
 
-size_t LeftTexts::bytes() const {
-  return query.bytes() + similar.bytes() + tokens.bytes() + own_top.bytes() + own_sum.bytes() + own_mixed.bytes() +
-         residual.bytes() + token_weights.bytes() + token_gaps.bytes() + real.size() * sizeof(int);
-}
-
-size_t RightTexts::bytes() const {
-  return key.bytes() + value.bytes() + similar.bytes() + tokens.bytes() + token_weights.bytes() + token_gaps.bytes() +
-         real.size() * sizeof(int);
-}
-
 struct TransformerHead::Scratch {
   explicit Scratch(const TransformerShape& shape, const Multiplier& used)
       : multiplier(used),
@@ -138,26 +127,14 @@ TransformerHead::TransformerHead(const TransformerShape& given, const Transforme
 
 LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& from) const {
   const size_t n = count, d = shape.width, c = shape.labels;
-  LeftTexts to;
-  to.count = count;
-  to.kept = kept;
-  to.packed = packed_for(shape, from);
-  to.query = Buffer<bf16>(n * d);
+  LeftTexts to(packed_for(shape, from), kept);
+  make_room(to, count);
   convert(from.query, n * d, to.query.data());
   copy_float(from.own_top, n * shape.heads, to.own_top);
   copy_float(from.own_sum, n * shape.heads, to.own_sum);
   copy_float(from.own_mixed, n * d, to.own_mixed);
   copy_float(from.residual, n * d, to.residual);
-  if (from.similar) {
-    to.similar = Buffer<bf16>(n * c * from.similar_width);
-    convert(from.similar, n * c * from.similar_width, to.similar.data());
-  }
-  if (from.tokens) {
-    to.tokens = Buffer<bf16>((n * kept + kSimilarRows - 1) * d);
-    to.token_weights = Buffer<float>(n * kept * c);
-    if (from.token_gaps) to.token_gaps = Buffer<float>(n * kept * c);
-  }
-  to.real.resize(n);
+  if (from.similar) convert(from.similar, n * c * from.similar_width, to.similar.data());
   for (size_t i = 0; i < n; ++i) {
     const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
     to.real[i] = static_cast<int>(places.size());
@@ -176,28 +153,9 @@ LeftTexts TransformerHead::pack_left(int64_t count, int kept, const LeftArrays& 
 RightTexts TransformerHead::pack_right(int64_t count, int kept, const RightArrays& from) const {
   const size_t n = count, d = shape.width, c = shape.labels;
   const int heads = shape.heads, e = shape.head_width();
-  const size_t groups = (kept + 15) / 16;
-  RightTexts to;
-  to.count = count;
-  to.kept = kept;
-  to.packed = packed_for(shape, from);
-  to.groups = static_cast<int>(groups);
-  to.two_heads = kept <= 8 && heads % 2 == 0;
-  to.tokens_size = groups * LaneBlock::size(d);
-  to.key_size = to.two_heads ? heads / 2 * LaneBlock::size(e) : heads * groups * LaneBlock::size(e);
-  to.value_size = (kept + 1) / 2 * 2 * d;
-  to.key = Buffer<bf16>(n * to.key_size);
-  to.value = Buffer<bf16>(n * to.value_size);
-  if (from.similar) {
-    to.similar = Buffer<bf16>(n * from.similar_width);
-    convert(from.similar, n * from.similar_width, to.similar.data());
-  }
-  if (from.tokens) {
-    to.tokens = Buffer<bf16>(n * to.tokens_size);
-    to.token_weights = Buffer<float>(n * c * groups * 16);
-    if (from.token_gaps) to.token_gaps = Buffer<float>(n * c * groups * 16);
-  }
-  to.real.resize(n);
+  RightTexts to(packed_for(shape, from), kept);
+  make_room(to, count);
+  if (from.similar) convert(from.similar, n * from.similar_width, to.similar.data());
   const auto pack_text = [&](int64_t i) {
     const std::vector<int> places = real_tokens(from.mask + i * kept, kept);
     to.real[i] = static_cast<int>(places.size());

@@ -99,7 +99,7 @@ def test_what_is_no_number_of_texts_is_refused(tiny_encoder: Path, number: Any) 
             call()
     for threshold in (True, float("nan"), "0", [0]):
         with pytest.raises(ConfigError, match="threshold"):
-            scorer.above(*sides, threshold=threshold)
+            scorer.above(*sides, threshold=threshold).collect()
 
 
 def test_whole_numbers_of_any_kind_are_numbers(tiny_encoder: Path) -> None:
@@ -136,7 +136,7 @@ def test_threads_share_a_scorer_and_its_sides(tiny_encoder: Path, head: str, ker
         left, right = sides[0][number % 4], sides[1][number // 4]
         rows = np.stack([np.arange(40) % len(left), (np.arange(40) + number) % len(right)], 1)
         best, other = scorer.best_of_both(left, right, top_k=3, reverse_top_k=2)  # type: ignore[misc]
-        above = scorer.above(left, right, threshold=0.0)
+        above = scorer.above(left, right, threshold=0.0).collect()
         near = scorer.candidates(left, right, top_k=2, num_candidates=9, index="flat")
         assert isinstance(best, BestMatches) and isinstance(other, BestMatches) and isinstance(above, Matches)
         return [scorer.score(left, right, rows=rows), best.rows, other.rows, best.scores, above.rows, near.rows]

@@ -32,7 +32,7 @@ def _every_way(scorer: Scorer, left: Any, right: Any) -> dict[str, Any]:
         "score": lambda: scorer.score(left, right, rows=some),
         "top_k": lambda: scorer.best(left, right, top_k=2),
         "reverse": lambda: scorer.best_of_both(left, right, top_k=2, reverse_top_k=2),
-        "threshold": lambda: scorer.above(left, right, threshold=0.0),
+        "threshold": lambda: scorer.above(left, right, threshold=0.0).collect(),
         "rank": lambda: scorer.rank(left, right, top_k=2),
         "candidates": lambda: scorer.candidates(left, right, top_k=2, num_candidates=len(right), index="flat"),
         "index_of": lambda: scorer.index_of(right, "flat"),

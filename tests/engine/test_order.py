@@ -100,7 +100,7 @@ def test_a_scorer_ranks_saturated_probabilities(tiny_encoder: Path, head: str, k
     exact = log_odds(scorer.score(*sides, rows=rows).reshape(6, 90, 3), 2)
     limit = float(1 / (1 + np.exp(-np.median(exact))))
     assert limit < 1
-    matches = scorer.above(*sides, threshold=limit, by="probability", label="yes")
+    matches = scorer.above(*sides, threshold=limit, by="probability", label="yes").collect()
     assert isinstance(matches, Matches)
     above = np.zeros(exact.shape, dtype=bool)
     above[tuple(matches.rows.T)] = True

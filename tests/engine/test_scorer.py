@@ -143,7 +143,7 @@ def test_every_way_to_score_gives_the_plain_scores(
     assert sorted(ranked.rows[0]) == list(range(RIGHT))
     np.testing.assert_allclose(ranked.scores[0], scores[0][ranked.rows[0]], **tolerance)
     threshold = float(np.quantile(scores, 0.9))
-    matches = scorer.above(*sides, threshold=threshold, **rank)
+    matches = scorer.above(*sides, threshold=threshold, **rank).collect()
     assert isinstance(matches, Matches)
     assert matches.rows.tolist() == sorted(matches.rows.tolist())
     above = np.zeros_like(scores, dtype=bool)

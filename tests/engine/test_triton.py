@@ -141,7 +141,7 @@ def test_what_the_scorer_finds_is_the_oracle_s(
     ordered = np.sort(scores.ravel())
     gap = int(np.argmax(np.diff(ordered)))
     threshold = float(ordered[gap : gap + 2].mean())
-    matches = scorer.above(*sides, threshold=threshold, **rank)
+    matches = scorer.above(*sides, threshold=threshold, **rank).collect()
     assert isinstance(matches, Matches)
     np.testing.assert_array_equal(matches.rows, np.argwhere(scores > threshold))
     assert scorer.score(*sides, rows=np.empty((0, 2), dtype=np.int64)).shape == (0, task.num_labels)

@@ -116,11 +116,11 @@ def test_a_stopped_match_goes_on(
     match_folders(scorer, *folders, whole[0], reverse_output=whole[1], **settings)
     append, appended = PartWriter.append, []
 
-    def stop(writer: PartWriter, table: Any) -> None:
+    def stop(writer: PartWriter, table: Any, place: str = "") -> None:
         if len(appended) == stop_after - 1:
             raise KeyboardInterrupt  # the state of the other direction is written already
         appended.append(table)
-        append(writer, table)
+        append(writer, table, place)
 
     parts = [tmp_path / "parts.parquet", tmp_path / "parts_reverse.parquet"]
     with monkeypatch.context() as patch:

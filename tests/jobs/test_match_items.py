@@ -364,12 +364,12 @@ def test_a_stopped_match_of_items_goes_on(
     match_folders(scorer, *folders, whole, top_k=3, reverse_output=tmp_path / "w.parquet", rows_a_part=3)
     append, calls = PartWriter.append, 0
 
-    def stop(writer: PartWriter, table: Any) -> None:
+    def stop(writer: PartWriter, table: Any, place: str = "") -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        append(writer, table)
+        append(writer, table, place)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(PartWriter, "append", stop)

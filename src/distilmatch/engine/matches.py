@@ -5,6 +5,7 @@ Shape legend: n texts of a side; k best; q pairs above a threshold.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,32 @@ class Matches:
     rows: np.ndarray
     scores: np.ndarray
     ranked: np.ndarray
+
+
+class MatchStream:
+    """Pairs above a threshold as they are found, which may be more than memory holds: an iterator of `Matches`, one a block.
+
+    Blocks come in the order in which they are scored, the pairs of one by left row, then right row.
+    """
+
+    def __init__(self, blocks: Iterator[Matches]) -> None:
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[Matches]:
+        return self._blocks
+
+    def __next__(self) -> Matches:
+        return next(self._blocks)
+
+    def collect(self) -> Matches:
+        """All pairs that are left, in memory, by left row, then right row."""
+        blocks = list(self._blocks)
+        rows = np.concatenate([np.empty((0, 2), dtype=np.int64), *(block.rows for block in blocks)])
+        order = np.lexsort((rows[:, 1], rows[:, 0]))
+        nothing = np.empty(0, dtype=np.float32)
+        scores = np.concatenate([nothing, *(block.scores for block in blocks)])
+        ranked = np.concatenate([nothing, *(block.ranked for block in blocks)])
+        return Matches(rows=rows[order], scores=scores[order], ranked=ranked[order])
 
 
 def recall(candidates: BestMatches, exact: BestMatches) -> float:

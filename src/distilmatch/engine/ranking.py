@@ -175,6 +175,14 @@ class BestRows:
             keys = keys.topk(k, dim=1).values
         kept.copy_(torch.cat([kept, keys], 1).topk(k, dim=1).values)
 
+    def restore(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        """Adds (rows, k) scores and columns that `best` gave before; a column below 0 is none."""
+        device = self.keys.device
+        scores_kept, columns = torch.from_numpy(scores).to(device), torch.from_numpy(rows).to(device)
+        keys = _keys(scores_kept, columns).masked_fill(columns < 0, _NOTHING)
+        k = self.keys.shape[1]
+        self.keys.copy_(torch.cat([self.keys, keys], 1).topk(k, dim=1).values)
+
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """(rows, k) fp32 scores, falling, and (rows, k) int64 columns; -inf and -1 where there are no more."""
         keys = self.keys.sort(dim=1, descending=True).values.cpu()

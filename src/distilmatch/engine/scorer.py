@@ -6,12 +6,12 @@ Shape legend: n, m texts of the two sides; p tuples; s sides; c labels; k best.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from tqdm.auto import tqdm
 
@@ -23,15 +23,17 @@ from distilmatch.engine.finite import NotFinite, check_logits
 from distilmatch.engine.forking import tell_forked, watch_forks
 from distilmatch.engine.kernels.choice import KernelName, kernel_for
 from distilmatch.engine.kernels.native import head_weights
-from distilmatch.engine.matches import BestMatches, Matches
+from distilmatch.engine.matches import BestMatches, Matches, MatchStream
 from distilmatch.engine.question import IndexKind, Question
 from distilmatch.engine.ranking import RankBy, Ranking, best_first
+from distilmatch.engine.scan import Blocks, Keep, Place, best_matches, pair_shown, scan
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import Representations, row_source
 from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.models.pooled import pooled_vectors
 from distilmatch.pretrained.weights import check_finite_weights
+from distilmatch.runtime import free_memory
 
 _MEMORY_SHARE = 0.25
 _FEWEST_TEXTS = 256
@@ -100,11 +102,20 @@ class Scorer:
         """The fingerprint of the representations that it scores: `DiPair.representation_fingerprint` when it was made."""
         return self._fingerprints[side] if self._fingerprints else self.model.known_fingerprint(side)
 
-    def load(self, source: Representations | LoadedSide, side: int, uses: int = 0) -> LoadedSide:
+    def load(
+        self,
+        source: Representations | LoadedSide,
+        side: int,
+        uses: int = 0,
+        *,
+        folded: tuple[str | Path, str] | None = None,
+    ) -> LoadedSide:
         """Representations for more than one call: what fits in memory is folded once. Every method takes it.
 
         Args:
             uses: how many tuples will be scored with them; where that is worth it, all are folded now.
+            folded: a folder in which folded texts are kept that do not fit in memory, and a fingerprint of what they depend on
+                (`folded_fingerprint`); what is there of the same fingerprint is not folded again.
 
         Raises:
             ModelError: representations of another model or side, or loaded by another scorer.
@@ -128,6 +139,7 @@ class Scorer:
             side,
             self.memory_bytes,
             lambda: self.representation_fingerprint(side),
+            None if folded is None else (Path(folded[0]), folded[1]),
         )
         self._fold_whole(loaded, uses)
         return loaded
@@ -186,7 +198,7 @@ class Scorer:
         how_many(question.top_k, None, None, len(left_side), len(right_side))
         of_left = self.kernel.best_rows(len(left_side), question.top_k)
         self._scan(left_side, right_side, partial(self._keep_best, ranking, of_left, None), show_progress_bar)
-        return _best_matches(of_left, ranking, left_side)
+        return best_matches(of_left, ranking, left_side)
 
     def best_of_both(
         self,
@@ -219,7 +231,7 @@ class Scorer:
         assert k is not None and reverse_k is not None
         of_left, of_right = self.kernel.best_rows(len(left_side), k), self.kernel.best_rows(len(right_side), reverse_k)
         self._scan(left_side, right_side, partial(self._keep_best, ranking, of_left, of_right), show_progress_bar)
-        return _best_matches(of_left, ranking, left_side), _best_matches(of_right, ranking, right_side)
+        return best_matches(of_left, ranking, left_side), best_matches(of_right, ranking, right_side)
 
     def above(
         self,
@@ -231,8 +243,11 @@ class Scorer:
         label: str | int | None = None,
         values: Sequence[float] | None = None,
         show_progress_bar: bool | None = None,
-    ) -> Matches:
-        """Every pair of `left` and `right` above a threshold; else as `best`.
+    ) -> MatchStream:
+        """Every pair of `left` and `right` above a threshold, as they are found; else as `best`.
+
+        All of them may be more than memory holds. `collect` of what is returned has them in memory, sorted. What cannot be
+        asked is refused at once, a pair whose score is no number when its block is reached.
 
         Args:
             threshold: of one label a raw logit, even with by="probability"; of a class's probability a probability, compared as
@@ -248,13 +263,26 @@ class Scorer:
             ranking = Ranking.of(self.model.task, by, label, values)
             limit = ranking.limit(real_number("threshold", threshold))
         left_side, right_side = self._sides((left, right))
-        blocks: list[tuple[np.ndarray, np.ndarray]] = []
+        return MatchStream(self._above(left_side, right_side, ranking, limit, show_progress_bar))
+
+    def _above(
+        self, left: LoadedSide, right: LoadedSide, ranking: Ranking, limit: float, show_progress_bar: bool | None
+    ) -> Iterator[Matches]:
+        found: list[Matches] = []
 
         def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
-            blocks.append(self.kernel.above(lefts, rights, ranking, limit, offsets))
+            found.append(self.above_block(lefts, rights, ranking, limit, offsets))
 
-        self._scan(left_side, right_side, keep, show_progress_bar)
-        return _sorted_matches(blocks, ranking)
+        with _bar(left, right, show_progress_bar) as bar:
+            for _ in self.scan(left, right, keep, range(len(left)), Place(), bar.update):
+                yield from found
+                found.clear()
+
+    def above_block(self, lefts: Any, rights: Any, ranking: Ranking, limit: float, offsets: tuple[int, int]) -> Matches:
+        """The pairs of prepared texts above a limit of what is ranked, by left row, then right row."""
+        rows, ranked = self.kernel.above(lefts, rights, ranking, limit, offsets)
+        order = np.lexsort((rows[:, 1], rows[:, 0]))
+        return Matches(rows=rows[order], scores=ranking.shown(ranked[order]), ranked=ranked[order])
 
     def rank(
         self,
@@ -295,7 +323,7 @@ class Scorer:
             "by": by, "label": label, "values": values, "show_progress_bar": show_progress_bar
         }  # fmt: skip
         if threshold is not None:
-            return self.above(left_side, right_side, threshold, **asked)
+            return self.above(left_side, right_side, threshold, **asked).collect()
         assert top_k is not None
         if reverse_top_k is not None:
             return self.best_of_both(left_side, right_side, top_k, reverse_top_k, **asked)
@@ -314,17 +342,34 @@ class Scorer:
         show_progress_bar: bool | None,
     ) -> None:
         """All of `left` against all of `right` in blocks, each of which `keep` sees with its first row and column."""
-        rows, columns = self._blocks(left, right)
-        pairs = len(left) * len(right)
-        quiet = _quiet(show_progress_bar, pairs)
-        with tqdm(total=pairs, desc="All pairs", unit="pair", unit_scale=True, disable=quiet) as bar:
-            for first_column, rights in right.blocks(columns):
-                for first_row, lefts in left.blocks(rows):
-                    try:
-                        keep(lefts, rights, (first_row, first_column))
-                    except NotFinite as error:
-                        raise error.of(_pair_shown(left, right, error.rows)) from None
-                    bar.update(len(lefts) * len(rights))
+        with _bar(left, right, show_progress_bar) as bar:
+            for _ in self.scan(left, right, keep, range(len(left)), Place(), bar.update):
+                pass
+
+    def scan(
+        self,
+        left: LoadedSide,
+        right: LoadedSide,
+        keep: Keep,
+        rows: range,
+        place: Place,
+        scored: Callable[[int], object] | None = None,
+    ) -> Iterator[Place]:
+        """As `scan.scan`, in blocks for which there is memory; pairs whose scores are no numbers are named.
+
+        Args:
+            scored: is told how many pairs were scored.
+        """
+
+        def kept(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
+            try:
+                keep(lefts, rights, offsets)
+            except NotFinite as error:
+                raise error.of(pair_shown(left, right, error.rows)) from None
+            if scored is not None:
+                scored(len(lefts) * len(rights))
+
+        yield from scan(left, right, Blocks.of(right), kept, rows, place)
 
     def candidates(
         self,
@@ -369,8 +414,9 @@ class Scorer:
         ranking = question.ranking(self.model.task)
         left_side, right_side = self._sides((left, right))
         how_many(question.top_k, None, None, len(left_side), len(right_side))
+        self._fold_whole(right_side, len(left_side) * question.num_candidates)
         if not isinstance(index, CandidateIndex):
-            index = self.index_of(right, index)
+            index = self.index_of(right_side, index)
         pooled = pooled_vectors(self.model, left_side.read(np.arange(1)))
         index.check(len(right_side), len(left_side), vectors, pooled.shape[1])
         best = np.empty((len(left_side), question.top_k), dtype=np.float32)
@@ -399,28 +445,41 @@ class Scorer:
     def _score(self, rows: np.ndarray, prepared: Sequence[LoadedSide], show_progress_bar: bool | None) -> np.ndarray:
         logits = np.empty((len(rows), self.model.task.num_labels), dtype=np.float32)
         whole = [self._fold_whole(side, len(rows)) for side in prepared]
+        step = self._step(prepared, whole)
         with tqdm(total=len(rows), desc="Score", unit="pair", disable=_quiet(show_progress_bar, len(rows))) as bar:
-            for start in range(0, len(rows), self._step(prepared, whole)):
-                block = rows[start : start + self._step(prepared, whole)].copy()
-                texts = []
-                for j, side in enumerate(prepared):
-                    if whole[j]:
-                        texts.append(side.whole)
-                    else:
-                        # A text of several tuples is read and folded once a block.
-                        distinct, block[:, j] = np.unique(block[:, j], return_inverse=True)
-                        texts.append(side.take(distinct))
+            for start in range(0, len(rows), step):
+                block = rows[start : start + step]
                 places = slice(start, start + len(block))
-                logits[places] = self.kernel.pairs(texts, block)
+                logits[places] = self._score_block(block.copy(), prepared, whole)
                 shown = [side.source.numbers(rows[places, j]) for j, side in enumerate(prepared)]
                 check_logits(logits[places], np.stack(shown, axis=1), start)
                 bar.update(len(block))
         return logits
 
+    def _score_block(self, block: np.ndarray, prepared: Sequence[LoadedSide], whole: Sequence[bool]) -> np.ndarray:
+        """(p, c) logits of (p, s) rows, which are renumbered: a text of several tuples is read and folded once."""
+        texts: list[Any] = []
+        last = len(prepared) - 1
+        for j, side in enumerate(prepared):
+            if whole[j]:
+                texts.append(side.whole)
+            elif side.folder is None or j < last:
+                distinct, block[:, j] = np.unique(block[:, j], return_inverse=True)
+                texts.append(side.take(distinct))
+        if len(texts) == len(prepared):
+            return self.kernel.pairs(texts, block)
+        # Chunks that are kept in files are looked at where they lie, one after another.
+        side, logits = prepared[last], np.empty((len(block), self.model.task.num_labels), dtype=np.float32)
+        numbers, block[:, last] = np.divmod(block[:, last], side.chunk_texts)
+        order = np.argsort(numbers, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            logits[group] = self.kernel.pairs([*texts, side.opened(int(numbers[group[0]]))], block[group])
+        return logits
+
     def _fold_whole(self, side: LoadedSide, uses: int) -> bool:
         # A text of few uses is folded for each of them, the others of its side not at all.
         worth_it = uses > 0 and _USES_WORTH_ALL * uses >= len(side)
-        if not side.is_folded and worth_it and side.in_one_piece(self.model.student.sides):
+        if not side.is_folded and worth_it and side.fits(self.model.student.sides):
             _ = side.whole
         return side.is_folded
 
@@ -436,39 +495,11 @@ class Scorer:
         ]
         return max(_FEWEST_TEXTS, min([_PAIRS_A_STEP, *room]))
 
-    def _blocks(self, left: LoadedSide, right: LoadedSide) -> tuple[int, int]:
-        # Left blocks are small, so that a progress bar moves; the right side is folded once where it fits.
-        room = self.memory_bytes // 2
-        whole = right.is_folded or right.in_one_piece(self.model.student.sides)
-        columns = len(right) if whole else max(_FEWEST_TEXTS, room // right.bytes_per_text)
-        rows = max(1, min(room // left.bytes_per_text, self.kernel.pairs_a_call // min(columns, len(right))))
-        return rows, columns
 
-
-def free_memory(device: torch.device) -> int:
-    """Bytes of memory that are free: of the GPU, or of this machine."""
-    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
-
-
-def _best_matches(best: Any, ranking: Ranking, side: LoadedSide) -> BestMatches:
-    ranked, rows = best.best()
-    short = (rows < 0).any(axis=1)
-    if short.any():  # a kernel keeps no score that is not a number
-        row = side.number(int(np.argmax(short)))
-        raise NotFinite(row).of(f"{side.shown}, row {row}")
-    return BestMatches(scores=ranking.shown(ranked), rows=rows, ranked=ranked)
-
-
-def _pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str:
-    left_row, right_row = left.number(rows[0]), right.number(rows[1])
-    return f"{left.shown}, row {left_row} with {right.shown}, row {right_row}"
-
-
-def _sorted_matches(blocks: Sequence[tuple[np.ndarray, np.ndarray]], ranking: Ranking) -> Matches:
-    rows = np.concatenate([rows for rows, _ in blocks])
-    order = np.lexsort((rows[:, 1], rows[:, 0]))
-    ranked = np.concatenate([ranked for _, ranked in blocks])[order]
-    return Matches(rows=rows[order], scores=ranking.shown(ranked), ranked=ranked)
+def _bar(left: LoadedSide, right: LoadedSide, show_progress_bar: bool | None) -> Any:
+    pairs = len(left) * len(right)
+    quiet = _quiet(show_progress_bar, pairs)
+    return tqdm(total=pairs, desc="All pairs", unit="pair", unit_scale=True, disable=quiet)
 
 
 def _quiet(show_progress_bar: bool | None, pairs: int) -> bool | None:

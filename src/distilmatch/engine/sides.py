@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distilmatch.engine.finite import NotFinite
+from distilmatch.engine.folded import FoldedFolder
 from distilmatch.engine.kernels.base import Kernel
 from distilmatch.engine.ranking import MOST_TEXTS
 from distilmatch.engine.sources import RowSource, Subset
@@ -23,16 +25,23 @@ from distilmatch.runtime import autocast
 from distilmatch.types import TokenRepresentations
 
 _MEASURED_TEXTS = 64
+_CHUNK_BYTES = 2**26  # of folded texts
+_FEWEST_A_CHUNK, _MOST_A_CHUNK = 64, 2**16
+_CHUNK_SHARE = 8  # of the memory, for texts while they are folded
 
 
 class LoadedSide:
-    """n texts of one side for a scorer; `Scorer.load` makes it. What fits in memory is folded once and kept.
+    """n texts of one side for a scorer; `Scorer.load` makes it. Texts are folded in chunks, so that memory for it is bounded.
 
-    Several threads may use one: the first that needs all texts folds them, the others wait.
+    What fits in memory is folded once and kept there. What does not is folded once where there is a folder for it, whose files
+    are then looked at, else whenever it is asked for. Several threads may use one: the first that needs all texts folds them,
+    the others wait.
 
     Attributes:
         side: the number of the side.
         shown: what messages call it.
+        folder: where folded chunks are kept; None keeps none.
+        folded_texts: how many texts were folded, each time counted.
     """
 
     def __init__(
@@ -43,11 +52,13 @@ class LoadedSide:
         side: int,
         memory_bytes: int,
         wanted: Callable[[], str],
+        kept: tuple[Path, str] | None = None,
     ) -> None:
         """Checks model, side and number of texts.
 
         Args:
             wanted: gives the fingerprint of the representations that the kernel scores on this side.
+            kept: a folder for folded chunks, and a fingerprint of model, kernel, side and texts.
 
         Raises:
             ModelError: representations of another model or side, or of a shape that is not the model's.
@@ -56,8 +67,14 @@ class LoadedSide:
         self._folding = threading.Lock()
         self._whole: Any = None
         self._kept_bytes: int | None = None
+        self._opened: dict[int, Any] = {}
+        self.folded_texts = 0
         self.model, self.kernel, self.source, self.side, self.memory_bytes = model, kernel, source, side, memory_bytes
         self.shown = _checked(model, source, side, wanted)
+        self.folder: FoldedFolder | None = None
+        if kept is not None:
+            place, of = kept
+            self.folder = FoldedFolder(place, f"{of} {self.chunk_texts}", kernel.form)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -65,7 +82,7 @@ class LoadedSide:
     def part(self, start: int, stop: int) -> LoadedSide:
         """The texts from `start` to `stop`, to be folded on their own."""
         subset = copy.copy(self)
-        subset._folding, subset._whole = threading.Lock(), None
+        subset._folding, subset._whole, subset._opened, subset.folder = threading.Lock(), None, {}, None
         subset.source = Subset(self.source, range(start, min(stop, len(self))))
         return subset
 
@@ -73,19 +90,25 @@ class LoadedSide:
     def kept_bytes(self) -> int:
         """Bytes of a folded text, by a few that are folded."""
         if self._kept_bytes is None:
-            sample = self.take(np.arange(min(len(self), _MEASURED_TEXTS)))
+            sample = self._folded(np.arange(min(len(self), _MEASURED_TEXTS)))
             self._kept_bytes = max(1, sample.nbytes // len(sample))
         return self._kept_bytes
 
     @property
     def bytes_per_text(self) -> int:
-        """Bytes that a text takes while it is folded: `kept_bytes`, and its numbers in fp32 about three times over."""
-        return self.kept_bytes + 12 * self.model.student.kept_vectors[self.side] * self.model.student.vector_width
+        """Bytes that a text takes while it is folded: `kept_bytes`, and its numbers in fp32 about ten times over."""
+        return self.kept_bytes + 40 * self.model.student.kept_vectors[self.side] * self.model.student.vector_width
 
-    def in_one_piece(self, sides: int) -> bool:
-        """Whether its share of the memory holds `sides` such sides folded, and one of them while it is folded."""
-        others = (sides - 1) * self.kept_bytes
-        return len(self) * (others + self.bytes_per_text) <= self.memory_bytes
+    @property
+    def chunk_texts(self) -> int:
+        """Texts that are folded at a time: a power of two, for which there is memory."""
+        room = min(_CHUNK_BYTES // self.kept_bytes, self.memory_bytes // _CHUNK_SHARE // self.bytes_per_text)
+        return max(_FEWEST_A_CHUNK, min(_MOST_A_CHUNK, 1 << max(0, room.bit_length() - 1)))
+
+    def fits(self, sides: int) -> bool:
+        """Whether its share of the memory, one of `sides`, holds all texts folded, and a chunk while it is folded."""
+        folding = min(len(self), self.chunk_texts) * self.bytes_per_text
+        return len(self) * self.kept_bytes + folding <= self.memory_bytes // sides
 
     @property
     def whole(self) -> Any:
@@ -93,28 +116,81 @@ class LoadedSide:
         if self._whole is None:
             with self._folding:
                 if self._whole is None:
-                    self._whole = self.take(np.arange(len(self)))
+                    self._whole = self._joined(0, len(self))
         return self._whole
 
     @property
     def is_folded(self) -> bool:
-        """Whether all texts are folded and kept."""
+        """Whether all texts are folded and kept in memory."""
         return self._whole is not None
 
-    def blocks(self, rows: int) -> Iterator[tuple[int, Any]]:
-        """First row and prepared texts, `rows` at a time; a side of one block is kept."""
-        if rows >= len(self):
-            yield 0, self.whole
-            return
-        for start in range(0, len(self), rows):
-            yield start, self.take(np.arange(start, min(start + rows, len(self))))
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-len(self) // self.chunk_texts)
+
+    def chunk(self, number: int) -> Any:
+        """The prepared texts of a chunk: of those in memory, from its file, or folded now and, where there is a folder, kept.
+
+        Raises:
+            As `take`; CacheError: the folder is damaged or cannot be written.
+        """
+        start = number * self.chunk_texts
+        stop = min(start + self.chunk_texts, len(self))
+        if self._whole is not None:
+            return self.kernel.form.part(self._whole, start, stop)
+        texts = None if self.folder is None else self.folder.open(number)
+        if texts is None:
+            texts = self.take(np.arange(start, stop))
+            if self.folder is not None:
+                self.folder.write(number, texts)
+        return texts
+
+    def opened(self, number: int) -> Any:
+        """As `chunk`; a file once opened stays open."""
+        texts = self._opened.get(number)
+        if texts is None:
+            texts = self.chunk(number)
+            if self.folder is not None:
+                self._opened[number] = texts
+        return texts
+
+    def pieces(self, rows: range) -> Iterator[tuple[int, Any]]:
+        """First row and prepared texts of a range of rows, a chunk or what the range has of it at a time."""
+        for number in range(rows.start // self.chunk_texts, -(-rows.stop // self.chunk_texts)):
+            first = number * self.chunk_texts
+            start, stop = max(rows.start, first), min(rows.stop, first + self.chunk_texts)
+            texts = self.chunk(number)
+            whole = (start, stop) == (first, first + len(texts))
+            yield start, texts if whole else self.kernel.form.part(texts, start - first, stop - first)
+
+    def block(self, start: int, stop: int) -> Any:
+        """The prepared texts from `start` to `stop` in one piece."""
+        if (start, stop) == (0, len(self)):
+            return self.whole
+        if self._whole is not None:
+            return self.kernel.form.part(self._whole, start, stop)
+        return self._joined(start, stop)
+
+    def _joined(self, start: int, stop: int) -> Any:
+        form, room = self.kernel.form, None
+        for first, texts in self.pieces(range(start, stop)):
+            if len(texts) == stop - start:
+                return texts
+            room = form.room(texts, stop - start) if room is None else room
+            form.put(room, first - start, texts)
+        return room
 
     def take(self, rows: np.ndarray) -> Any:
-        """The texts at (m,) row numbers, prepared; in fp32, whatever autocast the caller is in.
+        """The texts at (m,) row numbers, folded now; in fp32, whatever autocast the caller is in.
 
         Raises:
             As `read`; ModelError: the head makes numbers of a text that are not finite.
         """
+        self.folded_texts += len(rows)
+        return self._folded(rows)
+
+    def _folded(self, rows: np.ndarray) -> Any:
         texts = self.read(rows)
         try:
             with autocast("fp32", self.model.device):

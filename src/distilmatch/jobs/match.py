@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -29,7 +30,9 @@ from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.estimates import disk_bytes
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
+from distilmatch.jobs.folded_sides import check_room, folder_facts, load_sides
 from distilmatch.jobs.folder_texts import check_texts
+from distilmatch.jobs.match_exact import FOUND, ExactMatch
 from distilmatch.jobs.match_output import MatchedSide, MatchTables, ReverseMatches
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
@@ -37,7 +40,6 @@ from distilmatch.jobs.rehearsal import REHEARSED_SECONDS, Rehearsal
 from distilmatch.store.folder import RepresentationFolder, opened_folder
 
 _PAIRS_A_PART = 2**28
-_PAIRS_A_PART_KEPT = 2**25  # under a low threshold all of them are kept
 _MOST_ROWS_A_PART = 65_536
 _FEWEST_ROWS_A_PART = 64
 _RECALL_PAIRS = 2**26
@@ -75,6 +77,7 @@ def match_folders(
     distinct_texts: bool = False,
     texts: tuple[Sequence[str], Sequence[str]] | None = None,
     rows_a_part: int | None = None,
+    keep_folded: str | Path | None = None,
     resume: bool = True,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -102,7 +105,10 @@ def match_folders(
             (`folder_vectors`).
         distinct_texts: match and count texts: of the items of one text the first alone.
         texts: those of both folders, row by row (`folder_texts`), which the output then shows as `SIDE_text`.
-        rows_a_part: left texts a part file, the step in which a killed job goes on; by the size of the right side.
+        rows_a_part: left texts a part file; as many as there is memory for, of candidates as are done in some minutes. A killed
+            job goes on where it was a minute ago.
+        keep_folded: a folder in which folded texts stay, for other jobs of the same model and sides. Without it those that do
+            not fit in memory are kept beside the output until it is done.
         dry_run: check everything, and match some left texts to tell how long all will take; nothing is written.
         resume, overwrite, show_progress_bar: as in `score_table`.
 
@@ -119,37 +125,43 @@ def match_folders(
     if question.reverse and reverse_output is None:
         raise ConfigError("the question has a reverse direction: say where it goes (reverse_output)")
     _check_question(question, scorer, folders, vectors)
-    place, reverse_place = check_match(output, reverse_output, folders)
+    kept = {} if keep_folded is None else {"the folder of folded texts": keep_folded}
+    place, reverse_place = check_match(output, reverse_output, folders, more_outputs=kept)
     if rows_a_part is not None:
         whole_number("rows_a_part", rows_a_part)
     tables = _tables(scorer, folders, question, distinct_texts, texts)
     _check_top_k(tables, question, "texts" if distinct_texts else "items")
-    sides = [scorer.load(folder, j) for j, folder in enumerate(folders)]
+    sides = load_sides(scorer, folders, place, keep_folded)
     pairs_a_text = min(question.num_candidates or len(sides[1]), len(sides[1]))
-    step = rows_a_part or _rows_a_part(question, pairs_a_text)
     job = fingerprint(
         *_facts(scorer, folders, question, vectors),
-        [question.reverse, distinct_texts, texts is not None, tables.schema.names, step],
+        [question.reverse, distinct_texts, texts is not None, tables.schema.names],
     )
     pairs = len(sides[0]) * pairs_a_text
     if reverse_place is not None and reverse_place.exists() and not overwrite and job_of(reverse_place) != job.encode():
         raise CacheError(f"{reverse_place} exists and holds something else; name another file, or overwrite it")
+    writer_of = partial(
+        PartWriter, place, tables.schema, job, resume=resume, overwrite=overwrite,
+        part_schema=FOUND if question.top_k is None else None,
+    )  # fmt: skip
     if dry_run:
-        looked = PartWriter(place, tables.schema, job, resume=resume, overwrite=overwrite, looks_only=True)
-        done_texts = len(sides[0]) if looked.finished_rows is not None else min(len(sides[0]), looked.parts * step)
+        looked = writer_of(looks_only=True)
+        run = _Run(scorer, sides, question, vectors, tables, None, looked)
+        done_texts = len(sides[0]) if looked.finished_rows is not None else run.texts_done()
         rehearsal = _rehearse(scorer, sides, question, tables, (place, reverse_place), done_texts)
         return MatchReport(rows=0, pairs=pairs, rehearsal=rehearsal)
-    with PartWriter(place, tables.schema, job, resume=resume, overwrite=overwrite) as writer:
+    with writer_of() as writer:
         reverse = None
         if reverse_place is not None and question.top_k is not None:
             reverse = ReverseMatches(writer, len(sides[1]), min(question.top_k, len(sides[0])), reverse_place, job)
         # Both outputs must be this job's: where one was taken away since, both are made again.
         done = writer.finished_rows is not None and (reverse is None or job_of(reverse.path) == job.encode())
-        run = _Run(scorer, sides, question, vectors, tables, reverse)
+        run = _Run(scorer, sides, question, vectors, tables, reverse, writer)
         if not done:
-            run.write(writer, step, show_progress_bar)
+            check_room(sides)
+            run.write(rows_a_part, show_progress_bar)
+        share, sampled = (None, 0) if done else run.recall()
     assert writer.finished_rows is not None
-    share, sampled = (None, 0) if done else run.recall()
     return MatchReport(rows=writer.finished_rows, pairs=pairs, recall=share, sampled=sampled)
 
 
@@ -204,11 +216,7 @@ def _facts(
 ) -> list[Any]:
     """What the job's fingerprint is of."""
     model = scorer.model
-    held = []
-    for folder in folders:
-        held.append(folder.manifest.to_dict())
-        if folder.manifest.checksums is None:
-            held.append({"keys": fingerprint(b"".join(folder.keys).hex()), "ids": fingerprint(folder.items()[2])})
+    held = [fact for folder in folders for fact in folder_facts(folder)]
     asked, ranked = question.facts()
     facts = [
         [fingerprint_tensors(model.state_dict()), model.task.to_dict(), model.student.to_dict()],
@@ -223,11 +231,6 @@ def _facts(
         tensors = ((str(j), torch.from_numpy(side_vectors)) for j, side_vectors in enumerate(vectors))
         facts.append([fingerprint_tensors(tensors)])
     return facts
-
-
-def _rows_a_part(question: Question, pairs_a_text: int) -> int:
-    pairs_a_part = _PAIRS_A_PART if question.threshold is None else _PAIRS_A_PART_KEPT
-    return max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, pairs_a_part // pairs_a_text))
 
 
 def _tables(
@@ -273,8 +276,8 @@ def _rehearse(
         done: left texts that a stopped run has matched already.
     """
     left, right = sides
-    if question.num_candidates is not None:  # an index takes long to build: that of a part tells
-        right = right.part(0, max(_INDEXED, 2 * question.num_candidates))
+    # A part of a large side tells what all of it takes to read, to fold and to look up.
+    right = right.part(0, max(_INDEXED, 2 * (question.num_candidates or question.top_k or 0)))
     share = len(sides[1]) / len(right)
     with tempfile.TemporaryDirectory() as folder:
         named = [None if place is None else Path(folder) / place.name for place in places]
@@ -283,8 +286,8 @@ def _rehearse(
             if named[1] is not None and question.top_k is not None:
                 reverse = ReverseMatches(writer, len(right), min(question.top_k, len(left)), named[1], "rehearsal")
                 reverse.take_up()
-            run = _Run(scorer, (left, right), question, None, tables, reverse)
-            times = run.rehearse(writer)
+            run = _Run(scorer, (left, right), question, None, tables, reverse, writer)
+            times = run.rehearse()
         sizes = [0 if path is None else disk_bytes(path) for path in named]
     exact = run.exact_seconds() * share if question.num_candidates is not None else 0.0
     todo = len(left) - done
@@ -292,7 +295,7 @@ def _rehearse(
         facts={"left_texts": len(left), "right_texts": len(sides[1]), "left_texts_to_match": todo},
         seconds={
             "load": times.first * share if todo else 0.0,
-            "match": todo * times.a_text,
+            "match": todo * times.a_text * (share if question.num_candidates is None else 1.0),
             "join": len(left) * times.joined if todo else 0.0,
             **({"recall": exact if todo else 0.0} if question.num_candidates is not None else {}),
         },
@@ -321,54 +324,82 @@ class _Run:
         vectors: tuple[np.ndarray, np.ndarray] | None,
         tables: MatchTables,
         reverse: ReverseMatches | None,
+        writer: PartWriter,
     ) -> None:
         self.scorer, self.sides, self.vectors, self.tables, self.reverse = scorer, sides, vectors, tables, reverse
         # As many texts are enough for so many items, and there may be fewer.
         k = question.top_k
         self.question = question if k is None else question.replaced(top_k=min(k, len(sides[1])))
+        self.writer = writer
         self._found_by: CandidateIndex | None = None
 
-    def write(self, writer: PartWriter, step: int, show_progress_bar: bool | None) -> None:
-        """Scores what is not in a part yet, `step` left texts at a time, and joins the parts."""
-        left = self.sides[0]
+    @property
+    def _exact(self) -> ExactMatch:
+        return ExactMatch(self.scorer, self.sides, self.question, self.tables, self.reverse, self.writer)
+
+    def texts_done(self) -> int:
+        """Left texts that an earlier run has matched, or as many as its pairs are."""
+        if self.question.num_candidates is not None:
+            return int(self.writer.place or 0)
+        return self._exact.pairs_done() // len(self.sides[1])
+
+    def write(self, rows_a_part: int | None, show_progress_bar: bool | None) -> None:
+        """Scores what is not in a part yet, and joins the parts."""
         if self.reverse is not None:
             self.reverse.take_up()
-        starts = range(writer.parts * step, len(left), step)
         quiet = None if show_progress_bar is None else not show_progress_bar
-        done = min(len(left), starts.start)
-        with tqdm(total=len(left), desc="Match", unit="text", initial=done, disable=quiet) as bar:
-            for start in starts:
-                block = left.part(start, start + step)
-                writer.append(self.tables.of_block(self._find(block, start), start, len(block)))
-                bar.update(len(block))
+        if self.question.num_candidates is not None:
+            self._write_candidates(rows_a_part, quiet)
+            return
+        exact = self._exact
+        pairs, done = len(self.sides[0]) * len(self.sides[1]), exact.pairs_done()
+        with tqdm(total=pairs, desc="Match", unit="pair", unit_scale=True, initial=done, disable=quiet) as bar:
+            exact.write(rows_a_part, bar.update)
         if self.reverse is not None:
             self.reverse.finish(self.tables)
-        writer.finish(self.tables.order)
+        if self.question.top_k is None:
+            self.writer.finish(tables=exact.above_tables())
+        else:
+            self.writer.finish(self.tables.order)
 
-    def rehearse(self, writer: PartWriter) -> _Times:
+    def _write_candidates(self, rows_a_part: int | None, quiet: bool | None) -> None:
+        left, right = self.sides
+        assert self.question.num_candidates is not None
+        pairs_a_text = min(self.question.num_candidates, len(right))
+        step = rows_a_part or max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, _PAIRS_A_PART // pairs_a_text))
+        done = int(self.writer.place or 0)
+        with tqdm(total=len(left), desc="Match", unit="text", initial=done, disable=quiet) as bar:
+            for start in range(done, len(left), step):
+                block = left.part(start, start + step)
+                found = self.tables.of_block(self._find(block, start), start, len(block))
+                self.writer.append(found, str(start + len(block)))
+                bar.update(len(block))
+        self.writer.finish(self.tables.order)
+
+    def rehearse(self) -> _Times:
         """Matches as many left texts as a few seconds have room for, and joins them."""
         left = self.sides[0]
         count, began = 1, time.perf_counter()
-        self._matched(writer, 0, count)
+        self._matched(0, count)
         first, took = time.perf_counter() - began, 0.0
         texts = 0
         while texts < len(left) and took < REHEARSED_SECONDS:
             count = min(len(left) - texts, 16 if texts == 0 else max(16, int(texts * REHEARSED_SECONDS / took / 2)))
             began = time.perf_counter()
-            self._matched(writer, texts, count)
+            self._matched(texts, count)
             seconds = time.perf_counter() - began
             took, texts = took + seconds, texts + count
         began = time.perf_counter()
         if self.reverse is not None:
             self.reverse.finish(self.tables)
-        writer.finish(self.tables.order)
+        self.writer.finish(self.tables.order)
         joined = time.perf_counter() - began
         # The last and largest block is most like a part of the job; the text of the first call is joined too.
         return _Times(first=first, a_text=seconds / count, joined=joined / (texts + 1), texts=texts + 1)
 
-    def _matched(self, writer: PartWriter, start: int, count: int) -> None:
+    def _matched(self, start: int, count: int) -> None:
         block = self.sides[0].part(start, start + count)
-        writer.append(self.tables.of_block(self._find(block, start), start, len(block)))
+        self.writer.append(self.tables.of_block(self._find(block, start), start, len(block)))
 
     def exact_seconds(self) -> float:
         """How long the exact best of the sample that `recall` takes would need, by a few of its texts."""
@@ -385,7 +416,7 @@ class _Run:
         if question.num_candidates is not None:
             return self._candidates(block, np.arange(start, start + len(block)))
         if question.top_k is None:
-            return self.scorer.above(block, right, question)
+            return self.scorer.above(block, right, question).collect()
         if self.reverse is None:
             return self.scorer.best(block, right, question)
         # A last, small block has fewer texts than each right text wants of the whole side.

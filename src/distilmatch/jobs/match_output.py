@@ -157,6 +157,16 @@ class MatchTables:
             items = np.sort(self.left.of(np.arange(first + start, first + stop))[1])
             yield from self._tables(items, self.left.items.texts[items] - first - start, lists)
 
+    def of_items(self, matches: Matches, count: int, items: np.ndarray, places: np.ndarray) -> Iterator[pa.Table]:
+        """The rows of some left items, in their order, of pairs above a threshold.
+
+        Args:
+            matches: of `count` texts, whose numbers among these they have; by text, then right row.
+            items: (i,) left items; places: (i,) the text of each, among these.
+        """
+        ends = np.searchsorted(matches.rows[:, 0], np.arange(count + 1))
+        yield from self._tables(items, places, self._above(matches, ends))
+
     def of_all(self, ranked: np.ndarray, rows: np.ndarray) -> Iterator[pa.Table]:
         """The rows of all n left texts, whose best are at hand, as in `BestMatches`: by left items, in their order."""
         step = max(1, _FOUND_A_TURN // rows.shape[1])

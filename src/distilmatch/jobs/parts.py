@@ -8,6 +8,7 @@ its ending.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,11 @@ __all__ = ["JOB", "PartWriter", "job_of", "parts_folder"]
 _NUMBER = b"distilmatch.part"
 _LOCK = ".lock"
 _WRITING = ".writing-"
-_OWN_PATTERNS = ("part-*.parquet", "reverse-*.safetensors", "reverse-*.writing", f"{_WRITING}*", _LOCK)
+_PLACE = b"distilmatch.place"
+_OWN_PATTERNS = (
+    *("part-*.parquet", "state-*.safetensors", "state-*.writing", "reverse-*.safetensors", "reverse-*.writing"),
+    *("folded-*", f"{_WRITING}*", _LOCK),
+)
 _ROWS_SORTED = 4_000_000
 
 
@@ -43,6 +48,7 @@ class PartWriter:
 
     Attributes:
         parts: whole parts that are there.
+        place: what `append` was told with the last of them; empty without.
         finished_rows: rows of the output if this very job finished it before, else None.
     """
 
@@ -55,11 +61,13 @@ class PartWriter:
         resume: bool = True,
         overwrite: bool = False,
         looks_only: bool = False,
+        part_schema: pa.Schema | None = None,
     ) -> None:
         """Looks at what is there already.
 
         Args:
             output: .parquet (or no ending), .csv, .tsv or .jsonl.
+            schema: of the output; part_schema: of the parts, where that is another.
             job: fingerprint of all that the output depends on.
             resume: go on with parts of this job; False deletes them.
             overwrite: replace an output, and delete parts, of other jobs.
@@ -71,8 +79,8 @@ class PartWriter:
         """
         self.output = output_file(output)
         self.folder = parts_folder(self.output)
-        self.schema = schema
-        self.parts = 0
+        self.schema, self.part_schema = schema, schema if part_schema is None else part_schema
+        self.parts, self.place = 0, ""
         self.finished_rows: int | None = None
         self._job = job.encode()
         if looks_only:
@@ -99,6 +107,8 @@ class PartWriter:
             part_files = sorted(self.folder.glob("part-*.parquet"))
             foreign = self._check_parts(part_files, resume, overwrite)
         self.parts = 0 if foreign or not resume else len(part_files)
+        if self.parts:
+            self.place = _metadata(part_files[-1]).get(_PLACE, b"").decode()
 
     def _look_at_output(self, resume: bool, overwrite: bool) -> None:
         if not self.output.exists():
@@ -130,17 +140,19 @@ class PartWriter:
             leftover.unlink()
         part_files = sorted(self.folder.glob("part-*.parquet"))
         if self._check_parts(part_files, resume, overwrite) or not resume:
-            for part_file in part_files:
-                part_file.unlink()
+            for path in (*part_files, *self.folder.glob("state-*")):
+                path.unlink()
         while self._part(self.parts).exists():
-            number = (pq.read_schema(self._part(self.parts)).metadata or {}).get(_NUMBER)
-            if number != str(self.parts).encode():
+            said = _metadata(self._part(self.parts))
+            if said.get(_NUMBER) != str(self.parts).encode():
                 raise CacheError(f"{self._part(self.parts)} is another part than its name says; delete {self.folder}")
+            self.place = said.get(_PLACE, b"").decode()
             self.parts += 1
 
     def _check_parts(self, part_files: Sequence[Path], resume: bool, overwrite: bool) -> bool:
         """Whether there are parts of another job, which may be deleted."""
         foreign = any(job_of(part_file) != self._job for part_file in part_files)
+        foreign |= any(state.stem != self.state.stem for state in self.folder.glob("state-*.safetensors"))
         if foreign and resume and not overwrite and self.finished_rows is None:
             raise CacheError(
                 f"{self.folder} holds parts of another job (another model, table or setting); overwrite them, or "
@@ -151,32 +163,43 @@ class PartWriter:
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.parquet"
 
-    def append(self, tables: pa.Table | Iterable[pa.Table]) -> None:
+    @property
+    def state(self) -> Path:
+        """A file for what this job has found since its last part; its own to write and to read."""
+        return self.folder / f"state-{self._job.decode()[:16]}.safetensors"
+
+    def append(self, tables: pa.Table | Iterable[pa.Table], place: str = "") -> None:
         """Writes the next part, a table or several after one another, atomically.
+
+        Args:
+            place: how far the job is with it, for a later run.
 
         Raises:
             CacheError: it cannot be written.
         """
         temporary = self.folder / f"{_WRITING}part.parquet"
-        schema = self.schema.with_metadata({JOB: self._job, _NUMBER: str(self.parts).encode()})
+        said = {JOB: self._job, _NUMBER: str(self.parts).encode(), _PLACE: place.encode()}
+        schema = self.part_schema.with_metadata(said)
         with writing(self._part(self.parts)):
             with pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
                 for table in [tables] if isinstance(tables, pa.Table) else tables:
                     writer.write_table(table.cast(schema))
             move_into_place(temporary, self._part(self.parts))
-        self.parts += 1
+        self.parts, self.place = self.parts + 1, place
 
-    def finish(self, order: Sequence[str] | None = None) -> int:
+    def finish(self, order: Sequence[str] | None = None, tables: Iterable[pa.Table] | None = None) -> int:
         """Joins the parts to the output, atomically; the number of its rows.
 
         Args:
             order: columns by which the rows are sorted, the first of them whole numbers from 0; None leaves them as they are.
+            tables: what the output is made of in the place of the parts, such as what `dataset` has of them.
 
         Raises:
             CacheError: a part is damaged, or the output cannot be written.
         """
         temporary = self.folder / f"{_WRITING}output"
-        tables = self._tables() if order is None else self._sorted_tables(order)
+        if tables is None:
+            tables = self._tables() if order is None else self._sorted_tables(order)
         self.finished_rows = write_rows(self.output, tables, self.schema, self._job, temporary)
         return self.finished_rows
 
@@ -189,18 +212,23 @@ class PartWriter:
                     f"{self._part(number)} is damaged: {error}; delete {self.folder}, run it again"
                 ) from error
 
-    def _sorted_tables(self, order: Sequence[str]) -> Iterator[pa.Table]:
-        # Window by window of the first column, so that only so many rows are in memory.
+    def dataset(self) -> pds.FileSystemDataset:
+        """The rows of all parts."""
         form = pds.ParquetFileFormat(
             default_fragment_scan_options=pds.ParquetFragmentScanOptions(page_checksum_verification=True)
         )
         files = [str(self._part(number)) for number in range(self.parts)]
-        dataset = pds.dataset(files, schema=self.schema, format=form)
+        return pds.dataset(files, schema=self.part_schema, format=form)
+
+    def _sorted_tables(self, order: Sequence[str]) -> Iterator[pa.Table]:
+        # Window by window of the first column, so that only so many rows are in memory.
+        dataset = self.dataset()
         by = pc.field(order[0])
         try:
             total = dataset.count_rows()
             most = max(
-                (pc.max(pq.read_table(file, columns=[order[0]])[order[0]]).as_py() or 0 for file in files), default=0
+                (pc.max(pq.read_table(file, columns=[order[0]])[order[0]]).as_py() or 0 for file in dataset.files),
+                default=0,
             )
             step = max(1, (most + 1) // max(1, math.ceil(total / _ROWS_SORTED)))
             for start in range(0, most + 1, step):
@@ -216,7 +244,9 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         done = kind is None and self.finished_rows is not None
-        nothing = self.parts == 0 and self.finished_rows is None  # nothing was started: leave nothing behind
+        nothing = (
+            self.parts == 0 and self.finished_rows is None and not self.state.exists()
+        )  # nothing was started: leave nothing behind
         self._leave(empty=done or nothing)
 
     def _leave(self, empty: bool) -> None:
@@ -225,8 +255,15 @@ class PartWriter:
             if empty:
                 # The lock's file last, and while it is held: another process then makes its own.
                 for path in sorted(self._own(), key=lambda path: path.name == _LOCK):
-                    path.unlink()
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
         self._lock.release()
         if empty:
             with suppress(OSError):
                 self.folder.rmdir()
+
+
+def _metadata(part: Path) -> dict[bytes, bytes]:
+    return pq.read_schema(part).metadata or {}

@@ -27,12 +27,12 @@ from distilmatch.engine.kernels.base import Kernel
 from distilmatch.engine.kernels.choice import KernelName
 from distilmatch.engine.kernels.native import why_not_native_int8
 from distilmatch.engine.ranking import Ranking
-from distilmatch.engine.scorer import Scorer, free_memory
+from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.models import DiPair
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.planning.limits import multiply_rate, rate, read_rate
-from distilmatch.runtime import Precision, has_fast_bf16, use_bf16
+from distilmatch.runtime import Precision, free_memory, has_fast_bf16, use_bf16
 from distilmatch.store.codec import StoredDtype, bytes_per_item
 from distilmatch.types import TokenRepresentations
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distilmatch.engine.kernels.forms import Form
 from distilmatch.engine.ranking import Ranking
 from distilmatch.types import TokenRepresentations
 
@@ -32,10 +33,12 @@ class Kernel(Protocol):
         name: as users ask for it.
         pairs_a_call: how many a call of `top_k` or `above` should have: enough to work on, few enough that a progress bar
             moves.
+        form: of the texts that it prepares.
     """
 
     name: str
     pairs_a_call: int
+    form: Form
 
     def prepare(self, texts: TokenRepresentations, side: int) -> Prepared:
         """Folds and packs texts.
@@ -50,7 +53,7 @@ class Kernel(Protocol):
         ...
 
     def best_rows(self, rows: int, k: int) -> Any:
-        """What `top_k` fills."""
+        """What `top_k` fills; `best` tells what it has kept so far, and `restore` adds what it told before."""
         ...
 
     def top_k(

@@ -22,6 +22,7 @@ from distilmatch.engine.heads.base import FoldedHead, FoldedTexts
 from distilmatch.engine.heads.feed_forward import FoldedFeedForward
 from distilmatch.engine.heads.kinds import fold_head
 from distilmatch.engine.heads.transformer import FoldedTransformer
+from distilmatch.engine.kernels.forms import ArrayForm, Form, PackedForm
 from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.engine.kernels.triton import gpu_here
 from distilmatch.engine.ranking import Ranking
@@ -167,10 +168,12 @@ class NativeKernel:
         self.folded: FoldedHead = fold_head(model.head, model.classifier)
         if isinstance(self.folded, FoldedTransformer):
             self.head = _transformer(self.native, self.folded, self.multiplier)
+            self.form: Form = PackedForm(self.native)
         else:
             head = cast(FoldedFeedForward, self.folded)
             use_gelu = model.student.head_activation == "gelu"
             self.pairs_a_call = 2**25
+            self.form = ArrayForm()
             self.head = self.native.FeedForwardHead(
                 use_gelu, _array(head.classifier.weight), _array(head.classifier.bias)
             )

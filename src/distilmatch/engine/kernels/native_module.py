@@ -41,3 +41,7 @@ class NativeBestRows:
     def best(self) -> tuple[np.ndarray, np.ndarray]:
         """As `BestRows.best`."""
         return self.top.best()  # type: ignore[no-any-return]
+
+    def restore(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        """As `BestRows.restore`."""
+        self.top.restore(scores, rows)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from distilmatch.engine.finite import check_block, check_folded
-from distilmatch.engine.heads.base import FoldedTexts, take
+from distilmatch.engine.heads.base import take
 from distilmatch.engine.heads.kinds import fold_head, head_cost
+from distilmatch.engine.kernels.forms import Form, TensorForm, TorchTexts
 from distilmatch.engine.kernels.native_module import NativeBestRows, runs_native
 from distilmatch.engine.ranking import BestRows, Ranking
 from distilmatch.models import DiPair
@@ -26,21 +26,6 @@ _CPU_BLOCK = 2**24  # bytes of its largest tensor: from 2**25 on the memory of e
 _GPU_SHARE = 0.125  # of its free memory, for a block
 _MULTIPLIED = ("query", "key", "value", "similar", "tokens")  # what products read of a text
 _COPIES = 4  # of both texts' operands, about what a pair needs on its way to its logits
-
-
-@dataclass(frozen=True)
-class TorchTexts:
-    """Folded texts of one side."""
-
-    texts: FoldedTexts
-
-    def __len__(self) -> int:
-        return len(next(iter(self.texts.values())))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return sum(tensor.nbytes for tensor in self.texts.values())
 
 
 class TorchKernel:
@@ -63,6 +48,7 @@ class TorchKernel:
             self.name = "torch-bf16"
         self.cost = head_cost(model)
         self.pair_bytes = 4 * self.cost.widest
+        self.form: Form = TensorForm(self.device)
 
     def prepare(self, texts: TokenRepresentations, side: int) -> TorchTexts:
         """As `Kernel.prepare`."""

@@ -23,7 +23,8 @@ from distilmatch.engine.heads.base import FoldedTexts
 from distilmatch.engine.heads.feed_forward import FoldedFeedForward
 from distilmatch.engine.heads.kinds import fold_head
 from distilmatch.engine.heads.transformer import FoldedTransformer
-from distilmatch.engine.kernels.torch import TorchKernel, TorchTexts
+from distilmatch.engine.kernels.forms import TorchTexts
+from distilmatch.engine.kernels.torch import TorchKernel
 from distilmatch.engine.kernels.triton_heads import (
     Programs,
     SumsPrograms,

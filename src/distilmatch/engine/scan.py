@@ -1,0 +1,115 @@
+"""All of one side against all of the other, block by block, from any place on where an earlier scan was.
+
+Blocks of the second side are outside, the first side inside: a block is read and folded once, meets every text of the first
+side, and goes. So each text of the second side is read once, and each of the first once a block. Where both sides are in
+memory there is one block.
+
+How near that is to the least: in memory of M bytes a byte that is read of the first side meets M bytes of the second at most,
+and the other way round. So n texts of l bytes and m of r bytes cost at least max(n l + m r, n l m r / M) bytes. Here it is
+m r + ceil(m r / B) n l with blocks of B bytes, half the memory that the scorer was given.
+
+Shape legend: n, m texts of the two sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from distilmatch.engine.finite import NotFinite
+from distilmatch.engine.matches import BestMatches
+from distilmatch.engine.ranking import Ranking
+from distilmatch.engine.sides import LoadedSide
+
+Keep = Callable[[Any, Any, tuple[int, int]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """How far a scan is: texts of the second side before `first` are done; those up to `last` are at work, and have met the
+    first side's before `row`. `last` is 0 before a block is begun.
+    """
+
+    first: int = 0
+    last: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How a scan is cut.
+
+    Attributes:
+        columns: texts of the second side in a block.
+        pairs_a_call: of a block with some texts of the first side.
+    """
+
+    columns: int
+    pairs_a_call: int
+
+    @classmethod
+    def of(cls, right: LoadedSide) -> Blocks:
+        """Blocks for which there is memory: the whole second side where it fits in its half."""
+        columns = len(right)
+        if not (right.is_folded or right.fits(2)):
+            spare = right.memory_bytes // 2 - right.chunk_texts * right.bytes_per_text
+            columns = max(1, spare // right.kept_bytes // right.chunk_texts) * right.chunk_texts
+        return cls(columns=min(columns, len(right)), pairs_a_call=right.kernel.pairs_a_call)
+
+    def count(self, columns: int) -> int:
+        """How many blocks so many texts of the second side are."""
+        return -(-columns // self.columns)
+
+
+def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: range, place: Place) -> Iterator[Place]:
+    """Shows `keep` all pairs of some texts of the first side and all of the second, each once.
+
+    Args:
+        keep: is given prepared texts of both sides and the numbers of their first texts.
+        rows: of the first side, without gaps.
+        place: where an earlier scan of these rows stopped; `Place(row=rows.start)` from the beginning.
+
+    Yields:
+        Where it is, after every few texts of the first side. At the end of a block `row` is `rows.stop`.
+    """
+    if left.is_folded or left.fits(2):
+        _ = left.whole
+    while place.first < len(right):
+        if not place.last:
+            place = replace(place, last=min(place.first + blocks.columns, len(right)), row=rows.start)
+        if place.row < rows.stop:
+            rights = right.block(place.first, place.last)
+            step = max(1, blocks.pairs_a_call // len(rights))
+            for start, texts in left.pieces(range(place.row, rows.stop)):
+                for first in range(0, len(texts), step):
+                    lefts = texts
+                    if step < len(texts):
+                        lefts = left.kernel.form.part(texts, first, min(first + step, len(texts)))
+                    keep(lefts, rights, (start + first, place.first))
+                    place = replace(place, row=start + first + len(lefts))
+                    yield place
+            del rights, lefts, texts
+        place = Place(first=place.last, row=rows.start)
+
+
+def best_matches(best: Any, ranking: Ranking, side: LoadedSide, first: int = 0) -> BestMatches:
+    """What a kernel has kept of texts of a side, from row `first` on.
+
+    Raises:
+        ModelError: a text has fewer than it should: scores that are no numbers.
+    """
+    ranked, rows = best.best()
+    short = (rows < 0).any(axis=1)
+    if short.any():  # a kernel keeps no score that is not a number
+        row = side.number(first + int(np.argmax(short)))
+        raise NotFinite(row).of(f"{side.shown}, row {row}")
+    return BestMatches(scores=ranking.shown(ranked), rows=rows, ranked=ranked)
+
+
+def pair_shown(left: LoadedSide, right: LoadedSide, rows: Sequence[int]) -> str:
+    """What a message calls a pair, by its row numbers."""
+    left_row, right_row = left.number(rows[0]), right.number(rows[1])
+    return f"{left.shown}, row {left_row} with {right.shown}, row {right_row}"
