@@ -97,7 +97,10 @@ def test_a_scorer_answers_a_question_as_it_answers_its_parts(tiny_encoder: Path)
     candidates = scorer.candidates(left, right, top_k=4, num_candidates=9, index="flat", **ranked)
     pairs: list[tuple[Any, Any]] = [(best, old), (best, both[0]), (near, candidates), (above, old_above)]
     pairs += [(best, scorer.best(left, right, 4, **ranked)), *zip(both, old_both, strict=True)]  # type: ignore[arg-type]
-    pairs += [(above, scorer.above(left, right, 0.3, **ranked).collect()), (best, scorer.rank(left, right, 4, **ranked))]
+    pairs += [
+        (above, scorer.above(left, right, 0.3, **ranked).collect()),
+        (best, scorer.rank(left, right, 4, **ranked)),
+    ]
     for one, other in pairs:
         np.testing.assert_array_equal(one.rows, other.rows)
         np.testing.assert_array_equal(one.scores, other.scores)

@@ -206,14 +206,30 @@ class PartWriter:
     def _tables(self) -> Iterator[pa.Table]:
         for number in range(self.parts):
             try:
-                yield pq.read_table(self._part(number), page_checksum_verification=True)
+                table = pq.read_table(self._part(number), page_checksum_verification=True)
             except (OSError, pa.ArrowException) as error:
-                raise CacheError(
-                    f"{self._part(number)} is damaged: {error}; delete {self.folder}, run it again"
-                ) from error
+                raise self._damaged(number, error) from error
+            self._check_columns(number, table.schema)
+            yield table
+
+    def _damaged(self, number: int, reason: object) -> CacheError:
+        return CacheError(f"{self._part(number)} is damaged: {reason}; delete {self.folder}, run it again")
+
+    def _check_columns(self, number: int, schema: pa.Schema) -> None:
+        if not schema.equals(self.part_schema, check_metadata=False):
+            raise self._damaged(number, f"its columns are {', '.join(schema.names)}")
 
     def dataset(self) -> pds.FileSystemDataset:
-        """The rows of all parts."""
+        """The rows of all parts.
+
+        Raises:
+            CacheError: a part is damaged.
+        """
+        for number in range(self.parts):
+            try:
+                self._check_columns(number, pq.read_schema(self._part(number)))
+            except (OSError, pa.ArrowException) as error:
+                raise self._damaged(number, error) from error
         form = pds.ParquetFileFormat(
             default_fragment_scan_options=pds.ParquetFragmentScanOptions(page_checksum_verification=True)
         )
