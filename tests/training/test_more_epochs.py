@@ -12,6 +12,7 @@ from distilmatch import DiPair, PairRecipe
 from distilmatch.cli.train import _with_more
 from distilmatch.errors import ConfigError
 from distilmatch.training.pairs.distil import distil_pairs
+from distilmatch.training.pairs.trainer import DevSet
 
 PAIRS = [("the red ball", "a blue ball is small"), ("the red cup", "a red ball is small")]
 
@@ -46,6 +47,32 @@ def test_a_stopped_further_stage_is_finished_first(recipe: PairRecipe) -> None:
     more = _with_more(recipe.replaced(start="encoder"), 1.0)
     more.to_yaml(Path(recipe.output) / "recipe.yaml")  # as a run leaves it that was stopped before the stage's end
     assert _with_more(recipe.replaced(start="encoder"), 3.0).further == (1.0,)
+
+
+@pytest.mark.parametrize("rows", [1, 10_000])
+@pytest.mark.parametrize("teacher", [-2.0, 2.0])
+def test_a_student_as_good_as_its_teacher_is_done(
+    recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, teacher: float, rows: int
+) -> None:
+    monkeypatch.setattr("distilmatch.training.pairs.trainer._FEWEST_DEV_ROWS", rows)
+    monkeypatch.setattr(DevSet, "teacher_quality", lambda _: teacher)
+    recipe = recipe.replaced(start="encoder")
+    with caplog.at_level("INFO"):
+        first = distil_pairs(recipe)
+    left_out = teacher < 0 and rows == 1
+    assert (Path(recipe.output) / "stage1" / "stage.json").is_file()
+    assert (Path(recipe.output) / "stage2" / "stage.json").is_file() != left_out
+    assert ("stage 2 is left out" in caplog.text) == left_out
+    if not left_out:
+        return
+    again = distil_pairs(recipe)  # what was left out is left out
+    np.testing.assert_array_equal(again.logits(PAIRS), first.logits(PAIRS))
+    more = _with_more(recipe, 1.0)  # what is asked for is trained
+    distil_pairs(more)
+    assert (Path(recipe.output) / "more1" / "stage.json").is_file()
+    assert not (Path(recipe.output) / "stage2" / "stage.json").is_file()
+    distil_pairs(recipe.replaced(stop_at_teacher=False, output=f"{recipe.output}_whole"))
+    assert (Path(f"{recipe.output}_whole") / "stage2" / "stage.json").is_file()
 
 
 def test_no_epochs_are_refused(recipe: PairRecipe) -> None:

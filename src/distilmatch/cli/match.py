@@ -14,12 +14,14 @@ from distilmatch.cli.options import (
     Device,
     DryRun,
     Kernel,
+    Memory,
     ModelPath,
     Overwrite,
     Quoting,
     Split,
     TextTemplates,
     Threads,
+    bytes_of,
     names,
     one_of,
     say,
@@ -127,6 +129,14 @@ def run(
         help="Value of each class, for --rank-by expectation.",
         show_default="none; expectation needs them",
     ),
+    keep_folded: str | None = typer.Option(
+        None,
+        "--keep-folded",
+        metavar="FOLDER",
+        help="Keep the folded texts in this folder, for other matches of the same student and folders.",
+        show_default="beside the output, until it is done",
+    ),
+    memory: Memory = None,
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
@@ -165,11 +175,14 @@ def run(
     place = output_file(output)
     vectors_place = place.with_name(f"{place.name}.vectors")
     inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
-    written = {"the folder of vectors": None if candidate_encoder is None else vectors_place}
+    written = {
+        "the folder of vectors": None if candidate_encoder is None else vectors_place,
+        "the folder of folded texts": keep_folded,
+    }
     # Before any model loads: hours of scoring must not end at an output that cannot be written.
     check_match(output, reverse_output, folders, {**inputs, "the sentence encoder": candidate_encoder}, written)
     student = student_of(model, device)
-    scorer = Scorer(student, kernel=kernel, threads=threads)  # type: ignore[arg-type]
+    scorer = Scorer(student, kernel=kernel, threads=threads, memory_bytes=bytes_of(memory))  # type: ignore[arg-type]
     start = seconds_so_far()
     if not dry_run:
         say(kernel=scorer.why)
@@ -185,6 +198,7 @@ def run(
         vectors=vectors,
         distinct_texts=distinct_texts,
         texts=_texts(tables, folders, columns, read) if texts else None,
+        keep_folded=keep_folded,
         overwrite=overwrite,
         dry_run=dry_run,
     )
@@ -203,6 +217,11 @@ def _facts(report: MatchReport, output: str, reverse_output: str | None, top_k: 
     facts: dict[str, object] = {"rows": report.rows, "pairs": report.pairs, "matches": output}
     if reverse_output is not None:
         facts["reverse"] = reverse_output
+    if report.files_read:
+        times = " and ".join(f"{number:.2f}" for number in report.folded)
+        facts["folded"] = (
+            f"{times} times each text of the two sides; {report.files_read / 1e9:.1f} GB read from their files"
+        )
     if report.recall is not None:
         facts["recall"] = f"{report.recall:.3f} of the exact top {top_k}, on {report.sampled:,} texts"
     return facts

@@ -144,6 +144,22 @@ Threads = Annotated[
     ),
 ]
 
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory",
+        metavar="GB",
+        min=0.001,
+        help="Memory for folded texts, in GB; what does not fit is kept in files.",
+        show_default="a quarter of the free memory",
+    ),
+]
+
+
+def bytes_of(gigabytes: float | None) -> int | None:
+    """An option in GB as bytes; None stays None."""
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
 
 def threshold_of(value: str | None) -> float | str | None:
     """A threshold as it was typed: a number, or a name of the student's decision.

@@ -296,6 +296,8 @@ class PairRecipe(FrozenConfig):
         stages: one stage or more in place of `stage1` and `stage2`, one after another.
         further: epochs of further stages behind them, `more1`, `more2` and so on, each like the last one at half its rates. A
             run that is done goes on with them: `distilmatch train RECIPE --more-epochs 5` adds one.
+        stop_at_teacher: leaves out the stages that follow once the student is as good on dev as its teacher, by
+            `metric_for_best`, on 500 rows of gold labels or more; `further` ones are always trained.
         output: folder for the student, its checkpoints, the resolved recipe, labels and logs.
         metric_for_best: the dev metric that picks the best checkpoint, stage and start: one of the task's, `teacher_` and a
             measure of agreement with the teacher, or one that a program gives (`distil_pairs(..., metrics=...)`), of which more
@@ -334,6 +336,7 @@ class PairRecipe(FrozenConfig):
     stage2: StageConfig = StageConfig(epochs=5.0)
     stages: tuple[NamedStageConfig, ...] = ()
     further: tuple[float, ...] = ()
+    stop_at_teacher: bool = True
     metric_for_best: Place | None = None
     report_to: tuple[Reporter, ...] = ()
     device: str | None = None

@@ -55,8 +55,8 @@ class Blocks:
         """Blocks for which there is memory: the whole second side where it fits in its half."""
         columns = len(right)
         if not (right.is_folded or right.fits(2)):
-            spare = right.memory_bytes // 2 - right.chunk_texts * right.bytes_per_text
-            columns = max(1, spare // right.kept_bytes // right.chunk_texts) * right.chunk_texts
+            room = right.memory_bytes // 2 // right.kept_bytes
+            columns = max(1, room // right.chunk_texts) * right.chunk_texts
         return cls(columns=min(columns, len(right)), pairs_a_call=right.kernel.pairs_a_call)
 
     def count(self, columns: int) -> int:

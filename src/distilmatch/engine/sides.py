@@ -27,7 +27,7 @@ from distilmatch.types import TokenRepresentations
 _MEASURED_TEXTS = 64
 _CHUNK_BYTES = 2**26  # of folded texts
 _FEWEST_A_CHUNK, _MOST_A_CHUNK = 64, 2**16
-_CHUNK_SHARE = 8  # of the memory, for texts while they are folded
+_CHUNK_SHARE, _FOLDING_SHARE = 16, 8  # of the memory, for a chunk, and for texts while they are folded
 
 
 class LoadedSide:
@@ -101,13 +101,18 @@ class LoadedSide:
 
     @property
     def chunk_texts(self) -> int:
-        """Texts that are folded at a time: a power of two, for which there is memory."""
-        room = min(_CHUNK_BYTES // self.kept_bytes, self.memory_bytes // _CHUNK_SHARE // self.bytes_per_text)
+        """Texts of a chunk: a power of two, for which there is memory."""
+        room = min(_CHUNK_BYTES, self.memory_bytes // _CHUNK_SHARE) // self.kept_bytes
         return max(_FEWEST_A_CHUNK, min(_MOST_A_CHUNK, 1 << max(0, room.bit_length() - 1)))
 
+    @property
+    def _texts_at_once(self) -> int:
+        # How many are folded in one go.
+        return max(_FEWEST_A_CHUNK, self.memory_bytes // _FOLDING_SHARE // self.bytes_per_text)
+
     def fits(self, sides: int) -> bool:
-        """Whether its share of the memory, one of `sides`, holds all texts folded, and a chunk while it is folded."""
-        folding = min(len(self), self.chunk_texts) * self.bytes_per_text
+        """Whether its share of the memory, one of `sides`, holds all texts folded, and some while they are folded."""
+        folding = min(len(self), self._texts_at_once) * self.bytes_per_text
         return len(self) * self.kept_bytes + folding <= self.memory_bytes // sides
 
     @property
@@ -188,7 +193,14 @@ class LoadedSide:
             As `read`; ModelError: the head makes numbers of a text that are not finite.
         """
         self.folded_texts += len(rows)
-        return self._folded(rows)
+        step, form, room = self._texts_at_once, self.kernel.form, None
+        if len(rows) <= step:
+            return self._folded(rows)
+        for start in range(0, len(rows), step):
+            texts = self._folded(rows[start : start + step])
+            room = form.room(texts, len(rows)) if room is None else room
+            form.put(room, start, texts)
+        return room
 
     def _folded(self, rows: np.ndarray) -> Any:
         texts = self.read(rows)

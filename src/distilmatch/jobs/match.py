@@ -56,6 +56,8 @@ class MatchReport:
         recall: of candidates: the mean share of the exact best that they found, over a sample; None without.
         sampled: texts of that sample.
         rehearsal: of a dry run, what the match will take.
+        folded: how often each text of the two sides was folded, in the mean, by this call.
+        files_read: bytes of folded texts that it read from files; 0 where all of them fit in memory.
     """
 
     rows: int
@@ -63,6 +65,8 @@ class MatchReport:
     recall: float | None = None
     sampled: int = 0
     rehearsal: Rehearsal | None = None
+    folded: tuple[float, float] = (0.0, 0.0)
+    files_read: int = 0
 
 
 def match_folders(
@@ -162,7 +166,14 @@ def match_folders(
             run.write(rows_a_part, show_progress_bar)
         share, sampled = (None, 0) if done else run.recall()
     assert writer.finished_rows is not None
-    return MatchReport(rows=writer.finished_rows, pairs=pairs, recall=share, sampled=sampled)
+    return MatchReport(
+        rows=writer.finished_rows,
+        pairs=pairs,
+        recall=share,
+        sampled=sampled,
+        folded=(sides[0].folded_texts / len(sides[0]), sides[1].folded_texts / len(sides[1])),
+        files_read=sum(side.folder.read_bytes for side in sides if side.folder is not None),
+    )
 
 
 def check_match(

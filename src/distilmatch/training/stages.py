@@ -75,16 +75,22 @@ def stage_curves(stages: Sequence[Stage]) -> tuple[StageCurve, ...]:
     return tuple(stage_curve(name, summary) for name, summary in summaries if summary is not None)
 
 
-def run_stages(stages: Sequence[Stage]) -> Path:
-    """Runs the stages that are not done, one after another; the folder of the last one's student."""
-    latest: Path | None = None
+def run_stages(stages: Sequence[Stage], left_out: Callable[[Stage, Stage], bool] | None = None) -> Path:
+    """Runs the stages that are not done, one after another; the folder of the last one's student.
+
+    Args:
+        left_out: whether a stage that is not done is not needed, given the one before it, which is.
+    """
+    before: Stage | None = None
     for stage in stages:
         if finished_stage(stage.folder) is None:
+            if before is not None and left_out is not None and left_out(stage, before):
+                continue
             logger.info("%s: %s", stage.shown, stage.title)
-            stage.train(latest)
-        latest = stage.student
-    assert latest is not None, "a recipe without a stage is refused before"
-    return latest
+            stage.train(None if before is None else before.student)
+        before = stage
+    assert before is not None, "a recipe without a stage is refused before"
+    return before.student
 
 
 def finished_stage(folder: Path) -> dict[str, Any] | None:

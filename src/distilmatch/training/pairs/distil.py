@@ -104,8 +104,10 @@ def distil_pairs(
     table = read_saved_table(run.transfer)
     dev_set = None if dev_table is None else _dev_set(recipe, run, dev_table, own, processes)
     watch = Watch(report_to=recipe.report_to, callbacks=callbacks)
-    stages = _Training(recipe, run, table, dev_set, processes, watch).stages()
-    run_stages(stages)
+    training = _Training(recipe, run, table, dev_set, processes, watch)
+    stages = training.stages()
+    run_stages(stages, training.left_out)
+    stages = [stage for stage in stages if finished_stage(stage.folder) is not None]
     if processes.is_main:
         latest = best_stage(stages, f"try a lower {stages[-1].name}.encoder_learning_rate")
         _finish(run, stages, latest, table, dev_set)
@@ -135,6 +137,20 @@ class _Training:
                 train = partial(self._train_first if number == 0 else self._train, number)
                 made.append(Stage(name=config.name, title=title, folder=self.run.stage(config.name), train=train))
         return made
+
+    def left_out(self, stage: Stage, before: Stage) -> bool:
+        """Whether a stage is not needed: the student is as good on dev as its teacher already."""
+        further = len(self.recipe.further)
+        asked_for = {own.name for own in self.recipe.all_stages[-further:]} if further else set()
+        reached = (finished_stage(before.folder) or {})["best_metric"]
+        if not self.recipe.stop_at_teacher or stage.name in asked_for or self.dev_set is None:
+            return False
+        if not self.dev_set.reaches_teacher(reached):
+            return False
+        told = "dev %s: %.4f after %s, the teacher %.4f: %s is left out (`stop_at_teacher: false` trains it)"
+        teacher = self.dev_set.teacher_quality()
+        logger.info(told, self.dev_set.metric, reached, before.shown, teacher, stage.shown)
+        return True
 
     def _train_first(self, number: int, latest: Path | None) -> None:
         """Where there are several starts, from each of them; the better one stays."""

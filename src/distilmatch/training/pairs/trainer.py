@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.errors import ConfigError
-from distilmatch.metrics import MetricFunction, agreement_metrics, main_metric, own_metrics, task_metrics
+from distilmatch.metrics import MetricFunction, agreement_metrics, main_metric, own_metrics, sign_of, task_metrics
 from distilmatch.metrics.own import agreement_names, check_best
 from distilmatch.models import DiPair
 from distilmatch.objectives import (
@@ -33,6 +33,8 @@ from distilmatch.runtime import Precision
 from distilmatch.training.accumulation import step_shares
 from distilmatch.training.checkpoints import CheckpointTrainer
 from distilmatch.types import TupleTable
+
+_FEWEST_DEV_ROWS = 500  # of fewer, being as good as the teacher is luck too often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,14 @@ class DevSet:
         if table.teacher is None or np.isnan(table.teacher).any():
             return None
         return 1.0 if table.gold is None and self.best is None else self.measured(table.teacher)[self.metric]
+
+    def reaches_teacher(self, reached: float | None) -> bool:
+        """Whether a student whose `metric` is `reached` is as good as the teacher, on gold labels enough to tell."""
+        gold = self.table.gold
+        if reached is None or gold is None or int((~np.isnan(gold)).sum()) < _FEWEST_DEV_ROWS:
+            return False
+        sign, teacher = sign_of(self.metric), self.teacher_quality()
+        return teacher is not None and sign * reached >= sign * teacher
 
     def _task_metrics(self, logits: np.ndarray) -> dict[str, float]:
         table = self.table
