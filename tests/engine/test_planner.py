@@ -13,6 +13,7 @@ from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.errors import ConfigError
 from distilmatch.models import DiPair
+from distilmatch.planning.match_stages import CandidateRates
 from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
 from .shared import RATES
@@ -62,6 +63,35 @@ def test_a_lexical_student_is_planned(tiny_encoder: Path) -> None:
     rates = calibrate(student, work, kernel="torch", seconds=0.05)
     smaller = {other.change for other in smaller_settings(student, work, rates, kernel="torch", seconds=0.05)}
     assert {"no similarities in the head", "a feed-forward head"} <= smaller
+
+
+def test_files_and_blocks_are_planned(tiny_encoder: Path) -> None:
+    student = model(tiny_encoder)
+    rates = replace(RATES, files_written=1e6, files_read=2e6)
+    work = Work(left=1000, right=2000, encode=False, memory_bytes=4 * 10**6)  # sides of 2 and 8 MB folded
+    found = plan(student, work, rates)
+    assert (found.passes, found.files_bytes) == (4, 8 * 10**6)
+    assert found.seconds["files"] == pytest.approx(8.0)  # the left side stays in memory
+    small = plan(student, replace(work, memory_bytes=2 * 10**6), rates)
+    assert (small.passes, small.files_bytes) == (8, 10 * 10**6)
+    assert small.seconds["files"] == pytest.approx(10.0 + 7 * 2e6 / 2e6)
+    tiny = plan(student, replace(work, memory_bytes=10**5, top_k=10), rates)  # the best of 64 texts at a time
+    assert tiny.seconds["files"] == pytest.approx(10.0 + (159 * 2e6 + 15 * 8e6) / 2e6)
+    plenty = plan(student, replace(work, memory_bytes=None), rates)
+    assert "files" not in plenty.seconds and plenty.passes == 1 and plenty.files_bytes == 0
+
+
+def test_candidates_are_planned(tiny_encoder: Path) -> None:
+    student = model(tiny_encoder)
+    found_by = CandidateRates(texts=100, pooled=1000.0, indexed=100.0, searched=50.0, exact=1e4)
+    rates = replace(RATES, candidates=found_by, files_written=1e6, files_read=2e6)
+    work = Work(left=1000, right=10_000, candidates=10, encode=False, memory_bytes=4 * 10**6)
+    graph = plan(student, work, rates).seconds
+    assert graph["index"] == pytest.approx(10.0 + 2 * 100.0 + 2 * 20.0)  # log(10,000) is twice log(100)
+    assert graph["recall"] == pytest.approx(1000.0) and graph["files"] == pytest.approx(40.0 + 20.0)
+    flat = plan(student, replace(work, index="flat"), rates).seconds
+    assert flat["index"] == pytest.approx(10.0 + 100 * 20.0)
+    assert plan(student, replace(work, index="ivf"), rates).seconds["index"] == pytest.approx(10.0 + 1000.0 + 200.0)
 
 
 def test_smaller_numbers_are_planned(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

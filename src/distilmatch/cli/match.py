@@ -172,15 +172,12 @@ def run(
     tables = _tables(candidate_encoder, candidates, texts, left_table, right_table)
     columns = _columns(text_columns, text_templates, tables)
     read = table_config(split=split, delimiter=delimiter, quoting=quoting)
-    place = output_file(output)
-    vectors_place = place.with_name(f"{place.name}.vectors")
-    inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
-    written = {
-        "the folder of vectors": None if candidate_encoder is None else vectors_place,
-        "the folder of folded texts": keep_folded,
-    }
+    vectors_place = output_file(output).with_name(f"{output_file(output).name}.vectors")
+    read_tables = {"the left table": left_table, "the right table": right_table}
+    inputs = {"the model": model, **read_tables, "the sentence encoder": candidate_encoder}
+    written = {"the folder of vectors": candidate_encoder and vectors_place, "the folder of folded texts": keep_folded}
     # Before any model loads: hours of scoring must not end at an output that cannot be written.
-    check_match(output, reverse_output, folders, {**inputs, "the sentence encoder": candidate_encoder}, written)
+    check_match(output, reverse_output, folders, inputs, written)
     student = student_of(model, device)
     scorer = Scorer(student, kernel=kernel, threads=threads, memory_bytes=bytes_of(memory))  # type: ignore[arg-type]
     start = seconds_so_far()

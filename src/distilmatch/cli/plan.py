@@ -12,10 +12,12 @@ from distilmatch.cli.dry_run import say_busy
 from distilmatch.cli.options import (
     Device,
     Kernel,
+    Memory,
     ModelPath,
     TextColumns,
     TextTemplates,
     Threads,
+    bytes_of,
     duration,
     one_of,
     say,
@@ -57,6 +59,8 @@ def run(
         1, "--machines", help="Number of machines (or GPUs) like this one that share the left texts."
     ),
     smaller: bool = typer.Option(True, "--smaller/--no-smaller", help="Also plan for smaller students."),
+    memory: Memory = None,
+    index: str = typer.Option("hnsw", "--index", metavar="flat|hnsw|ivf", help="How --candidates are found."),
     precision: str = typer.Option("fp32", "--precision", metavar="fp32|bf16|auto", help="Precision of the encoder."),
     kernel: Kernel = "auto",
     threads: Threads = None,
@@ -72,6 +76,7 @@ def run(
 
     number_format = stored_dtype("--dtype", dtype)
     one_of("--precision", precision, ("fp32", "bf16", "auto"))
+    one_of("--index", index, ("flat", "hnsw", "ivf"))
     from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
     work = Work(
@@ -82,6 +87,8 @@ def run(
         encode=encode,
         dtype=number_format,
         machines=machines,
+        memory_bytes=bytes_of(memory),
+        index=index,  # type: ignore[arg-type]
     )
     if json_output is not None:
         check_json(json_output, {"the student": model, "--sample": sample})
@@ -137,6 +144,11 @@ def _show(estimate: Plan, work: Work, kernel: str) -> None:
         disk=f"{_size(estimate.disk_bytes)} of representations, {_size(estimate.output_bytes)} of matches",
         memory=_size(estimate.memory_bytes),
     )
+    if estimate.files_bytes:
+        say(
+            files=f"{_size(estimate.files_bytes)} of folded texts that memory does not hold, while the match is at work",
+            passes=f"the left side is read {estimate.passes} times, once for each block of the right one",
+        )
 
 
 def _as_json(estimate: Plan) -> dict[str, object]:

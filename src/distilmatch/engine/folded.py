@@ -73,13 +73,13 @@ class FoldedFolder:
         self.read_bytes += path.stat().st_size
         return texts
 
-    def write(self, number: int, texts: Any) -> None:
+    def write(self, number: int, prepared: Any) -> None:
         """Writes a chunk, whole or not at all.
 
         Raises:
             CacheError: it cannot be written; a full disk is told.
         """
-        tensors = self.form.tensors(texts)
+        tensors = self.form.tensors(prepared)
         path = self.file(number)
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)

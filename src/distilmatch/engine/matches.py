@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_MOST_SAMPLED, _PAIRS_SAMPLED = 1000, 2**26
+
 
 @dataclass(frozen=True, kw_only=True)
 class BestMatches:
@@ -76,3 +78,8 @@ def recall(candidates: BestMatches, exact: BestMatches) -> float:
         if (exact_rows >= 0).any()
     ]
     return float(np.mean(shares))
+
+
+def sampled_texts(left: int, right: int) -> int:
+    """Of how many left texts the exact best are found, to say what candidates miss."""
+    return max(1, min(left, _MOST_SAMPLED, _PAIRS_SAMPLED // right))

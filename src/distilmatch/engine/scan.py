@@ -24,6 +24,10 @@ from distilmatch.engine.matches import BestMatches
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.sides import LoadedSide
 
+_HIT_BYTES = 40  # of a match that is kept: in its heap, and twice as it is saved
+_HEAPS_SHARE = 4  # of the memory
+_FEWEST_ROWS = 64
+
 Keep = Callable[[Any, Any, tuple[int, int]], None]
 
 
@@ -93,6 +97,11 @@ def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: 
                     yield place
             del rights, lefts, texts
         place = Place(first=place.last, row=rows.start)
+
+
+def rows_in_memory(top_k: int, memory_bytes: int) -> int:
+    """Texts of the first side whose best there is memory for, beside folded texts."""
+    return max(_FEWEST_ROWS, memory_bytes // _HEAPS_SHARE // (_HIT_BYTES * top_k))
 
 
 def best_matches(best: Any, ranking: Ranking, side: LoadedSide, first: int = 0) -> BestMatches:

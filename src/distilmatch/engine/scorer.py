@@ -24,6 +24,7 @@ from distilmatch.engine.forking import tell_forked, watch_forks
 from distilmatch.engine.kernels.choice import KernelName, kernel_for
 from distilmatch.engine.kernels.native import head_weights
 from distilmatch.engine.matches import BestMatches, Matches, MatchStream
+from distilmatch.engine.pairs import score_block
 from distilmatch.engine.question import IndexKind, Question
 from distilmatch.engine.ranking import RankBy, Ranking, best_first
 from distilmatch.engine.scan import Blocks, Keep, Place, best_matches, pair_shown, scan
@@ -450,30 +451,10 @@ class Scorer:
             for start in range(0, len(rows), step):
                 block = rows[start : start + step]
                 places = slice(start, start + len(block))
-                logits[places] = self._score_block(block.copy(), prepared, whole)
+                logits[places] = score_block(self.kernel, block.copy(), prepared, whole)
                 shown = [side.source.numbers(rows[places, j]) for j, side in enumerate(prepared)]
                 check_logits(logits[places], np.stack(shown, axis=1), start)
                 bar.update(len(block))
-        return logits
-
-    def _score_block(self, block: np.ndarray, prepared: Sequence[LoadedSide], whole: Sequence[bool]) -> np.ndarray:
-        """(p, c) logits of (p, s) rows, which are renumbered: a text of several tuples is read and folded once."""
-        texts: list[Any] = []
-        last = len(prepared) - 1
-        for j, side in enumerate(prepared):
-            if whole[j]:
-                texts.append(side.whole)
-            elif side.folder is None or j < last:
-                distinct, block[:, j] = np.unique(block[:, j], return_inverse=True)
-                texts.append(side.take(distinct))
-        if len(texts) == len(prepared):
-            return self.kernel.pairs(texts, block)
-        # Chunks that are kept in files are looked at where they lie, one after another.
-        side, logits = prepared[last], np.empty((len(block), self.model.task.num_labels), dtype=np.float32)
-        numbers, block[:, last] = np.divmod(block[:, last], side.chunk_texts)
-        order = np.argsort(numbers, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-            logits[group] = self.kernel.pairs([*texts, side.opened(int(numbers[group[0]]))], block[group])
         return logits
 
     def _fold_whole(self, side: LoadedSide, uses: int) -> bool:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from distilmatch.arguments import whole_number
 from distilmatch.engine.candidates import CandidateIndex
-from distilmatch.engine.matches import BestMatches, Matches, recall
+from distilmatch.engine.matches import BestMatches, Matches, recall, sampled_texts
 from distilmatch.engine.question import Asked, Question, as_question
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
@@ -42,7 +42,6 @@ from distilmatch.store.folder import RepresentationFolder, opened_folder
 _PAIRS_A_PART = 2**28
 _MOST_ROWS_A_PART = 65_536
 _FEWEST_ROWS_A_PART = 64
-_RECALL_PAIRS = 2**26
 _INDEXED = 20_000
 
 
@@ -461,7 +460,7 @@ class _Run:
         if self.question.num_candidates is None:
             return None, 0
         left, right = self.sides
-        count = max(1, min(len(left), 1000, _RECALL_PAIRS // len(right)))
+        count = sampled_texts(len(left), len(right))
         rows = np.sort(np.random.default_rng(0).permutation(len(left))[:count])
         sample = left.read(rows)
         exact = self.scorer.best(sample, right, self.question.replaced(num_candidates=None))

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from distilmatch.engine.finite import NotFinite
 from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.question import Question
-from distilmatch.engine.scan import Place, best_matches
+from distilmatch.engine.scan import Place, best_matches, rows_in_memory
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import CacheError
@@ -36,9 +36,6 @@ _SAVE_SECONDS = 60.0  # between saves of what was found
 _SAVES_SHARE = 0.02  # of the time, at most
 _FOUND_A_PART = 2**22
 _ROWS_A_WINDOW = 2**22
-_HIT_BYTES = 40  # of a match that is kept: in its heap, and twice as it is saved
-_HEAPS_SHARE = 4  # of the memory
-_FEWEST_ROWS = 64
 
 
 class ExactMatch:
@@ -62,9 +59,9 @@ class ExactMatch:
     def rows_at_once(self) -> int:
         """Left texts whose best there is memory for."""
         assert self.question.top_k is not None
-        room = self.scorer.memory_bytes // _HEAPS_SHARE // (_HIT_BYTES * self.question.top_k)
-        rows = max(_FEWEST_ROWS, room // self.left.chunk_texts * self.left.chunk_texts)
-        return min(len(self.left), rows)
+        rows = rows_in_memory(self.question.top_k, self.scorer.memory_bytes)
+        chunk = self.left.chunk_texts
+        return min(len(self.left), rows // chunk * chunk or rows)
 
     def pairs_done(self) -> int:
         """Pairs that parts and state of an earlier run have."""

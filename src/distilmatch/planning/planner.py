@@ -1,14 +1,17 @@
 """How long a job takes and what it needs, from a few seconds' measuring on this machine.
 
-A job is a chain of stages: encode both sides, fold them, score, write. Each stage's rate is measured on a small part of
-the same kind of work, with the kernel that the job will use; its time is the amount over the rate. The scoring stage is
-put beside the machine's own rates of products and of memory, so that the bottleneck can be named.
+A job is a chain of stages: encode both sides, fold them, score, write; where memory does not hold the folded texts they go
+to files and are read from there, once for each block of the other side (`distilmatch.engine.scan`); candidates want an index,
+and a sample of the exact best to say what they miss. Each stage's rate is measured on a small part of the same kind of work,
+with the kernel that the job will use; its time is the amount over the rate. The scoring stage is put beside the machine's own
+rates of products and of memory, so that the bottleneck can be named.
 
 Shape legend: n, m texts of the two sides; k best; b bytes.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,12 +29,14 @@ from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.base import Kernel
 from distilmatch.engine.kernels.choice import KernelName
 from distilmatch.engine.kernels.native import why_not_native_int8
+from distilmatch.engine.question import IndexKind
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.models import DiPair
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.planning.limits import multiply_rate, rate, read_rate
+from distilmatch.planning.match_stages import CandidateRates, candidate_rates, file_rates, folding_rate, passes_of
 from distilmatch.runtime import Precision, free_memory, has_fast_bf16, use_bf16
 from distilmatch.store.codec import StoredDtype, bytes_per_item
 from distilmatch.types import TokenRepresentations
@@ -55,6 +60,8 @@ class Work:
         encode: whether the texts have yet to be encoded.
         dtype: how representations are stored.
         machines: how many machines like this one share the left side.
+        memory_bytes: for folded texts; None for a quarter of what is free.
+        index: what candidates are found by.
     """
 
     left: int
@@ -64,6 +71,8 @@ class Work:
     encode: bool = True
     dtype: StoredDtype = "float16"
     machines: int = 1
+    memory_bytes: int | None = None
+    index: IndexKind = "hnsw"
 
     def __post_init__(self) -> None:
         """Checks the numbers.
@@ -97,6 +106,8 @@ class Rates:
         start: seconds that a process takes before its first text.
         free_bytes: memory that is free.
         kernel: which kernel, for people.
+        files_written, files_read: bytes a second of folded texts to and from files.
+        candidates: of work with candidates, what finding them takes; None without.
     """
 
     encoded: tuple[float, float]
@@ -109,6 +120,9 @@ class Rates:
     start: float
     free_bytes: int
     kernel: str
+    files_written: float = math.inf
+    files_read: float = math.inf
+    candidates: CandidateRates | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +132,9 @@ class Plan:
     Attributes:
         seconds: by stage, in order, of one of `machines` machines.
         pairs: scored by all machines; pairs_per_s: of one.
-        disk_bytes: of both folders of representations; output_bytes: of the matches.
+        disk_bytes: of both folders of representations; output_bytes: of the matches; files_bytes: of folded texts that
+            memory does not hold, while the job is at work.
+        passes: how often the left side is read: once for each block of the right one that memory holds.
         memory_bytes: at the peak, on a machine.
         bottleneck: the longest stage and what limits it, a sentence.
         product_share, memory_share: of the machine's rates that scoring uses; None where products do not count.
@@ -129,6 +145,8 @@ class Plan:
     pairs_per_s: float
     disk_bytes: int
     output_bytes: int
+    files_bytes: int
+    passes: int
     memory_bytes: int
     bottleneck: str
     product_share: float | None
@@ -174,7 +192,7 @@ def calibrate(
         raise ConfigError(f"a plan is for two sides, this model has {model.student.sides}")
     if work.encode and (texts is None or not all(texts)):
         raise ConfigError("give samples of both sides' texts, or plan without encoding (encode=False)")
-    scorer = Scorer(model, kernel=kernel, threads=threads)
+    scorer = Scorer(model, kernel=kernel, threads=threads, memory_bytes=work.memory_bytes)
     encoded = [float("inf"), float("inf")]
     if work.encode:
         assert texts is not None
@@ -191,11 +209,14 @@ def calibrate(
     # What is folded and scored is random: these stages take as long on any numbers.
     counts = [min(_TEXTS_FOLDED, work.left), min(_TEXTS_FOLDED, work.right)]
     sides = [_random(model, side, count) for side, count in enumerate(counts)]
-    folded = [
-        rate(lambda j=j: scorer.kernel.prepare(sides[j], j), counts[j], rounds=2, seconds=seconds / 8)  # type: ignore[misc]
-        for j in (0, 1)
-    ]
     prepared = [scorer.kernel.prepare(side, j) for j, side in enumerate(sides)]
+    with tempfile.TemporaryDirectory() as place:
+        folded = [folding_rate(scorer, side, j, work.dtype, Path(place), seconds / 8) for j, side in enumerate(sides)]
+        files = file_rates(scorer, prepared[1], Path(place), seconds / 8)
+    found_by = None
+    if work.candidates is not None:
+        exact = _scoring_rate(scorer.kernel, prepared, model, replace(work, candidates=None), seconds / 4)
+        found_by = candidate_rates(model, sides, min(work.candidates, counts[1]), work.index, exact, seconds / 8)
     return Rates(
         encoded=(encoded[0], encoded[1]),
         folded=(folded[0], folded[1]),
@@ -207,6 +228,9 @@ def calibrate(
         start=start,
         free_bytes=free_memory(model.device),
         kernel=scorer.why,
+        files_written=files[0],
+        files_read=files[1],
+        candidates=found_by,
     )
 
 
@@ -215,6 +239,8 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
     left = -(-work.left // work.machines)
     pairs = -(-work.pairs // work.machines)
     share = 1 / work.machines  # both sides are encoded once, by all machines together
+    memory = work.memory_bytes or rates.free_bytes // 4
+    shape = passes_of((left, work.right), rates.folded_bytes, memory, work.top_k, work.candidates is not None)
     seconds = {
         "start": rates.start * (3 if work.encode else 1),  # two encodes and a match are processes of their own
         "encode": share * (work.left / rates.encoded[0] + work.right / rates.encoded[1]),
@@ -222,6 +248,10 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
         "score": pairs / rates.scored,
         "write": left * min(work.top_k, work.right) / rates.written,
     }
+    if shape.written:
+        seconds["files"] = shape.written / rates.files_written + shape.read / rates.files_read
+    if work.candidates is not None and rates.candidates is not None:
+        seconds |= rates.candidates.seconds(left, work.right, work.index)
     kept, width = model.student.kept_vectors, model.student.vector_width
     sizes = [bytes_per_item(kept[side], width, work.dtype) + _ID_BYTES for side in (0, 1)]
     folded = left * rates.folded_bytes[0] + work.right * rates.folded_bytes[1]
@@ -243,6 +273,8 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
             if product_share is None
             else f": products, {product_share:.0%} of this machine's bf16 rate"
         )
+    elif longest in ("index", "recall"):
+        reason = ": finding candidates, and what they miss" if longest == "index" else ": scoring all pairs of a sample"
     elif longest == "encode":
         reason = ": the encoder's products; once done, the representations serve every later job"
     return Plan(
@@ -250,8 +282,10 @@ def plan(model: DiPair, work: Work, rates: Rates) -> Plan:
         pairs=work.pairs,
         pairs_per_s=rates.scored,
         disk_bytes=work.left * sizes[0] + work.right * sizes[1],
+        files_bytes=shape.written,
+        passes=shape.blocks,
         output_bytes=work.left * min(work.top_k, work.right) * 16,
-        memory_bytes=int(_LEAST_MEMORY + 2 * weights + min(folded, rates.free_bytes // 4)),
+        memory_bytes=int(_LEAST_MEMORY + 2 * weights + min(folded, memory) + shape.heap_bytes),
         bottleneck=f"{longest}{reason}",
         product_share=product_share,
         memory_share=memory_share,

@@ -20,19 +20,19 @@ _BYTES, _FACTS, _SUMMAND = "bytes", "facts", "summand"
 class Form(Protocol):
     """The prepared texts of one kernel. Of other bytes than `tensors` gave, `opened` raises ValueError."""
 
-    def part(self, texts: Any, start: int, stop: int) -> Any:
-        """Texts `start` to `stop`, in the memory of `texts`."""
+    def part(self, prepared: Any, start: int, stop: int) -> Any:
+        """Texts `start` to `stop`, in the same memory."""
         ...
 
     def room(self, like: Any, count: int) -> Any:
         """Room for `count` texts of the kind of `like`, which `put` fills."""
         ...
 
-    def put(self, room: Any, start: int, texts: Any) -> None:
+    def put(self, room: Any, start: int, prepared: Any) -> None:
         """Copies texts to the places of `room` from `start` on."""
         ...
 
-    def tensors(self, texts: Any) -> dict[str, torch.Tensor]:
+    def tensors(self, prepared: Any) -> dict[str, torch.Tensor]:
         """What a file keeps of them: tensors in the CPU's memory, contiguous."""
         ...
 
@@ -62,23 +62,23 @@ class TensorForm:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def part(self, texts: TorchTexts, start: int, stop: int) -> TorchTexts:
+    def part(self, prepared: TorchTexts, start: int, stop: int) -> TorchTexts:
         """As `Form.part`."""
-        return TorchTexts({name: tensor[start:stop] for name, tensor in texts.texts.items()})
+        return TorchTexts({name: tensor[start:stop] for name, tensor in prepared.texts.items()})
 
     def room(self, like: TorchTexts, count: int) -> TorchTexts:
         """As `Form.room`."""
         shapes = {name: (count, *tensor.shape[1:]) for name, tensor in like.texts.items()}
         return TorchTexts({name: like.texts[name].new_empty(shape) for name, shape in shapes.items()})
 
-    def put(self, room: TorchTexts, start: int, texts: TorchTexts) -> None:
+    def put(self, room: TorchTexts, start: int, prepared: TorchTexts) -> None:
         """As `Form.put`."""
-        for name, tensor in texts.texts.items():
+        for name, tensor in prepared.texts.items():
             room.texts[name][start : start + len(tensor)] = tensor
 
-    def tensors(self, texts: TorchTexts) -> dict[str, torch.Tensor]:
+    def tensors(self, prepared: TorchTexts) -> dict[str, torch.Tensor]:
         """As `Form.tensors`."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in texts.texts.items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in prepared.texts.items()}
 
     def opened(self, tensors: Mapping[str, torch.Tensor]) -> TorchTexts:
         """As `Form.opened`."""
@@ -90,21 +90,21 @@ class TensorForm:
 class ArrayForm:
     """(n, f) fp32 arrays, of a feed-forward head in the native kernel."""
 
-    def part(self, texts: np.ndarray, start: int, stop: int) -> np.ndarray:
+    def part(self, prepared: np.ndarray, start: int, stop: int) -> np.ndarray:
         """As `Form.part`."""
-        return texts[start:stop]
+        return prepared[start:stop]
 
     def room(self, like: np.ndarray, count: int) -> np.ndarray:
         """As `Form.room`."""
         return np.empty((count, like.shape[1]), dtype=like.dtype)
 
-    def put(self, room: np.ndarray, start: int, texts: np.ndarray) -> None:
+    def put(self, room: np.ndarray, start: int, prepared: np.ndarray) -> None:
         """As `Form.put`."""
-        room[start : start + len(texts)] = texts
+        room[start : start + len(prepared)] = prepared
 
-    def tensors(self, texts: np.ndarray) -> dict[str, torch.Tensor]:
+    def tensors(self, prepared: np.ndarray) -> dict[str, torch.Tensor]:
         """As `Form.tensors`."""
-        return {_SUMMAND: torch.from_numpy(np.ascontiguousarray(texts))}
+        return {_SUMMAND: torch.from_numpy(np.ascontiguousarray(prepared))}
 
     def opened(self, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
         """As `Form.opened`."""
@@ -120,22 +120,22 @@ class PackedForm:
     def __init__(self, native: Any) -> None:
         self.kinds = (native.LeftTexts, native.RightTexts)
 
-    def part(self, texts: Any, start: int, stop: int) -> Any:
+    def part(self, prepared: Any, start: int, stop: int) -> Any:
         """As `Form.part`."""
-        return texts.part(start, stop)
+        return prepared.part(start, stop)
 
     def room(self, like: Any, count: int) -> Any:
         """As `Form.room`."""
         return type(like).room(count, _numbers(like.facts))
 
-    def put(self, room: Any, start: int, texts: Any) -> None:
+    def put(self, room: Any, start: int, prepared: Any) -> None:
         """As `Form.put`."""
-        room.put(start, texts)
+        room.put(start, prepared)
 
-    def tensors(self, texts: Any) -> dict[str, torch.Tensor]:
+    def tensors(self, prepared: Any) -> dict[str, torch.Tensor]:
         """As `Form.tensors`."""
-        facts = [self.kinds.index(type(texts)), len(texts), *_numbers(texts.facts)]
-        return {_BYTES: torch.from_numpy(texts.packed_bytes()), _FACTS: torch.tensor(facts)}
+        facts = [self.kinds.index(type(prepared)), len(prepared), *_numbers(prepared.facts)]
+        return {_BYTES: torch.from_numpy(prepared.packed_bytes()), _FACTS: torch.tensor(facts)}
 
     def opened(self, tensors: Mapping[str, torch.Tensor]) -> Any:
         """As `Form.opened`."""

@@ -1,0 +1,162 @@
+"""Stages of a match beside scoring: folding, files of folded texts, and finding candidates; measured, and what a job has of them.
+
+Shape legend: n, m texts of the two sides; b bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilmatch.engine.candidates import CandidateIndex
+from distilmatch.engine.folded import FoldedFolder
+from distilmatch.engine.matches import sampled_texts
+from distilmatch.engine.question import IndexKind
+from distilmatch.engine.scan import rows_in_memory
+from distilmatch.engine.scorer import Scorer
+from distilmatch.models import DiPair
+from distilmatch.models.pooled import pooled_vectors
+from distilmatch.models.stamps import check_numbers
+from distilmatch.planning.limits import rate
+from distilmatch.store.codec import StoredDtype
+from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
+from distilmatch.types import TokenRepresentations
+
+_SHARD = 1024
+_MOST_INDEXED = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What an exact match, or candidates, does with the folded texts of both sides.
+
+    Attributes:
+        blocks: of the right side, for each of which the left one is read.
+        written, read: bytes of folded texts to and from files.
+        heap_bytes: of the best of the left texts at work.
+    """
+
+    blocks: int
+    written: int
+    read: int
+    heap_bytes: int
+
+
+def passes_of(
+    counts: Sequence[int], folded_bytes: Sequence[int], memory: int, top_k: int, has_candidates: bool
+) -> Passes:
+    """As `engine.scan` and `jobs.match_exact` cut a job for so much memory.
+
+    Args:
+        counts: texts of both sides; folded_bytes: of each of their texts.
+    """
+    sizes = [count * size for count, size in zip(counts, folded_bytes, strict=True)]
+    outside = [size > memory // 2 for size in sizes]
+    written = sum(size for size, is_outside in zip(sizes, outside, strict=True) if is_outside)
+    if has_candidates:
+        # A left text is folded when its candidates are scored, a right one is looked at in its file.
+        return Passes(blocks=1, written=outside[1] * sizes[1], read=outside[1] * sizes[1], heap_bytes=0)
+    blocks = -(-sizes[1] // (memory // 2)) if outside[1] else 1
+    rows = min(counts[0], rows_in_memory(top_k, memory))
+    groups = -(-counts[0] // rows)
+    read = outside[0] * (blocks - 1) * sizes[0] + outside[1] * (groups - 1) * sizes[1]
+    return Passes(blocks=blocks, written=written, read=read, heap_bytes=16 * rows * top_k)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRates:
+    """What finding candidates takes, measured on a part of the right side.
+
+    Attributes:
+        texts: of that part.
+        pooled: right texts a second whose vectors are read and pooled; indexed: that go into the index; searched: left texts a
+            second that ask it.
+        exact: pairs a second when all are scored, for the sample that says what candidates miss.
+    """
+
+    texts: int
+    pooled: float
+    indexed: float
+    searched: float
+    exact: float
+
+    def seconds(self, left: int, right: int, kind: IndexKind) -> dict[str, float]:
+        """Of a job: "index", its building and asking, and "recall"."""
+        # A graph grows with the logarithm of what it holds, lists with its root; an exhaustive search looks at all of it.
+        grows = right / self.texts
+        deeper = max(1.0, math.log(max(2, right)) / math.log(max(2, self.texts)))
+        build = {
+            "flat": 0.0,
+            "hnsw": right / self.indexed * deeper,
+            "ivf": right / self.indexed * max(1.0, grows) ** 0.5,
+        }[kind]
+        slower = {"flat": grows, "hnsw": deeper, "ivf": max(1.0, grows) ** 0.5}[kind]
+        index = right / self.pooled + build + left / self.searched * slower
+        return {"index": index, "recall": sampled_texts(left, right) * right / self.exact}
+
+
+def candidate_rates(
+    model: DiPair,
+    sides: Sequence[TokenRepresentations],
+    candidates: int,
+    kind: IndexKind,
+    exact: float,
+    seconds: float,
+) -> CandidateRates:
+    """Measured on random texts, `exact` given."""
+    right = pooled_vectors(model, sides[1])
+    pooled = rate(lambda: pooled_vectors(model, sides[1]), len(right), rounds=1, seconds=seconds)
+    # Vectors near some others, as texts are: an index of points that lie nowhere near one another would take longer.
+    random = np.random.default_rng(0)
+    count = max(len(right), min(_MOST_INDEXED, 10 * len(right)))
+    spread = random.normal(size=(count, right.shape[1])).astype(np.float32) * right.std() * 0.5
+    vectors = right[random.integers(0, len(right), count)] + spread
+    started = time.perf_counter()
+    index = CandidateIndex(vectors, kind)
+    indexed = count / (time.perf_counter() - started)
+    queries = pooled_vectors(model, sides[0])[:512]
+    searched = rate(lambda: index.nearest(queries, candidates), len(queries), rounds=1, seconds=seconds)
+    return CandidateRates(texts=count, pooled=pooled, indexed=indexed, searched=searched, exact=exact)
+
+
+def folding_rate(
+    scorer: Scorer, sample: TokenRepresentations, side: int, dtype: StoredDtype, place: Path, seconds: float
+) -> float:
+    """Texts a second that are read from a folder in this number format, checked and folded."""
+    model = scorer.model
+    manifest = RepresentationManifest(
+        model_fingerprint="rehearsal",
+        side=side,
+        side_name=model.student.side_names[side],
+        kept_tokens=sample.tokens.shape[1],
+        width=sample.tokens.shape[2],
+        dtype=dtype,
+        shard_rows=_SHARD,
+    )
+    folder = place / f"side-{side}"
+    with RepresentationWriter(folder, manifest) as writer:
+        writer.append(None, [i.to_bytes(16, "big") for i in range(len(sample))], sample)
+    held, rows = RepresentationFolder.open(folder), np.arange(len(sample))
+
+    def fold() -> None:
+        read = held.read(rows)
+        check_numbers(read, side, rows)
+        scorer.kernel.prepare(read, side)
+
+    return rate(fold, len(sample), rounds=2, seconds=seconds)
+
+
+def file_rates(scorer: Scorer, prepared: Any, place: Path, seconds: float) -> tuple[float, float]:
+    """Bytes a second of prepared texts into files and back."""
+    folder = FoldedFolder(place / "folded", "rehearsal", scorer.kernel.form)
+    written = rate(lambda: folder.write(0, prepared), prepared.nbytes, rounds=2, seconds=seconds)
+    read = rate(lambda: folder.open(0), prepared.nbytes, rounds=2, seconds=seconds)
+    shutil.rmtree(folder.path)
+    return written, read
