@@ -34,8 +34,9 @@ class FeedForwardHead {
   std::vector<float> read_bias_;
 };
 
-// What a hidden number of a pair costs, an addition, the activation and a multiply-add, on registers alone: how many of
-// them `threads` threads do a second, measured for so many seconds. No kernel with these instructions is faster.
+// What a hidden number of a pair costs on registers alone: of ReLU a maximum and a multiply-add, of GELU an addition,
+// the activation and a multiply-add. How many of them `threads` threads do a second, measured for so many seconds. No
+// kernel with these instructions is faster.
 double hidden_numbers_per_s(bool use_gelu, int threads, double seconds);
 
 }  // namespace distilmatch

@@ -54,6 +54,16 @@ SCALING = """![Pairs a second over the pairs of a job, and memory over items](en
 A job's whole time, reading and folding included, each in a process of its own: width {width}, {kept} + {kept} tokens,
 {memory} MiB for folding and folded texts. The process's own memory grows by about that and no further (two million items: 0.62
 GiB more than before scoring); mapped files are not counted."""
+OUT_OF_MEMORY = (
+    *("texts", "memory_mb", "in_memory_s", "out_of_memory_s", "time_ratio", "passes", "read_gb", "bytes_over_bound"),
+    *("killed_s", "kills", "equal"),
+)
+OUT_OF_MEMORY_TEXT = """The ten best of each left text; seconds of `match` without the start of Python. Each side's folded
+texts take four times the memory that is given for them. What is read are both sides' representations, once, and folded
+texts from files, once a block of the right side. The least is what any order of work reads in that memory
+([how](../how-to/scoring.md#more-than-memory-holds)); the rest is the memory that the best so far take, the half of it that
+blocks have, and representations that are larger than folded texts. The killed job's seconds are of all its processes,
+their starts included; “equal” is all three outputs, row by row."""
 PEERS = {"bert_base": "BERT-base", "minilm_l6": "MiniLM-L6", "bert_tiny": "BERT-Tiny"}
 BACKENDS = {"fp32": "fp32", "bf16": "bf16", "onnx_int8": "ONNX Runtime int8", "openvino": "OpenVINO"}
 CANDIDATES = {
@@ -78,6 +88,7 @@ def render() -> str:
         "engine_pairs": _pairs,
         "engine_all_pairs": _all_pairs,
         "engine_scaling": _scaling,
+        "engine_out_of_memory": _out_of_memory,
         "engine_latency": _latency,
         "engine_kernels": _kernels,
         "engine_tokens": _tokens,
@@ -158,6 +169,39 @@ def _scaling(metrics: dict[str, float], result: dict[str, Any]) -> str:
     memory = f"{notes['memory_bytes'] / 2**20:.0f}"
     text = SCALING.format(width=notes["width"], kept=notes["kept_tokens"], memory=memory)
     return f"## As the work grows\n\n{text}"
+
+
+def _out_of_memory(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    heads = [name for name in HEADS if f"{name}_time_ratio" in metrics]
+    of = {name: {fact: metrics.get(f"{name}_{fact}", 0.0) for fact in OUT_OF_MEMORY} for name in heads}
+    rows = [
+        [
+            HEADS[name],
+            f"{own['texts']:,.0f}",
+            f"{own['memory_mb']:,.0f}",
+            f"{own['in_memory_s']:,.0f}",
+            f"{own['out_of_memory_s']:,.0f}",
+            f"{own['time_ratio']:.2f}",
+            f"{own['passes']:.2f}",
+            f"{own['read_gb']:.1f}",
+            f"{own['bytes_over_bound']:.1f}",
+            f"{own['killed_s']:,.0f} ({own['kills']:.0f})",
+            "yes" if own["equal"] else "no",
+        ]
+        for name, own in of.items()
+    ]
+    titles = [
+        "texts a side",
+        "memory, MB",
+        "in memory, s",
+        "out of it, s",
+        "ratio",
+        "folded, times",
+        "read, GB",
+        "over the least",
+    ]
+    table = markdown_table(["head", *titles, "killed, s (times)", "equal"], rows)
+    return f"## Sides four times as large as the memory\n\n{table}\n\n{OUT_OF_MEMORY_TEXT}"
 
 
 def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:

@@ -221,7 +221,7 @@ class MatchTables:
     def _scores(self, ranked: np.ndarray) -> np.ndarray:
         if self.calibration is not None:
             return self.calibration(ranked).astype(np.float32)
-        return torch.from_numpy(ranked).sigmoid().numpy() if self.one_label else self.ranking.shown(ranked)
+        return _sigmoid(ranked) if self.one_label else self.ranking.shown(ranked)
 
 
 class ReverseMatches:
@@ -301,3 +301,8 @@ def _digest(ranked: np.ndarray, rows: np.ndarray) -> bytes:
 def _within(counts: np.ndarray) -> np.ndarray:
     # 0, 1, ... for each of so many: of (2, 0, 3) it is 0, 1, 0, 1, 2.
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    # In float64: of fp32 numbers the last bit goes by their place in the array, and so by how a job was cut.
+    return torch.from_numpy(logits).double().sigmoid().float().numpy()
