@@ -1,7 +1,8 @@
 """All of one side against all of the other with the ten best of each kept: pairs per second and the share of the limit.
 
 Theory of the bottleneck. Feed-forward head: a pair is `m` additions, activations and multiply-adds in vectors of 16, with the
-right text's numbers read from the cache: three vector instructions a vector with ReLU, about 13 with GELU. The limit is the
+right text's numbers read from the cache: two vector instructions a vector with ReLU, whose addition is done once a text
+(max(a + b, 0) = max(a, -b) + b), about 13 with GELU. The limit is the
 rate of just these instructions on registers, nothing read and nothing kept, measured in the same run. Transformer head:
 `18 d^2` operations a pair, nearly all in two products: its limit is the rate of bf16 products. Cosine: one product in fp32.
 

@@ -66,10 +66,10 @@ def write_side(model: DiPair, side: int, texts: int, place: Path) -> None:
 
 
 def size_of(model: DiPair, seconds: float, memory: int | None) -> tuple[int, int]:
-    """Texts of a side, and the memory of which a side takes four times as much: for a job of about so many seconds."""
+    """Texts of a side, and the memory of which each side takes four times as much or more: for a job of about so many seconds."""
     scorer = Scorer(model)
     sides: list[Any] = [scorer.kernel.prepare(representations(model, j, _FIRST), j) for j in (0, 1)]
-    bytes_a_text = max(side.nbytes // _FIRST for side in sides)
+    bytes_a_text = min(side.nbytes // _FIRST for side in sides)
     if memory is not None:
         return TIMES * memory // bytes_a_text, memory
     best, ranking = scorer.kernel.best_rows(_FIRST, TOP_K), _ranking(model)

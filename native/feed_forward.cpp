@@ -12,7 +12,7 @@ namespace distilmatch {
 namespace {
 
 constexpr int kLeftRows = 4;  // left rows that share what is loaded of 16 right ones
-constexpr int64_t kLeftChunk = 256;
+constexpr int64_t kLeftChunk = 512;
 
 // Which of 16 numbers are not finite.
 __mmask16 odd_ones(__m512 numbers) {
@@ -25,11 +25,13 @@ __mmask16 odd_ones(__m512 numbers) {
 template <bool use_gelu>
 void interleave(const float* right, int64_t count, int hidden, int labels, const float* read, float* panel,
                 float* own) {
-  for (int x = 0; x < hidden; ++x)
-    for (int j = 0; j < 16; ++j) {
-      const float number = j < count ? right[j * static_cast<int64_t>(hidden) + x] : 0.f;
-      panel[x * 16 + j] = use_gelu ? number : -number;
-    }
+  const __m512i places = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                            _mm512_set1_epi32(hidden));
+  const __mmask16 real = first_lanes(static_cast<int>(count));
+  for (int x = 0; x < hidden; ++x) {
+    const __m512 numbers = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), real, places, right + x, 4);
+    _mm512_store_ps(panel + x * 16, use_gelu ? numbers : _mm512_sub_ps(_mm512_setzero_ps(), numbers));
+  }
   for (int c = 0; c < labels; ++c) {
     __m512 sum = _mm512_setzero_ps();
     if (!use_gelu)
@@ -45,20 +47,26 @@ inline __m512 hidden_number(__m512 right, float left) {
   return use_gelu ? gelu(_mm512_add_ps(right, _mm512_set1_ps(left))) : _mm512_max_ps(right, _mm512_set1_ps(left));
 }
 
+// sums (2, 4, 16) of four left rows and two panels of right ones, of one label: a load of a left number serves both.
+template <bool use_gelu>
+void two_panel_sums(const float* const* left, const float* panel, const float* next, const float* read, int hidden,
+                    __m512* sums) {
+  __m512 one[kLeftRows], other[kLeftRows];
+  for (int i = 0; i < kLeftRows; ++i) one[i] = other[i] = _mm512_setzero_ps();
+  for (int x = 0; x < hidden; ++x) {
+    const __m512 b = _mm512_load_ps(panel + x * 16), d = _mm512_load_ps(next + x * 16), w = _mm512_set1_ps(read[x]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kLeftRows; ++i) {
+      one[i] = _mm512_fmadd_ps(hidden_number<use_gelu>(b, left[i][x]), w, one[i]);
+      other[i] = _mm512_fmadd_ps(hidden_number<use_gelu>(d, left[i][x]), w, other[i]);
+    }
+  }
+  for (int i = 0; i < kLeftRows; ++i) sums[i] = one[i], sums[kLeftRows + i] = other[i];
+}
+
 // sums (labels, 4, 16) of four left rows and 16 right ones.
 template <bool use_gelu>
 void panel_sums(const float* const* left, const float* panel, const float* read, int hidden, int labels, __m512* sums) {
-  if (labels == 1) {
-    __m512 own[kLeftRows];
-    for (auto& sum : own) sum = _mm512_setzero_ps();
-    for (int x = 0; x < hidden; ++x) {
-      const __m512 b = _mm512_load_ps(panel + x * 16), w = _mm512_set1_ps(read[x]);
-#pragma GCC unroll 8
-      for (int i = 0; i < kLeftRows; ++i) own[i] = _mm512_fmadd_ps(hidden_number<use_gelu>(b, left[i][x]), w, own[i]);
-    }
-    for (int i = 0; i < kLeftRows; ++i) sums[i] = own[i];
-    return;
-  }
   for (int i = 0; i < labels * kLeftRows; ++i) sums[i] = _mm512_setzero_ps();
   for (int x = 0; x < hidden; ++x) {
     const __m512 b = _mm512_load_ps(panel + x * 16);
@@ -115,16 +123,16 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
     failure.run([&] {
       panels = Buffer<float>(static_cast<size_t>(kPanels) * 16 * hidden);
       own_of = Buffer<float>(static_cast<size_t>(kPanels) * 16 * labels);
-      sums.resize(static_cast<size_t>(labels) * kLeftRows);
+      sums.resize(static_cast<size_t>(labels + 1) * kLeftRows);
       logits.resize(labels);
       all = Buffer<float>(static_cast<size_t>(labels) * 16);
     });
-    // One left text and a panel of `count` right ones, of the sums of row `i` and the right texts' own.
-    const auto give = [&](int64_t a, int i, int64_t b, int count, const float* own) {
+    // One left text and a panel of `count` right ones, of the row's sums and the right texts' own.
+    const auto give = [&](int64_t a, const __m512* sums_of, int64_t b, int count, const float* own) {
       __mmask16 odd = 0;
       for (int c = 0; c < labels; ++c) {
         const __m512 base = _mm512_add_ps(_mm512_load_ps(own + c * 16), _mm512_set1_ps(read_bias_[c])),
-                     of_label = _mm512_add_ps(sums[c * kLeftRows + i], base);
+                     of_label = _mm512_add_ps(sums_of[c * kLeftRows], base);
         odd |= odd_ones(of_label);
         _mm512_store_ps(all.data() + c * 16, of_label);
       }
@@ -148,18 +156,25 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
                                                               hidden, labels, read_.data(),
                                                               panels.data() + (b - columns) * hidden,
                                                               own_of.data() + (b - columns) * labels);
-          for (int64_t a = chunk; a < end; a += kLeftRows) {
-            const float* rows[kLeftRows];
-            for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
-            for (int64_t b = columns; b < last; b += 16) {
-              const float* panel = panels.data() + (b - columns) * hidden;
-              if (use_gelu)
-                panel_sums<true>(rows, panel, read_.data(), hidden, labels, sums.data());
+          // A panel stays in the nearest cache while the chunk's left rows go by.
+          const int together = labels == 1 ? 2 : 1;  // panels
+          for (int64_t b = columns; b < last; b += 16 * together) {
+            const float *panel = panels.data() + (b - columns) * hidden, *next = panel + 16 * hidden;
+            for (int64_t a = chunk; a < end; a += kLeftRows) {
+              const float* rows[kLeftRows];
+              for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
+              if (labels == 1)
+                (use_gelu ? two_panel_sums<true> : two_panel_sums<false>)(rows, panel, next, read_.data(), hidden,
+                                                                          sums.data());
               else
-                panel_sums<false>(rows, panel, read_.data(), hidden, labels, sums.data());
-              const int count = static_cast<int>(std::min<int64_t>(16, last - b));
-              for (int i = 0; i < kLeftRows && a + i < end; ++i)
-                give(a + i, i, b, count, own_of.data() + (b - columns) * labels);
+                (use_gelu ? panel_sums<true> : panel_sums<false>)(rows, panel, read_.data(), hidden, labels,
+                                                                  sums.data());
+              for (int part = 0; part < together && b + 16 * part < last; ++part) {
+                const int64_t at = b + 16 * part;
+                const int count = static_cast<int>(std::min<int64_t>(16, last - at));
+                for (int i = 0; i < kLeftRows && a + i < end; ++i)
+                  give(a + i, sums.data() + part * kLeftRows + i, at, count, own_of.data() + (at - columns) * labels);
+              }
             }
           }
         }

@@ -351,7 +351,8 @@ NB_MODULE(_native, m) {
         nb::gil_scoped_release release;
         return hidden_numbers_per_s(use_gelu, threads, seconds);
       },
-      "use_gelu"_a, "threads"_a, "seconds"_a, "Additions, activations and multiply-adds a second, on registers alone.");
+      "use_gelu"_a, "threads"_a, "seconds"_a,
+      "Activations of sums, and their multiply-adds, a second, on registers alone.");
 
   nb::class_<TopK>(m, "TopK")
       .def(

@@ -47,7 +47,7 @@ OF_A_TABLE = (
 OF_ONE_PAIR = """The peers read copies of one pair of exactly that many tokens, for less than a second each: the most that such a
 length can cost, not what real pairs do, which are shorter. Rates on real pairs will replace them (`--table`)."""
 ALL_PAIRS = """The limit of a transformer head is the rate of bf16 products over its operations, of the feed-forward head the
-rate of its three (ReLU) or about thirteen (GELU) vector instructions on registers, of the cosine the rate of fp32 products.
+rate of its two (ReLU) or about thirteen (GELU) vector instructions on registers, of the cosine the rate of fp32 products.
 Beside them, on the same sizes: FAISS's exact search {faiss} dot products a second, MaxSim in PyTorch {maxsim}."""
 SCALING = """![Pairs a second over the pairs of a job, and memory over items](engine-scaling.png)
 

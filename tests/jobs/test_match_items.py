@@ -233,7 +233,9 @@ def test_every_item_has_its_own_rows(
     assert ("query_id" in found.column_names) == ids
     logits = found["logit"].to_numpy()
     assert logits.dtype == np.float32
-    np.testing.assert_array_equal(found["score"].to_numpy(), torch.sigmoid(torch.from_numpy(logits.copy())).numpy())
+    np.testing.assert_array_equal(
+        found["score"].to_numpy(), torch.from_numpy(logits.copy()).double().sigmoid().float().numpy()
+    )
     if ids:
         # What was lost before: every id of both sides can be in a match.
         assert set(found["query_id"].to_pylist()) == {item[2] for item in items_of(left)}

@@ -388,7 +388,7 @@ def _scores(model: DiPair, logits: np.ndarray, reading: Reading | None) -> list[
     if reading is not None and reading.calibration is not None:
         calibrated = torch.from_numpy(reading.probabilities(logits))
     if model.task.kind != "classification":
-        scores = [pa.array((torch.sigmoid(values[:, 0]) if calibrated is None else calibrated).numpy())]
+        scores = [pa.array((values[:, 0].double().sigmoid().float() if calibrated is None else calibrated).numpy())]
     else:
         shares = torch.softmax(values, dim=1) if calibrated is None else torch.stack([1 - calibrated, calibrated], 1)
         probabilities, classes = shares.max(1)

@@ -50,8 +50,9 @@ def read_rate(*, megabytes: int = 256, seconds: float = 1.0, device: torch.devic
 
 
 def activation_rate(model: DiPair, *, threads: int | None = None, seconds: float = 1.0) -> float | None:
-    """Hidden numbers a second of a feed-forward head of one layer, with nothing read or kept: an addition, the activation and
-    a multiply-add each, in vectors on registers; None where the native kernels do not run.
+    """Hidden numbers a second of a feed-forward head of one layer, with nothing read or kept: of ReLU a maximum and a
+    multiply-add each, of GELU an addition, the activation and a multiply-add, in vectors on registers; None where the native
+    kernels do not run.
     """
     if not runs_native():
         return None
