@@ -1,9 +1,10 @@
 """Whether `distilmatch plan` is right: its prediction beside the same job as it ran, over three orders of magnitude.
 
-    python -m benchmarks.plan_accuracy [--most-pairs N] [--work DIR]
+    python -m benchmarks.plan_accuracy [--most-pairs N] [--generated N] [--work DIR]
 
 Each job is what a user would run: two `encode` and one `match`, processes of their own, on texts of random words; the plan
-is made before, from the same texts. The error is |planned - real| / real.
+is made before, from the same texts. Larger jobs match folders of random representations that nothing encodes (`plan --encoded`):
+in memory, in a quarter of what one side's folded texts take, and with candidates. The error is |planned - real| / real.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.engine_out_of_memory import write_side
 from benchmarks.engine_setup import student
 from benchmarks.results import publish
+from distilmatch.models import DiPair
 
 HEADS: dict[str, dict[str, Any]] = {
     "transformer": {},
@@ -81,10 +85,35 @@ def job(model: Path, size: int, candidates: int | None, work: Path) -> tuple[flo
     return planned, real
 
 
+def generated_job(
+    model: Path, size: int, candidates: int | None, memory: float | None, work: Path
+) -> tuple[float, float]:
+    """Planned and real seconds of matching folders of random representations.
+
+    Args:
+        memory: GB for folded texts.
+    """
+    loaded = DiPair.from_pretrained(model).eval()
+    for j, name in enumerate(("left", "right")):
+        write_side(loaded, j, size, work / f"{size}-{name}")
+    some = ["--candidates", str(candidates)] if candidates else []
+    some += [] if memory is None else ["--memory", f"{memory:.3f}"]
+    command(
+        "plan", model, "--left", str(size), "--right", str(size), "--encoded", *some, "--no-smaller", "--json", work / "plan.json"
+    )  # fmt: skip
+    planned = json.loads((work / "plan.json").read_text())["total_seconds"]
+    (work / "matches.parquet").unlink(missing_ok=True)
+    sides = [word for name in ("left", "right") for word in (f"--{name}", work / f"{size}-{name}" / "folder")]
+    return planned, command("match", model, *sides, "--top-k", "10", *some, "--output", work / "matches.parquet")
+
+
 def main() -> None:
     """Plans and runs every job, and publishes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most-pairs", type=float, default=1e8)
+    parser.add_argument(
+        "--generated", type=int, default=100_000, help="texts a side of the larger jobs of a feed-forward head"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/plan_accuracy"))
     arguments = parser.parse_args()
     metrics: dict[str, float] = {}
@@ -96,9 +125,16 @@ def main() -> None:
         student(**shape).save_pretrained(model)
         jobs: list[tuple[int, int | None]] = [(size, None) for size in SIZES[head] if size**2 <= arguments.most_pairs]
         jobs.append((3000, CANDIDATES))
-        for size, candidates in jobs:
-            planned, real = job(model, size, candidates, work)
-            name = f"{head}_{size}x{size}" + (f"_{candidates}_candidates" if candidates else "")
+        made = [(f"{head}_{size}x{size}", partial(job, model, size, some, work), some) for size, some in jobs]
+        if head == "feed_forward" and arguments.generated:
+            size, quarter = arguments.generated, arguments.generated * 1024 / 4e9
+            for some, memory in ((None, None), (None, quarter), (CANDIDATES, None)):
+                beside = f"_in_{1000 * memory:.0f}_mb" if memory else ""
+                name = f"{head}_generated_{size}x{size}{beside}"
+                made.append((name, partial(generated_job, model, size, some, memory, work), some))
+        for name, run, candidates in made:
+            planned, real = run()
+            name += f"_{candidates}_candidates" if candidates else ""
             errors.append(abs(planned - real) / real)
             metrics |= {f"{name}_planned_s": planned, f"{name}_real_s": real, f"{name}_relative_error": errors[-1]}
             print(f"{name}: planned {planned:.1f} s, real {real:.1f} s, error {errors[-1]:.0%}", flush=True)

@@ -300,7 +300,9 @@ def _plan(metrics: dict[str, float], result: dict[str, Any]) -> str:
         for name in names
         if f"{name}_real_s" in metrics
     ]
-    table = markdown_table(["encode both sides, then match", "planned, s", "real, s", "error"], rows)
+    table = markdown_table(
+        ["encode both sides, then match (“generated”: match alone)", "planned, s", "real, s", "error"], rows
+    )
     return f"""## Whether `distilmatch plan` is right
 
 {table}

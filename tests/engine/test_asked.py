@@ -16,7 +16,7 @@ from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.candidates import CandidateIndex
 from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.scorer import Scorer
-from distilmatch.errors import ConfigError, ModelError
+from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.types import TokenRepresentations
 
 from .models import kernels_for, make_model, make_sides
@@ -161,3 +161,23 @@ def test_an_index_of_other_vectors_needs_those_of_the_left_texts(tiny_encoder: P
     index = CandidateIndex(np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32), kind)
     with pytest.raises(ConfigError, match="give `vectors`"):
         Scorer(model, kernel="torch").candidates(*sides, top_k=2, num_candidates=5, index=index)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_an_index_is_kept(tmp_path: Path, kind: Any) -> None:
+    if kind != "flat":
+        pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    index = CandidateIndex(vectors, kind)
+    index.save(tmp_path / "index", "this job")
+    opened = CandidateIndex.load(tmp_path / "index", "this job")
+    assert opened is not None and opened.kind == kind
+    np.testing.assert_array_equal(opened.nearest(vectors[:20], 30), index.nearest(vectors[:20], 30))
+    np.testing.assert_array_equal(opened.nearest(vectors[:20], 300), index.nearest(vectors[:20], 300))
+    assert CandidateIndex.load(tmp_path / "index", "another") is None
+    assert CandidateIndex.load(tmp_path / "nothing", "this job") is None
+    damaged = bytearray((tmp_path / "index" / "vectors.npy").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "index" / "vectors.npy").write_bytes(bytes(damaged))
+    with pytest.raises(CacheError, match="is damaged"):
+        CandidateIndex.load(tmp_path / "index", "this job")

@@ -167,6 +167,21 @@ def test_candidates_that_were_stopped_at_the_end_still_say_what_they_miss(
     assert expected.recall is not None and expected.recall < 1
 
 
+def test_the_index_of_a_stopped_match_is_taken(
+    student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer, settings = Scorer(student, kernel="torch"), {"top_k": 4, "num_candidates": 6, "index": "flat"}
+    match_folders(scorer, *folders, tmp_path / "whole.parquet", **settings)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PartWriter, "finish", interrupt)
+        match_folders(scorer, *folders, tmp_path / "few.parquet", **settings)
+    assert (tmp_path / "few.parquet.parts" / "index" / "index.json").is_file()
+    monkeypatch.setattr(scorer, "index_of", interrupt)
+    match_folders(scorer, *folders, tmp_path / "few.parquet", **settings)
+    assert pq.read_table(tmp_path / "few.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert not (tmp_path / "few.parquet.parts").exists()
+
+
 def test_weights_are_read_once_however_many_parts(
     student: DiPair, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

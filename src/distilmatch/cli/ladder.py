@@ -9,6 +9,7 @@ import typer
 
 from distilmatch.cli import embed_train, train
 from distilmatch.cli.dry_run import say_estimate
+from distilmatch.cli.match import recall_of
 from distilmatch.cli.options import DryRun, Output, RecipeDevice, RecipePath, Seed, Set, load_recipe_of, say
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(
     if report.report is not None:
         facts |= {"rows": report.report.rows, "pairs": report.report.pairs, "matches": str(report.matches)}
         if report.report.recall is not None:
-            facts["recall"] = f"{report.report.recall:.3f} of the exact best, on {report.report.sampled:,} texts"
+            facts["recall"] = f"{recall_of(report.report)} of the exact best, on {report.report.sampled:,} texts"
     say(**facts)
     train.say_evaluation(settings.planned_pair, report.pair_student, Path(settings.output) / "report")
 

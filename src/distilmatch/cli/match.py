@@ -220,8 +220,14 @@ def _facts(report: MatchReport, output: str, reverse_output: str | None, top_k: 
             f"{times} times each text of the two sides; {report.files_read / 1e9:.1f} GB read from their files"
         )
     if report.recall is not None:
-        facts["recall"] = f"{report.recall:.3f} of the exact top {top_k}, on {report.sampled:,} texts"
+        facts["recall"] = f"{recall_of(report)} of the exact top {top_k}, on {report.sampled:,} texts"
     return facts
+
+
+def recall_of(report: MatchReport) -> str:
+    """The share that candidates found, with its interval."""
+    low, high = report.recall_interval or (0.0, 1.0)
+    return f"{report.recall:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _say_next(model: str, asked: dict[str, object], with_texts: bool, calibrated: bool) -> None:

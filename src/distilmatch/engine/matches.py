@@ -70,14 +70,32 @@ class MatchStream:
         return Matches(rows=rows[order], scores=scores[order], ranked=ranked[order])
 
 
-def recall(candidates: BestMatches, exact: BestMatches) -> float:
-    """Mean share of the exact best rows that were found; of the exact list's length."""
-    shares = [
-        np.isin(exact_rows[exact_rows >= 0], rows).mean()
-        for rows, exact_rows in zip(candidates.rows, exact.rows, strict=True)
-        if (exact_rows >= 0).any()
-    ]
-    return float(np.mean(shares))
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """What candidates found of the exact best.
+
+    Attributes:
+        share: of the exact list's rows, in the mean over `texts` texts.
+        interval: in which the mean of all texts lies with a probability of 95 %: 1.96 standard errors to either side.
+    """
+
+    share: float
+    interval: tuple[float, float]
+    texts: int
+
+
+def recall(candidates: BestMatches, exact: BestMatches) -> Recall:
+    """The share of the exact best rows that were found."""
+    shares = np.array(
+        [
+            np.isin(exact_rows[exact_rows >= 0], rows).mean()
+            for rows, exact_rows in zip(candidates.rows, exact.rows, strict=True)
+            if (exact_rows >= 0).any()
+        ]
+    )
+    mean, error = float(shares.mean()), float(shares.std() / len(shares) ** 0.5)
+    interval = max(0.0, mean - 1.96 * error), min(1.0, mean + 1.96 * error)
+    return Recall(share=mean, interval=interval, texts=len(shares))
 
 
 def sampled_texts(left: int, right: int) -> int:

@@ -439,9 +439,14 @@ class Scorer:
     def index_of(self, texts: Representations | LoadedSide, kind: IndexKind = "hnsw", side: int = 1) -> CandidateIndex:
         """An index of the pooled vectors of texts of a side."""
         loaded = self.load(texts, side)
-        starts = range(0, len(loaded), _FEWEST_TEXTS)
-        blocks = (np.arange(start, min(start + _FEWEST_TEXTS, len(loaded))) for start in starts)
-        return CandidateIndex(np.concatenate([pooled_vectors(self.model, loaded.read(rows)) for rows in blocks]), kind)
+        vectors: np.ndarray | None = None
+        for start in range(0, len(loaded), _FEWEST_TEXTS):
+            rows = np.arange(start, min(start + _FEWEST_TEXTS, len(loaded)))
+            block = pooled_vectors(self.model, loaded.read(rows))
+            vectors = np.empty((len(loaded), block.shape[1]), dtype=np.float32) if vectors is None else vectors
+            vectors[rows] = block
+        assert vectors is not None, "a loaded side has texts"
+        return CandidateIndex(vectors, kind)
 
     def _score(self, rows: np.ndarray, prepared: Sequence[LoadedSide], show_progress_bar: bool | None) -> np.ndarray:
         logits = np.empty((len(rows), self.model.task.num_labels), dtype=np.float32)

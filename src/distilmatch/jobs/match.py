@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from distilmatch.arguments import whole_number
 from distilmatch.engine.candidates import CandidateIndex
-from distilmatch.engine.matches import BestMatches, Matches, recall, sampled_texts
+from distilmatch.engine.matches import BestMatches, Matches, Recall, recall, sampled_texts
 from distilmatch.engine.question import Asked, Question, as_question
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
@@ -53,6 +53,7 @@ class MatchReport:
         rows: of the output.
         pairs: that were scored, those of an earlier, stopped run of the same job included.
         recall: of candidates: the mean share of the exact best that they found, over a sample; None without.
+        recall_interval: in which that share lies with a probability of 95 %, by the sample.
         sampled: texts of that sample.
         rehearsal: of a dry run, what the match will take.
         folded: how often each text of the two sides was folded, in the mean, by this call.
@@ -62,6 +63,7 @@ class MatchReport:
     rows: int
     pairs: int
     recall: float | None = None
+    recall_interval: tuple[float, float] | None = None
     sampled: int = 0
     rehearsal: Rehearsal | None = None
     folded: tuple[float, float] = (0.0, 0.0)
@@ -163,13 +165,14 @@ def match_folders(
         if not done:
             check_room(sides)
             run.write(rows_a_part, show_progress_bar)
-        share, sampled = (None, 0) if done else run.recall()
+        found = None if done else run.recall()
     assert writer.finished_rows is not None
     return MatchReport(
         rows=writer.finished_rows,
         pairs=pairs,
-        recall=share,
-        sampled=sampled,
+        recall=None if found is None else found.share,
+        recall_interval=None if found is None else found.interval,
+        sampled=0 if found is None else found.texts,
         folded=(sides[0].folded_texts / len(sides[0]), sides[1].folded_texts / len(sides[1])),
         files_read=sum(side.folder.read_bytes for side in sides if side.folder is not None),
     )
@@ -440,9 +443,7 @@ class _Run:
         assert question.top_k is not None and question.num_candidates is not None
         ranking = question.ranking(self.scorer.model.task)
         if self._found_by is None:
-            kind = question.index
-            right = self.sides[1]
-            self._found_by = self.scorer.index_of(right, kind) if vectors is None else CandidateIndex(vectors[1], kind)
+            self._found_by = self._index()
         return self.scorer.candidates(
             block,
             self.sides[1],
@@ -455,13 +456,23 @@ class _Run:
             values=ranking.values or None,
         )
 
-    def recall(self) -> tuple[float | None, int]:
-        """The mean share of the exact best texts that candidates found, and of how many left texts; where they were used."""
+    def _index(self) -> CandidateIndex:
+        """The index of an earlier run of this job, or one that is built and kept with the parts."""
+        place, kind = self.writer.index, self.question.index
+        index = CandidateIndex.load(place, self.writer.job)
+        if index is None:
+            right = self.sides[1]
+            index = self.scorer.index_of(right, kind) if self.vectors is None else CandidateIndex(self.vectors[1], kind)
+            index.save(place, self.writer.job)
+        return index
+
+    def recall(self) -> Recall | None:
+        """What candidates found of the exact best texts, on a sample; None where there were none."""
         if self.question.num_candidates is None:
-            return None, 0
+            return None
         left, right = self.sides
         count = sampled_texts(len(left), len(right))
         rows = np.sort(np.random.default_rng(0).permutation(len(left))[:count])
         sample = left.read(rows)
         exact = self.scorer.best(sample, right, self.question.replaced(num_candidates=None))
-        return recall(self._candidates(self.scorer.load(sample, 0), rows), exact), count
+        return recall(self._candidates(self.scorer.load(sample, 0), rows), exact)

@@ -32,7 +32,7 @@ _WRITING = ".writing-"
 _PLACE = b"distilmatch.place"
 _OWN_PATTERNS = (
     *("part-*.parquet", "state-*.safetensors", "state-*.writing", "reverse-*.safetensors", "reverse-*.writing"),
-    *("folded-*", f"{_WRITING}*", _LOCK),
+    *("folded-*", "index", f"{_WRITING}*", _LOCK),
 )
 _ROWS_SORTED = 4_000_000
 
@@ -164,9 +164,19 @@ class PartWriter:
         return self.folder / f"part-{number:05d}.parquet"
 
     @property
+    def index(self) -> Path:
+        """A folder for the index that candidates are found by."""
+        return self.folder / "index"
+
+    @property
+    def job(self) -> str:
+        """The job's fingerprint."""
+        return self._job.decode()
+
+    @property
     def state(self) -> Path:
         """A file for what this job has found since its last part; its own to write and to read."""
-        return self.folder / f"state-{self._job.decode()[:16]}.safetensors"
+        return self.folder / f"state-{self.job[:16]}.safetensors"
 
     def append(self, tables: pa.Table | Iterable[pa.Table], place: str = "") -> None:
         """Writes the next part, a table or several after one another, atomically.
