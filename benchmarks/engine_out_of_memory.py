@@ -33,6 +33,7 @@ from benchmarks.results import publish
 from distilmatch.engine.scorer import Scorer
 from distilmatch.files import write_json
 from distilmatch.jobs.match import match_folders
+from distilmatch.jobs.match_exact import _SAVE_SECONDS
 from distilmatch.models import DiPair
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
@@ -41,6 +42,7 @@ TRIED = ("feed_forward_relu", "transformer_default")
 TIMES = 4  # as large as the memory, each side
 TOP_K = 10
 _SHARD = 4096
+_START = 8.0  # seconds of Python
 _FIRST = 1024  # texts whose pairs are timed to choose the size of the job
 
 
@@ -139,7 +141,7 @@ def killed(work: Path, memory: int, seconds: float, kills: int) -> tuple[float, 
         process = started_job(work, "killed", memory)
         if times < kills:
             try:
-                process.wait(chance.uniform(0.1, 1.6 / kills) * seconds + 8.0)  # 8: the start of Python
+                process.wait(_START + chance.uniform(0.5, 1.0) * (seconds / (kills + 1) + _SAVE_SECONDS))
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGKILL)
                 times += 1

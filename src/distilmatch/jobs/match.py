@@ -111,7 +111,7 @@ def match_folders(
         distinct_texts: match and count texts: of the items of one text the first alone.
         texts: those of both folders, row by row (`folder_texts`), which the output then shows as `SIDE_text`.
         rows_a_part: left texts a part file; as many as there is memory for, of candidates as are done in some minutes. A killed
-            job goes on where it was a minute ago.
+            job goes on where it was 20 seconds before, of candidates after the last whole part.
         keep_folded: a folder in which folded texts stay, for other jobs of the same model and sides. Without it those that do
             not fit in memory are kept beside the output until it is done.
         dry_run: check everything, and match some left texts to tell how long all will take; nothing is written.

@@ -1,7 +1,7 @@
 """A match of all pairs: right blocks outside, left texts inside, and what was found kept so that a stop costs little.
 
-Of the best of each text the heaps of as many left texts are in memory as there is room for; between parts they are saved every
-minute or so with the place of the scan. Of pairs above a threshold those that were found are a part, which says how far the
+Of the best of each text the heaps of as many left texts are in memory as there is room for; between parts they are saved
+every 20 seconds with the place of the scan. Of pairs above a threshold those that were found are a part, which says how far the
 scan was; at the end they are read window by window of the left side, so that memory has a window of them.
 
 Shape legend: n, m texts of the two sides; k best; q pairs found.
@@ -32,7 +32,7 @@ from distilmatch.jobs.parts import PartWriter
 
 FOUND = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("ranked", pa.float32())])
 
-_SAVE_SECONDS = 60.0  # between saves of what was found
+_SAVE_SECONDS = 20.0  # between saves of what was found
 _SAVES_SHARE = 0.02  # of the time, at most
 _FOUND_A_PART = 2**22
 _ROWS_A_WINDOW = 2**22
