@@ -89,6 +89,7 @@ def render() -> str:
         "engine_all_pairs": _all_pairs,
         "engine_scaling": _scaling,
         "engine_out_of_memory": _out_of_memory,
+        "trillion": _trillion,
         "engine_latency": _latency,
         "engine_kernels": _kernels,
         "engine_tokens": _tokens,
@@ -202,6 +203,15 @@ def _out_of_memory(metrics: dict[str, float], result: dict[str, Any]) -> str:
     ]
     table = markdown_table(["head", *titles, "killed, s (times)", "equal"], rows)
     return f"## Sides four times as large as the memory\n\n{table}\n\n{OUT_OF_MEMORY_TEXT}"
+
+
+def _trillion(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    return f"""## {metrics["pairs"]:,.0f} pairs
+
+Both sides are random representations, the head {HEADS[result["notes"]["head"]]}, by {result["notes"]["kernel"]}; the ten best of each left text
+are kept. The job was ended {metrics["kills"]:.0f} times with SIGKILL and went on: {metrics["hours"]:.2f} hours of all its processes, what the stops
+lost included; planned {metrics["planned_hours"]:.2f}. {_rate(metrics["pairs_per_s"])} pairs a second, {metrics["peak_rss_gib"]:.1f} GiB of
+memory at most; each text was folded {metrics["passes"]:.2f} times by the last process."""
 
 
 def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:
