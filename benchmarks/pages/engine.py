@@ -64,6 +64,10 @@ texts from files, once a block of the right side. The least is what any order of
 ([how](../how-to/scoring.md#more-than-memory-holds)); the rest is the memory that the best so far take, the half of it that
 blocks have, and representations that are larger than folded texts. The killed job's seconds are of all its processes,
 their starts included; “equal” is all three outputs, row by row."""
+TRILLION = """Both sides are random representations, the head {head}, by {kernel}; the ten best of each left text are kept.
+The job was ended {kills} times with SIGKILL and went on: {hours} hours of all its processes, what the stops lost
+included; planned {planned_hours}. {rate} pairs a second, {memory} GiB of memory at most; each text was folded {passes} times
+by the last process."""
 PEERS = {"bert_base": "BERT-base", "minilm_l6": "MiniLM-L6", "bert_tiny": "BERT-Tiny"}
 BACKENDS = {"fp32": "fp32", "bf16": "bf16", "onnx_int8": "ONNX Runtime int8", "openvino": "OpenVINO"}
 CANDIDATES = {
@@ -206,12 +210,11 @@ def _out_of_memory(metrics: dict[str, float], result: dict[str, Any]) -> str:
 
 
 def _trillion(metrics: dict[str, float], result: dict[str, Any]) -> str:
-    return f"""## {metrics["pairs"]:,.0f} pairs
-
-Both sides are random representations, the head {HEADS[result["notes"]["head"]]}, by {result["notes"]["kernel"]}; the ten best of each left text
-are kept. The job was ended {metrics["kills"]:.0f} times with SIGKILL and went on: {metrics["hours"]:.2f} hours of all its processes, what the stops
-lost included; planned {metrics["planned_hours"]:.2f}. {_rate(metrics["pairs_per_s"])} pairs a second, {metrics["peak_rss_gib"]:.1f} GiB of
-memory at most; each text was folded {metrics["passes"]:.2f} times by the last process."""
+    notes, rate = result["notes"], _rate(metrics["pairs_per_s"])
+    facts = {name: f"{metrics[name]:.2f}" for name in ("hours", "planned_hours", "passes")}
+    facts |= {"kills": f"{metrics['kills']:.0f}", "memory": f"{metrics['peak_rss_gib']:.1f}", "rate": rate}
+    facts |= {"head": HEADS[notes["head"]], "kernel": notes["kernel"]}
+    return f"## {metrics['pairs']:,.0f} pairs\n\n{TRILLION.format(**facts)}"
 
 
 def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:
