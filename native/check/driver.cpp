@@ -132,6 +132,38 @@ struct TransformerCase {
   bool use_gelu, pre_norm, compared;
 };
 
+// Texts put together of a part of some and a part of those that look at their written bytes.
+template <class Texts>
+Texts put_together(const Texts& texts, std::vector<uint8_t>& bytes) {
+  bytes.resize(file_size(texts, texts.count));
+  write_bytes(texts, bytes.data());
+  const Texts written = texts_in(texts, texts.count, bytes.data());
+  const int64_t cut = texts.count / 3;
+  Texts made(texts.packed, texts.kept);
+  make_room(made, texts.count);
+  put(made, 0, part_of(texts, 0, cut));
+  put(made, cut, part_of(written, cut, texts.count));
+  return made;
+}
+
+void compare_put_together(const TransformerHead& head, const LeftTexts& left, const RightTexts& right,
+                          const std::string& name) {
+  std::vector<uint8_t> left_bytes, right_bytes;  // what `put_together` has written
+  const LeftTexts lefts = put_together(left, left_bytes), seen_left = texts_in(left, left.count, left_bytes.data());
+  const RightTexts rights = put_together(right, right_bytes),
+                   seen_right = texts_in(right, right.count, right_bytes.data());
+  std::vector<int64_t> rows;
+  for (int64_t a = 0; a < left.count; ++a)
+    for (int64_t b = 0; b < right.count; ++b) rows.insert(rows.end(), {a, b});
+  const int64_t pairs = left.count * right.count;
+  std::vector<float> one(pairs * head.shape.labels), other(one.size()), seen(one.size());
+  head.score(left, right, rows.data(), pairs, one.data(), 2);
+  head.score(lefts, rights, rows.data(), pairs, other.data(), 2);
+  head.score(seen_left, seen_right, rows.data(), pairs, seen.data(), 2);
+  expect(one == other, name + ": texts put together score as they did");
+  expect(one == seen, name + ": texts in a file score as they did");
+}
+
 void try_transformer(const TransformerCase& given, const Multiplier& multiplier, float bound,
                      const std::string& multiplied, unsigned seed) {
   Random random(seed);
@@ -153,6 +185,7 @@ void try_transformer(const TransformerCase& given, const Multiplier& multiplier,
     }
   const LeftTexts left = head.pack_left(lefts.count, lefts.kept, lefts.left());
   const RightTexts right = head.pack_right(rights.count, rights.kept, rights.right());
+  compare_put_together(head, left, right, name);
   try_everything(
       given.left, given.right, given.labels, expected, bound, true, name,
       [&](const int64_t* rows, int64_t pairs, float* logits, int threads) {

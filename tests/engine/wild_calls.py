@@ -114,7 +114,8 @@ class Wild:
         self.calls: list[Callable[[], tuple[str, Any, dict[str, Any]]]] = [
             self._head, self._feed, self._left, self._left, self._right, self._right, self._top, self._add, self._best,
             self._score, self._score, self._top_k, self._top_k, self._above, self._feed_score, self._feed_score,
-            self._feed_top_k, self._feed_above, self._rate, self._bare,
+            self._feed_top_k, self._feed_above, self._rate, self._bare, self._part, self._opened, self._opened, self._room,
+            self._put, self._restore,
         ]  # fmt: skip
 
     def _number(self, usual: int) -> Any:
@@ -200,6 +201,55 @@ class Wild:
 
     def _best(self) -> tuple[str, Any, dict[str, Any]]:
         return "", _method(self._some("tops"), "best"), {}
+
+    def _restore(self) -> tuple[str, Any, dict[str, Any]]:
+        shape = self.draw.choice([40, 5, 1]), self.draw.choice([1, 3, 7])
+        ids = self._maybe(_array(self.draw, shape, np.int64), 0.2)
+        return (
+            "",
+            _method(self._some("tops"), "restore"),
+            dict(scores=self._maybe(_array(self.draw, shape), 0.1), ids=ids),
+        )
+
+    def _side(self) -> str:
+        return self.draw.choice(["lefts", "rights"])
+
+    def _part(self) -> tuple[str, Any, dict[str, Any]]:
+        side = self._side()
+        return side, _method(self._some(side), "part"), dict(start=self._number(0), stop=self._number(1))
+
+    def _facts(self, texts: Any) -> Any:
+        facts = [int(fact) for fact in getattr(texts, "facts", (_WIDTH, _HEADS, _LABELS, _WIDTH, 1, 0, _KEPT))]
+        if self.draw.random() < 0.2:
+            facts[self.draw.randrange(7)] = self._mostly(1, *(int(number) for number in _ODD_NUMBERS[:-1]))
+        return facts if self.draw.random() < 0.97 else self.draw.choice(_ODD_VALUES)
+
+    def _kind(self, side: str) -> Any:
+        return self.native.LeftTexts if side == "lefts" else self.native.RightTexts
+
+    def _opened(self) -> tuple[str, Any, dict[str, Any]]:
+        side = self._side()
+        texts = self._some(side)
+        packed = texts.packed_bytes() if hasattr(texts, "packed_bytes") else _array(self.draw, (640,), np.uint8)
+        if self.draw.random() < 0.2 and len(packed):
+            packed = packed.copy()
+            packed[self.draw.randrange(len(packed)) :] = self.draw.choice([0, 1, 255])
+        count = len(texts) if hasattr(texts, "packed_bytes") else 1
+        return (
+            side,
+            self._kind(self._side() if self.draw.random() < 0.05 else side).opened,
+            dict(bytes=self._maybe(packed, 0.1), count=self._number(count), facts=self._facts(texts)),
+        )
+
+    def _room(self) -> tuple[str, Any, dict[str, Any]]:
+        side = self._side()
+        count = self._mostly(_TEXTS, 0, 1, 40)
+        return side, self._kind(side).room, dict(count=self._number(count), facts=self._facts(self._some(side)))
+
+    def _put(self) -> tuple[str, Any, dict[str, Any]]:
+        side = self._side()
+        start = self._mostly(0, 1, 3)
+        return "", _method(self._some(side), "put"), dict(start=self._number(start), others=self._some(side))
 
     def _pairs(self) -> dict[str, Any]:
         p = self.draw.choice([4, 0, 1, 70])
