@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import publish
+from benchmarks.results import FOLDER, publish
 from benchmarks.runs import fine_tuning, run_all
 from benchmarks.sets import ENCODER, SETS, DataSet
 from distilmatch.files import write_json
@@ -59,6 +59,11 @@ def row(one: DataSet, way: str, data: Path, work: Path, minutes: float, encoder:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
+def _run(result: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of the run that it is of."""
+    return {"command": result["command"], "processor": result["machine"]["processor"]}
+
+
 def main() -> None:
     """Makes and grades every teacher, and publishes where no set was left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,6 +72,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--publish", action="store_true", help="with --sets: publish them, and name the others")
+    parser.add_argument("--add", action="store_true", help="publish them beside the sets of earlier runs")
     arguments = parser.parse_args()
     metrics: dict[str, float] = {}
     for name in arguments.sets:
@@ -77,13 +83,19 @@ def main() -> None:
             metrics[f"{name}_{way}_dev"] = made["dev"][one.main]
             metrics[f"{name}_{way}_minutes"] = made["minutes"]
     main_metrics = {name: SETS[name].main for name in arguments.sets}
-    if arguments.publish or set(arguments.sets) == set(SETS):
+    if arguments.publish or arguments.add or set(arguments.sets) == set(SETS):
+        before: dict[str, Any] = {}
+        if arguments.add:
+            before = json.loads((FOLDER / "teacher_search.json").read_text(encoding="utf-8"))
+            told = before["notes"]
+            metrics, main_metrics = before["metrics"] | metrics, told["metric"] | main_metrics
         notes = {
             "old": list(OLD),
             "minutes": arguments.minutes,
             "metric": main_metrics,
             "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-            "left_out": [name for name in SETS if name not in arguments.sets],
+            "left_out": [name for name in SETS if name not in main_metrics],
+            "before": [*before.get("notes", {}).get("before", ()), *([_run(before)] if before else [])],
         }
         publish("teacher_search", metrics, [0], notes)
     else:

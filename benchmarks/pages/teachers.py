@@ -36,15 +36,20 @@ def _search(result: dict[str, Any]) -> str:
     left_out = [SETS[name].title for name in notes.get("left_out", ())]
     threads = "one thread" if notes["threads"] == 1 else f"{notes['threads']} threads"
     missing = f"\n\nNot measured yet: {', '.join(left_out)}." if left_out else ""
+    runs = [*notes.get("before", ()), {"command": result["command"], "processor": result["machine"]["processor"]}]
+    repeat = "\n".join(f"- `{run['command']}` ({run['processor']})" for run in runs)
     return f"""## The defaults of `finetune-teacher`
 
 {markdown_table(headings, rows)}
 
 Old: a learning rate of 1e-4, four epochs, batches of 32, 256 tokens, the base model's dropout, the score read from the first
 token. New: what `finetune-teacher` does by itself in {notes["minutes"]:g} minutes on {threads}, the same for all sets:
-mostly time for the usual settings and hardly any for a search. All-MiniLM-L6-v2, one seed; the epoch was chosen on dev.{missing}
+mostly time for the usual settings and hardly any for a search. All-MiniLM-L6-v2, one seed; the epoch was chosen on dev. A slower
+machine gets fewer epochs into the same minutes.{missing}
 
-Repeat: `{result["command"]}`.
+Repeat:
+
+{repeat}
 """
 
 
