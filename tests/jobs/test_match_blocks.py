@@ -122,6 +122,29 @@ def test_stopped_between_any_two_calls_it_goes_on(
     assert not (tmp_path / "stopped" / "out.parquet.parts").exists()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_was_folded_before_a_stop_is_not_folded_again(
+    model: DiPair,
+    folders: list[RepresentationFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    def stopping(*_: Any) -> None:
+        raise error
+
+    first, second = _Counting(model, SMALL), _Counting(model, SMALL)
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(first.kernel, "top_k", stopping)
+        _match(first, folders, tmp_path / "out", "best")
+    kept = list((tmp_path / "out").rglob("chunk-*"))
+    assert bool(kept) == (error is KeyboardInterrupt)
+    _match(second, folders, tmp_path / "out", "best")
+    sampled = 2 * 64
+    assert (second.folded[1] < RIGHT + sampled) == (error is KeyboardInterrupt)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["out.parquet"]
+
+
 def test_another_memory_goes_on_too(
     model: DiPair, folders: list[RepresentationFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

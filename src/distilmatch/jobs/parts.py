@@ -270,9 +270,10 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         done = kind is None and self.finished_rows is not None
-        nothing = (
-            self.parts == 0 and self.finished_rows is None and not self.state.exists()
-        )  # nothing was started: leave nothing behind
+        # Where nothing was started nothing is left behind; texts that were folded before Ctrl-C need not be folded again.
+        stopped = kind is not None and not issubclass(kind, Exception)
+        begun = self.state.exists() or (stopped and any(self.folder.glob("folded-*/chunk-*")))
+        nothing = self.parts == 0 and self.finished_rows is None and not begun
         self._leave(empty=done or nothing)
 
     def _leave(self, empty: bool) -> None:
