@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import pyarrow as pa
@@ -22,6 +22,9 @@ from safetensors import SafetensorError
 
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.fingerprint import fingerprint_file
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,18 @@ def checksum(path: str | Path) -> str:
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def checksum_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """As `checksum`, of named tensors in the CPU's memory: names, dtypes, shapes and bytes."""
+    import torch  # not for those who read a file
+
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

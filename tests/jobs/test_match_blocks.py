@@ -244,3 +244,18 @@ def test_a_window_of_pairs_above_a_threshold_is_in_memory(
     monkeypatch.setattr(match_exact, "_ROWS_A_WINDOW", 100)
     monkeypatch.setattr(match_exact, "_FOUND_A_PART", 300)
     _same(_match(_Counting(model, SMALL), folders, tmp_path / "small", "above"), expected)
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_a_dry_run_looks_at_a_part_of_a_large_side(
+    model: DiPair, folders: list[RepresentationFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("distilmatch.jobs.match._INDEXED", 50)
+    monkeypatch.setattr("distilmatch.jobs.match.REHEARSED_SECONDS", 0.05)
+    reverse = tmp_path / "reverse.parquet" if kind == "both" else None
+    scorer = _Counting(model, SMALL)
+    asked: dict[str, Any] = {"reverse_output": reverse, "dry_run": True, **QUESTIONS[kind]}
+    told = match_folders(scorer, *folders, tmp_path / "out.parquet", **asked).rehearsal
+    assert told is not None and told.facts["right_texts"] == RIGHT and all(s >= 0 for s in told.seconds.values())
+    folded = sum(len(side) * side.kept_bytes for side in (scorer.load(folder, j) for j, folder in enumerate(folders)))
+    assert told.disk_bytes > folded and not list(tmp_path.iterdir())

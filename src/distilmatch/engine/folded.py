@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 
 from distilmatch.engine.kernels.forms import Form
 from distilmatch.errors import CacheError
-from distilmatch.files import move_into_place, writing
+from distilmatch.files import checksum_tensors, move_into_place, writing
 
 _ALIGNED = 64
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8",
@@ -61,7 +60,7 @@ class FoldedFolder:
                 if said.get(_OF) != self.of:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            if said.get(_CHECKSUM) != _checksum(tensors):
+            if said.get(_CHECKSUM) != checksum_tensors(tensors):
                 raise ValueError("it is not what its checksum says")
             texts = self.form.opened(tensors)
         except FileNotFoundError:
@@ -86,7 +85,7 @@ class FoldedFolder:
             handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".writing-")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(_header(tensors, {_OF: self.of, _CHECKSUM: _checksum(tensors)}))
+                    file.write(_header(tensors, {_OF: self.of, _CHECKSUM: checksum_tensors(tensors)}))
                     for tensor in tensors.values():
                         file.write(_bytes(tensor))
                 os.chmod(temporary, 0o644)
@@ -96,25 +95,9 @@ class FoldedFolder:
                     os.unlink(temporary)
                 raise
 
-    def delete(self) -> None:
-        """Takes the folder away, with what it holds of this kind."""
-        for path in (*self.path.glob("chunk-*.safetensors"), *self.path.glob(".writing-*")):
-            path.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.path.rmdir()
-
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = xxhash.xxh3_128()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
 
 
 def _header(tensors: Mapping[str, torch.Tensor], said: Mapping[str, str]) -> bytes:

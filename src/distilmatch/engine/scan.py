@@ -6,7 +6,8 @@ memory there is one block.
 
 How near that is to the least: in memory of M bytes a byte that is read of the first side meets M bytes of the second at most,
 and the other way round. So n texts of l bytes and m of r bytes cost at least max(n l + m r, n l m r / M) bytes. Here it is
-m r + ceil(m r / B) n l with blocks of B bytes, half the memory that the scorer was given.
+m r + ceil(m r / B) n l with blocks of B bytes, half the memory that the scorer was given; where the best so far of the first
+side do not fit in a quarter of the memory, it is done in groups, for each of which the second side is read.
 
 Shape legend: n, m texts of the two sides.
 """
@@ -62,10 +63,6 @@ class Blocks:
             room = right.memory_bytes // 2 // right.kept_bytes
             columns = max(1, room // right.chunk_texts) * right.chunk_texts
         return cls(columns=min(columns, len(right)), pairs_a_call=right.kernel.pairs_a_call)
-
-    def count(self, columns: int) -> int:
-        """How many blocks so many texts of the second side are."""
-        return -(-columns // self.columns)
 
 
 def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: range, place: Place) -> Iterator[Place]:

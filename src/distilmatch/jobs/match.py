@@ -289,8 +289,9 @@ def _rehearse(
         done: left texts that a stopped run has matched already.
     """
     left, right = sides
-    # A part of a large side tells what all of it takes to read, to fold and to look up.
-    right = right.part(0, max(_INDEXED, 2 * (question.num_candidates or question.top_k or 0)))
+    # A part of a large side tells what all of it takes to read, to fold and to look up; a part has no folder to write to.
+    some = max(_INDEXED, 2 * (question.num_candidates or question.top_k or 0))
+    right = right.part(0, len(right) if question.reverse else some)
     share = len(sides[1]) / len(right)
     with tempfile.TemporaryDirectory() as folder:
         named = [None if place is None else Path(folder) / place.name for place in places]
@@ -302,17 +303,21 @@ def _rehearse(
             run = _Run(scorer, (left, right), question, None, tables, reverse, writer)
             times = run.rehearse()
         sizes = [0 if path is None else disk_bytes(path) for path in named]
-    exact = run.exact_seconds() * share if question.num_candidates is not None else 0.0
+    exact = 0.0
+    if question.num_candidates is not None:
+        exact = run.exact_seconds() * share * sampled_texts(len(left), len(sides[1]))
     todo = len(left) - done
+    more_rows = share if question.top_k is None else 1.0  # of a left text, as many times those of the rehearsal
+    folded = sum(len(side) * side.kept_bytes for side in sides if side.folder is not None)
     return Rehearsal(
         facts={"left_texts": len(left), "right_texts": len(sides[1]), "left_texts_to_match": todo},
         seconds={
             "load": times.first * share if todo else 0.0,
             "match": todo * times.a_text * (share if question.num_candidates is None else 1.0),
-            "join": len(left) * times.joined if todo else 0.0,
+            "join": len(left) * times.joined * more_rows if todo else 0.0,
             **({"recall": exact if todo else 0.0} if question.num_candidates is not None else {}),
         },
-        disk_bytes=round(sizes[0] / times.texts * len(left) + sizes[1]),
+        disk_bytes=round(sizes[0] / times.texts * len(left) * more_rows + sizes[1]) + folded,
     )
 
 
@@ -415,14 +420,14 @@ class _Run:
         self.writer.append(self.tables.of_block(self._find(block, start), start, len(block)))
 
     def exact_seconds(self) -> float:
-        """How long the exact best of the sample that `recall` takes would need, by a few of its texts."""
+        """How long the exact best of a left text take, by a few of them."""
         left, right = self.sides
         few = left.part(0, 16)
         question = self.question.replaced(num_candidates=None)
         self.scorer.best(few, right, question)
         started = time.perf_counter()
         self.scorer.best(few, right, question)
-        return (time.perf_counter() - started) / len(few) * min(len(left), 1000)
+        return (time.perf_counter() - started) / len(few)
 
     def _find(self, block: LoadedSide, start: int) -> BestMatches | Matches:
         question, right = self.question, self.sides[1]

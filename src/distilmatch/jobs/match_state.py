@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distilmatch.engine.scan import Place
 from distilmatch.errors import CacheError
-from distilmatch.files import move_into_place, writing
+from distilmatch.files import checksum_tensors, move_into_place, writing
 
 Found = tuple[np.ndarray, np.ndarray]
 
@@ -51,7 +50,7 @@ class MatchState:
         tensors["numbers"] = torch.tensor(numbers)
         temporary = path.with_suffix(".writing")
         with writing(path):
-            save_file(tensors, temporary, metadata={"xxh3": _checksum(tensors)})
+            save_file(tensors, temporary, metadata={"xxh3": checksum_tensors(tensors)})
             move_into_place(temporary, path)
 
     @classmethod
@@ -67,7 +66,7 @@ class MatchState:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
                 told = (file.metadata() or {}).get("xxh3")
-            if told != _checksum(tensors):
+            if told != checksum_tensors(tensors):
                 raise ValueError("it is not what its checksum says")
             start, stop, first, last, row = tensors["numbers"].tolist()
             found = {
@@ -85,11 +84,3 @@ class MatchState:
             raise CacheError(
                 f"{path} is damaged ({error}); delete it and run the same command again: it goes on after the last whole part"
             ) from error
-
-
-def _checksum(tensors: dict[str, torch.Tensor]) -> str:
-    digest = xxhash.xxh3_128()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)};".encode())
-        digest.update(np.ascontiguousarray(tensors[name].numpy()).data)
-    return digest.hexdigest()

@@ -69,7 +69,7 @@ class Kernel(Protocol):
     def above(
         self, left: Any, right: Any, ranking: Ranking, threshold: float, offsets: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(q, 2) int64 row numbers and (q,) fp32 scores of all pairs with a score above `threshold`.
+        """(q, 2) int64 row numbers and (q,) fp32 scores of all pairs with a score above `threshold`, in any order.
 
         Scores and threshold are what is ranked (`Ranking`): of a probability its log-odds.
 

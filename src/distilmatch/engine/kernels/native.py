@@ -223,8 +223,7 @@ class NativeKernel:
         what = (ranking.by, ranking.label, list(ranking.values))
         with _named_pairs():
             rows, scores = self.head.above(left, right, *what, threshold, *offsets, self.threads)
-        order = np.lexsort((rows[:, 1], rows[:, 0]))
-        return rows[order], scores[order]
+        return rows, scores
 
 
 @contextmanager
