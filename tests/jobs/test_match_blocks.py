@@ -22,6 +22,7 @@ from distilmatch.store.folder import RepresentationFolder
 
 ONE = TaskConfig(kind="binary")
 LEFT, RIGHT, SMALL = 150, 210, 20_000
+_ROUNDING = 100 * 2**-24  # of that many sums, at most
 QUESTIONS: dict[str, dict[str, Any]] = {
     "best": {"top_k": 4},
     "both": {"top_k": 4, "reverse": True},
@@ -66,7 +67,8 @@ def _same(found: list[Any], expected: list[Any]) -> None:
     for rows, wanted in zip(found, expected, strict=True):
         assert len(rows) == len(wanted) > 0
         for row, other in zip(rows, wanted, strict=True):
-            assert row == pytest.approx(other, abs=2e-6)
+            # Logits of this head are sums of some hundred fp32 products of size one, in another order on other threads.
+            assert row == pytest.approx(other, abs=_ROUNDING)
 
 
 @pytest.mark.parametrize("rows_a_part", [None, 64, 50])
