@@ -6,6 +6,9 @@
 
 #include <omp.h>
 
+#include <memory>
+
+#include "byte_bounds.h"
 #include "threads.h"
 
 namespace distilmatch {
@@ -106,79 +109,231 @@ void FeedForwardHead::score(const float* left, const float* right, const int64_t
   }
 }
 
+namespace {
+
+constexpr int64_t kPanels = 32;           // of right texts, put side by side once for a chunk of left rows
+constexpr int64_t kRange = kPanels * 16;  // right texts
+constexpr int64_t kBoundedChunk = 2048;   // left rows, whose bytes the second cache holds
+constexpr int64_t kFewest = 64;           // texts of a side for which a grid is worth making
+constexpr int64_t kLongestPause = 8;  // ranges without bounds after those in which too many pairs reached their limits
+constexpr int64_t kLogitCost =
+    10;  // of an exact logit, in looks at a pair in fp32, which cost what a panel's pair does
+
+// The two sides of a call.
+struct Block {
+  const float *left, *right;
+  int64_t left_count, right_count;
+};
+
+// What one thread needs to score chunks of left rows against ranges of right texts.
+template <class Take>
+class Sweep {
+ public:
+  Sweep(const FeedForwardHead& head, const float* read, const float* read_bias, const Block& block,
+        const ByteBounds* bounds, const Take& take)
+      : head_(head),
+        read_(read),
+        read_bias_(read_bias),
+        block_(block),
+        bounds_(bounds),
+        take_(take),
+        panels_(static_cast<size_t>(kRange) * head.hidden),
+        own_(static_cast<size_t>(kRange) * head.labels),
+        all_(static_cast<size_t>(head.labels) * 16),
+        sums_(static_cast<size_t>(head.labels + 1) * kLeftRows),
+        logits_(head.labels) {
+    if (!bounds) return;
+    left_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kBoundedChunk) * head.hidden);
+    panel_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kRange) * head.hidden);
+    limits_ = Buffer<float>(kBoundedChunk);
+    losses_ = Buffer<float>(kBoundedChunk);
+    most_ = Buffer<float>(kRange);
+  }
+
+  // A chunk's left rows, `start` to `end`, are those of the next ranges.
+  void take_chunk(int64_t start, int64_t end) {
+    start_ = start, end_ = end, pause_ = 0, next_pause_ = 1;
+    if (bounds_) bounds_->put_left(block_.left + start * head_.hidden, end - start, left_bytes_.data(), losses_.data());
+  }
+
+  // The chunk against right texts `first` to `last`.
+  void score(int64_t first, int64_t last) {
+    if (bounds_ && pause_ == 0 && set_limits())
+      score_what_reaches(first, last);
+    else
+      score_all(first, last);
+    pause_ -= pause_ > 0;
+  }
+  // Pairs that got no exact logit.
+  int64_t left_out() const { return left_out_; }
+
+ private:
+  // False where a row would take whatever comes.
+  bool set_limits() {
+    for (int64_t a = start_; a < end_; ++a) {
+      const float worth = take_.worth(a);
+      if (worth == -HUGE_VALF) return false;
+      limits_[a - start_] = bounds_->limit(worth, losses_[a - start_]);
+    }
+    return true;
+  }
+
+  void score_what_reaches(int64_t first, int64_t last) {
+    const int hidden = head_.hidden;
+    const auto bytes_of = [&](int64_t b) { return panel_bytes_.data() + (b - first) * hidden; };
+    for (int64_t b = first; b < last; b += 16)
+      bounds_->put_panel(block_.right, b, static_cast<int>(std::min<int64_t>(16, last - b)), bytes_of(b),
+                         most_.data() + (b - first));
+    const int64_t given_before = given_;
+    int64_t reached = 0;
+    __mmask16 masks[ByteBounds::kRows * ByteBounds::kPanels];
+    for (int64_t b = first; b < last; b += 16 * ByteBounds::kPanels)
+      for (int64_t a = start_; a < end_; a += kLeftRows) {
+        const uint8_t* rows[kLeftRows];
+        float limits[kLeftRows];
+        for (int i = 0; i < kLeftRows; ++i) {
+          const int64_t place = std::min(a + i, end_ - 1) - start_;
+          rows[i] = left_bytes_.data() + place * hidden, limits[i] = limits_[place];
+        }
+        bounds_->reach(rows, bytes_of(b), most_.data() + (b - first), limits, masks);
+        for (int i = 0; i < kLeftRows && a + i < end_; ++i)
+          for (int panel = 0; panel < ByteBounds::kPanels; ++panel) {
+            const int64_t at = b + 16 * panel;
+            __mmask16 mask = masks[i * ByteBounds::kPanels + panel] & first_lanes(static_cast<int>(last - at));
+            for (; mask; mask &= mask - 1, ++reached) wait_for_logit(a + i, at + __builtin_ctz(mask));
+          }
+      }
+    give_waiting();
+    const int64_t pairs = (end_ - start_) * (last - first);
+    left_out_ += pairs - reached;
+    const bool paid = reached + kLogitCost * (given_ - given_before) < pairs;
+    pause_ = paid ? 0 : next_pause_ + 1;
+    next_pause_ = paid ? 1 : std::min(2 * next_pause_, kLongestPause);
+  }
+
+  void wait_for_logit(int64_t a, int64_t b) {
+    const int hidden = head_.hidden;
+    if (bounds_->nearly(block_.left + a * hidden, block_.right + b * hidden) < take_.worth(a)) return;
+    waiting_[2 * waits_] = a, waiting_[2 * waits_ + 1] = b;
+    if (++waits_ == ByteBounds::kExact) give_waiting();
+  }
+
+  void give_waiting() {
+    if (waits_ == 0) return;
+    float logits[ByteBounds::kExact];
+    bounds_->exact(block_.left, block_.right, waiting_, waits_, logits);
+    for (int i = 0; i < waits_; ++i) {
+      const int64_t a = waiting_[2 * i];
+      take_.add(a, waiting_[2 * i + 1], logits[i]);
+      limits_[a - start_] = bounds_->limit(take_.worth(a), losses_[a - start_]);
+    }
+    given_ += waits_;
+    waits_ = 0;
+  }
+
+  void score_all(int64_t first, int64_t last) {
+    const int hidden = head_.hidden, labels = head_.labels;
+    const bool use_gelu = head_.use_gelu;
+    for (int64_t b = first; b < last; b += 16)
+      (use_gelu ? interleave<true> : interleave<false>)(block_.right + b * hidden,
+                                                        static_cast<int>(std::min<int64_t>(16, last - b)), hidden,
+                                                        labels, read_, panels_.data() + (b - first) * hidden,
+                                                        own_.data() + (b - first) * labels);
+    // A panel stays in the nearest cache while the chunk's left rows go by.
+    const int together = labels == 1 ? 2 : 1;  // panels
+    for (int64_t b = first; b < last; b += 16 * together) {
+      const float *panel = panels_.data() + (b - first) * hidden, *next = panel + 16 * hidden;
+      for (int64_t a = start_; a < end_; a += kLeftRows) {
+        const float* rows[kLeftRows];
+        for (int i = 0; i < kLeftRows; ++i) rows[i] = block_.left + std::min(a + i, end_ - 1) * hidden;
+        if (labels == 1)
+          (use_gelu ? two_panel_sums<true> : two_panel_sums<false>)(rows, panel, next, read_, hidden, sums_.data());
+        else
+          (use_gelu ? panel_sums<true> : panel_sums<false>)(rows, panel, read_, hidden, labels, sums_.data());
+        for (int part = 0; part < together && b + 16 * part < last; ++part) {
+          const int64_t at = b + 16 * part;
+          const int count = static_cast<int>(std::min<int64_t>(16, last - at));
+          for (int i = 0; i < kLeftRows && a + i < end_; ++i)
+            give(a + i, sums_.data() + part * kLeftRows + i, at, count, own_.data() + (at - first) * labels);
+        }
+      }
+    }
+  }
+
+  // One left text and a panel of `count` right ones, of the row's sums and the right texts' own.
+  void give(int64_t a, const __m512* sums, int64_t b, int count, const float* own) {
+    const int labels = head_.labels;
+    __mmask16 odd = 0;
+    for (int c = 0; c < labels; ++c) {
+      const __m512 base = _mm512_add_ps(_mm512_load_ps(own + c * 16), _mm512_set1_ps(read_bias_[c])),
+                   of_label = _mm512_add_ps(sums[c * kLeftRows], base);
+      odd |= odd_ones(of_label);
+      _mm512_store_ps(all_.data() + c * 16, of_label);
+    }
+    if (odd & first_lanes(count)) return take_.see(a, b + __builtin_ctz(odd & first_lanes(count)));
+    if (labels == 1) return take_.one(a, b, all_.data(), count);
+    for (int j = 0; j < count; ++j) {
+      for (int c = 0; c < labels; ++c) logits_[c] = all_.data()[c * 16 + j];
+      take_.many(a, b + j, logits_.data());
+    }
+  }
+
+  const FeedForwardHead& head_;
+  const float *read_, *read_bias_;
+  const Block& block_;
+  const ByteBounds* bounds_;
+  const Take& take_;
+  Buffer<float> panels_, own_, all_, limits_, losses_, most_;
+  Buffer<uint8_t> left_bytes_, panel_bytes_;
+  std::vector<__m512> sums_;
+  std::vector<float> logits_;
+  int64_t waiting_[2 * ByteBounds::kExact];
+  int waits_ = 0;
+  int64_t start_ = 0, end_ = 0, pause_ = 0, next_pause_ = 1, given_ = 0, left_out_ = 0;
+};
+
+}  // namespace
+
+bool FeedForwardHead::bounds_pay(int64_t left_count, int64_t right_count) const {
+  return use_bounds && labels == 1 && !use_gelu && std::min(left_count, right_count) >= kFewest &&
+         byte_bounds_supported();
+}
+
+int64_t FeedForwardHead::chunk_of(int64_t left_count, int64_t right_count) const {
+  return bounds_pay(left_count, right_count) ? kBoundedChunk : kLeftChunk;
+}
+
 template <class Take>
 void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count,
                                 int threads, Take take) const {
-  constexpr int64_t kPanels = 32;  // of right texts, interleaved once for a chunk of left rows
-  const bool shared = share_left(left_count, kLeftChunk, threads);
-  const int64_t chunks = (left_count + kLeftChunk - 1) / kLeftChunk,
-                ranges = (right_count + kPanels * 16 - 1) / (kPanels * 16);
+  const Block block{left, right, left_count, right_count};
+  std::unique_ptr<ByteBounds> bounds;
+  if (take.limited() && bounds_pay(left_count, right_count)) {
+    bounds = std::make_unique<ByteBounds>(read_.data(), read_bias_[0], hidden, left, left_count, right, right_count,
+                                          threads);
+    if (!bounds->any()) bounds.reset();
+  }
+  const int64_t rows = chunk_of(left_count, right_count);
+  const bool shared = share_left(left_count, rows, threads);
+  const int64_t chunks = (left_count + rows - 1) / rows, ranges = (right_count + kRange - 1) / kRange;
   const int64_t parts = shared ? ranges : 1;  // of the right texts, a task each
   Failure failure;
 #pragma omp parallel num_threads(threads)
   {
-    Buffer<float> panels, own_of, all;
-    std::vector<__m512> sums;
-    std::vector<float> logits;
+    std::unique_ptr<Sweep<Take>> sweep;
     failure.run([&] {
-      panels = Buffer<float>(static_cast<size_t>(kPanels) * 16 * hidden);
-      own_of = Buffer<float>(static_cast<size_t>(kPanels) * 16 * labels);
-      sums.resize(static_cast<size_t>(labels + 1) * kLeftRows);
-      logits.resize(labels);
-      all = Buffer<float>(static_cast<size_t>(labels) * 16);
+      sweep = std::make_unique<Sweep<Take>>(*this, read_.data(), read_bias_.data(), block, bounds.get(), take);
     });
-    // One left text and a panel of `count` right ones, of the row's sums and the right texts' own.
-    const auto give = [&](int64_t a, const __m512* sums_of, int64_t b, int count, const float* own) {
-      __mmask16 odd = 0;
-      for (int c = 0; c < labels; ++c) {
-        const __m512 base = _mm512_add_ps(_mm512_load_ps(own + c * 16), _mm512_set1_ps(read_bias_[c])),
-                     of_label = _mm512_add_ps(sums_of[c * kLeftRows], base);
-        odd |= odd_ones(of_label);
-        _mm512_store_ps(all.data() + c * 16, of_label);
-      }
-      if (odd & first_lanes(count)) return take.see(a, b + __builtin_ctz(odd & first_lanes(count)));
-      if (labels == 1) return take.one(a, b, all.data(), count);
-      for (int j = 0; j < count; ++j) {
-        for (int c = 0; c < labels; ++c) logits[c] = all.data()[c * 16 + j];
-        take.many(a, b + j, logits.data());
-      }
-    };
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < chunks * parts; ++task)
       failure.run([&] {
-        const int64_t chunk = task / parts * kLeftChunk, end = std::min(chunk + kLeftChunk, left_count);
+        const int64_t start = task / parts * rows;
+        sweep->take_chunk(start, std::min(start + rows, left_count));
         const int64_t first = shared ? task % parts : 0, after = shared ? first + 1 : ranges;
-        for (int64_t columns = first * kPanels * 16; columns < std::min(after * kPanels * 16, right_count);
-             columns += kPanels * 16) {
-          const int64_t last = std::min(columns + kPanels * 16, right_count);
-          for (int64_t b = columns; b < last; b += 16)
-            (use_gelu ? interleave<true> : interleave<false>)(right + b * hidden, std::min<int64_t>(16, last - b),
-                                                              hidden, labels, read_.data(),
-                                                              panels.data() + (b - columns) * hidden,
-                                                              own_of.data() + (b - columns) * labels);
-          // A panel stays in the nearest cache while the chunk's left rows go by.
-          const int together = labels == 1 ? 2 : 1;  // panels
-          for (int64_t b = columns; b < last; b += 16 * together) {
-            const float *panel = panels.data() + (b - columns) * hidden, *next = panel + 16 * hidden;
-            for (int64_t a = chunk; a < end; a += kLeftRows) {
-              const float* rows[kLeftRows];
-              for (int i = 0; i < kLeftRows; ++i) rows[i] = left + std::min(a + i, end - 1) * hidden;
-              if (labels == 1)
-                (use_gelu ? two_panel_sums<true> : two_panel_sums<false>)(rows, panel, next, read_.data(), hidden,
-                                                                          sums.data());
-              else
-                (use_gelu ? panel_sums<true> : panel_sums<false>)(rows, panel, read_.data(), hidden, labels,
-                                                                  sums.data());
-              for (int part = 0; part < together && b + 16 * part < last; ++part) {
-                const int64_t at = b + 16 * part;
-                const int count = static_cast<int>(std::min<int64_t>(16, last - at));
-                for (int i = 0; i < kLeftRows && a + i < end; ++i)
-                  give(a + i, sums.data() + part * kLeftRows + i, at, count, own_of.data() + (at - columns) * labels);
-              }
-            }
-          }
-        }
+        for (int64_t range = first; range < after; ++range)
+          sweep->score(range * kRange, std::min((range + 1) * kRange, right_count));
       });
+    if (sweep) left_out_ += sweep->left_out();
   }
   failure.rethrow();
 }
@@ -212,6 +367,13 @@ struct TakeBest : Takes<TakeBest> {
   bool keeps_left;
   TopK* of_right;
 
+  // Whether what is not worth having can be told by the left row alone; and from which logit on a pair is.
+  bool limited() const { return keeps_left && !of_right; }
+  float worth(int64_t a) const {
+    const TopK& own = *of_left.of(omp_get_thread_num());
+    const int64_t row = of_left.offset() + a;
+    return own.size(row) == own.k() ? own.hits(row)[0].score : -HUGE_VALF;
+  }
   void add(int64_t a, int64_t b, float score) const {
     if (keeps_left) of_left.of(omp_get_thread_num())->add(of_left.offset() + a, {score, right_offset + b});
     if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
@@ -240,6 +402,8 @@ struct TakeAbove : Takes<TakeAbove> {
   float threshold;
   std::vector<std::vector<Match>>* found;
 
+  bool limited() const { return true; }
+  float worth(int64_t) const { return threshold; }
   void add(int64_t a, int64_t b, float score) const {
     if (score > threshold) (*found)[omp_get_thread_num()].push_back({left_offset + a, right_offset + b, score});
   }
@@ -254,7 +418,8 @@ void FeedForwardHead::top_k(const float* left, int64_t left_count, const float* 
                             const Rank& rank, TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset,
                             int threads, Odd& odd) const {
   const int team = team_size(threads);
-  LeftBest best(of_left, left_count, right_count, left_offset, team, share_left(left_count, kLeftChunk, team));
+  LeftBest best(of_left, left_count, right_count, left_offset, team,
+                share_left(left_count, chunk_of(left_count, right_count), team));
   all_pairs(left, left_count, right, right_count, team,
             TakeBest{{rank, labels, left_offset, right_offset, odd}, best, of_left != nullptr, of_right});
   best.merge();

@@ -1,6 +1,7 @@
 // A feed-forward head of one hidden layer, folded: act(a + b) read by the classifier.
 // Instructions: those of feed_forward.cpp. Bound by: arithmetic, which `hidden_numbers_per_s` measures.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -23,15 +24,21 @@ class FeedForwardHead {
   void above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
              float threshold, int64_t left_offset, int64_t right_offset, int threads, std::vector<Match>& found,
              Odd& odd) const;
+  // Pairs that were left out because a bound of their logits was below what was asked for.
+  int64_t left_out() const { return left_out_; }
   const int hidden, labels;
   const bool use_gelu;
+  bool use_bounds = true;
 
  private:
+  bool bounds_pay(int64_t left_count, int64_t right_count) const;
+  int64_t chunk_of(int64_t left_count, int64_t right_count) const;
   template <class Take>
   void all_pairs(const float* left, int64_t left_count, const float* right, int64_t right_count, int threads,
                  Take take) const;
   Buffer<float> read_;
   std::vector<float> read_bias_;
+  mutable std::atomic<int64_t> left_out_{0};
 };
 
 // What a hidden number of a pair costs on registers alone: of ReLU a maximum and a multiply-add, of GELU an addition,

@@ -484,6 +484,9 @@ NB_MODULE(_native, m) {
 
   nb::class_<FeedForwardHead> feed_forward(m, "FeedForwardHead");
   feed_forward
+      .def_rw("use_bounds", &FeedForwardHead::use_bounds,
+              "Whether bounds in bytes say which pairs need no exact logit.")
+      .def_prop_ro("left_out", &FeedForwardHead::left_out, "Pairs that got no exact logit, of all calls so far.")
       .def(
           "__init__",
           [](FeedForwardHead* self, bool use_gelu, Matrix read, Numbers read_bias) {

@@ -270,6 +270,7 @@ void try_all() {
       try_feed_forward(16, labels, 1, 1, use_gelu, ++seed);
       try_feed_forward(48, labels, 7, 37, use_gelu, ++seed);
       try_feed_forward(32, labels, 3, 1100, use_gelu, ++seed);
+      try_feed_forward(32, labels, 70, 1100, use_gelu, ++seed);
       try_feed_forward(16, labels, 300, 5, use_gelu, ++seed);
       try_feed_forward(16, labels, 0, 5, use_gelu, ++seed);
     }

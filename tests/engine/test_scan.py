@@ -24,7 +24,7 @@ LEFT, RIGHT = 150, 210
 def test_each_pair_once_from_any_place(tiny_encoder: Path, tmp_path: Path, memory: int | None, rows: range) -> None:
     model = make_model(tiny_encoder, "feed_forward", ONE)
     scorer = Scorer(model, kernel="torch", memory_bytes=memory)
-    scorer.kernel.pairs_a_call = 3_000
+    scorer.kernel.pairs_a_call = scorer.kernel.most_pairs_a_call = 3_000
     sides = [
         scorer.load(side, j, folded=(tmp_path / str(j), "mark"))
         for j, side in enumerate(make_sides(model, LEFT, RIGHT))

@@ -46,7 +46,7 @@ class _Counting(Scorer):
     def __init__(self, model: DiPair, memory_bytes: int | None) -> None:
         super().__init__(model, kernel="torch", memory_bytes=memory_bytes)
         self.folded = {0: 0, 1: 0}
-        self.kernel.pairs_a_call = 1_000
+        self.kernel.pairs_a_call = self.kernel.most_pairs_a_call = 1_000
         prepare = self.kernel.prepare
 
         def counted(texts: Any, side: int) -> Any:

@@ -219,6 +219,8 @@ def _facts(report: MatchReport, output: str, reverse_output: str | None, top_k: 
         facts["folded"] = (
             f"{times} times each text of the two sides; {report.files_read / 1e9:.1f} GB read from their files"
         )
+    if report.skipped:
+        facts["skipped"] = f"{report.skipped:,} pairs, whose scores cannot reach what was asked for"
     if report.recall is not None:
         facts["recall"] = f"{recall_of(report)} of the exact top {top_k}, on {report.sampled:,} texts"
     return facts

@@ -29,7 +29,9 @@ _HIT_BYTES = 40  # of a match that is kept: in its heap, and twice as it is save
 _HEAPS_SHARE = 4  # of the memory
 _FEWEST_ROWS = 64
 
-Keep = Callable[[Any, Any, tuple[int, int]], None]
+_MANY_FOUND = 2**20  # pairs that one call finds, beyond which the next one is smaller
+
+Keep = Callable[[Any, Any, tuple[int, int]], int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,13 @@ class Blocks:
 
     Attributes:
         columns: texts of the second side in a block.
-        pairs_a_call: of a block with some texts of the first side.
+        pairs_a_call: of a block with some texts of the first side, at first.
+        most_pairs: of a call, where what is kept of so many takes no memory.
     """
 
     columns: int
     pairs_a_call: int
+    most_pairs: int
 
     @classmethod
     def of(cls, right: LoadedSide) -> Blocks:
@@ -62,14 +66,24 @@ class Blocks:
         if not (right.is_folded or right.fits(2)):
             room = right.memory_bytes // 2 // right.kept_bytes
             columns = max(1, room // right.chunk_texts) * right.chunk_texts
-        return cls(columns=min(columns, len(right)), pairs_a_call=right.kernel.pairs_a_call)
+        kernel = right.kernel
+        return cls(
+            columns=min(columns, len(right)), pairs_a_call=kernel.pairs_a_call, most_pairs=kernel.most_pairs_a_call
+        )
+
+    def next_call(self, pairs: int, found: int | None) -> int:
+        """How many pairs the next call may have, after one of `pairs` that found so many; None where only the best are kept."""
+        if found is None:
+            return self.most_pairs
+        return max(self.pairs_a_call, pairs // 2) if found > _MANY_FOUND else min(self.most_pairs, 2 * pairs)
 
 
 def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: range, place: Place) -> Iterator[Place]:
     """Shows `keep` all pairs of some texts of the first side and all of the second, each once.
 
     Args:
-        keep: is given prepared texts of both sides and the numbers of their first texts.
+        keep: is given prepared texts of both sides and the numbers of their first texts; it says how many pairs it keeps in
+            memory, or None where these are the best of each text alone.
         rows: of the first side, without gaps.
         place: where an earlier scan of these rows stopped; `Place(row=rows.start)` from the beginning.
 
@@ -78,19 +92,21 @@ def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: 
     """
     if left.is_folded or left.fits(2):
         _ = left.whole
+    pairs = blocks.pairs_a_call
     while place.first < len(right):
         if not place.last:
             place = replace(place, last=min(place.first + blocks.columns, len(right)), row=rows.start)
         if place.row < rows.stop:
             rights = right.block(place.first, place.last)
-            step = max(1, blocks.pairs_a_call // len(rights))
             for start, texts in left.pieces(range(place.row, rows.stop)):
-                for first in range(0, len(texts), step):
-                    lefts = texts
-                    if step < len(texts):
-                        lefts = left.kernel.form.part(texts, first, min(first + step, len(texts)))
-                    keep(lefts, rights, (start + first, place.first))
-                    place = replace(place, row=start + first + len(lefts))
+                first = 0
+                while first < len(texts):
+                    last = min(first + max(1, pairs // len(rights)), len(texts))
+                    whole = (first, last) == (0, len(texts))
+                    lefts = texts if whole else left.kernel.form.part(texts, first, last)
+                    pairs = blocks.next_call(pairs, keep(lefts, rights, (start + first, place.first)))
+                    first = last
+                    place = replace(place, row=start + last)
                     yield place
             del rights, lefts, texts
         place = Place(first=place.last, row=rows.start)

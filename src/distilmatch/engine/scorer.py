@@ -271,8 +271,9 @@ class Scorer:
     ) -> Iterator[Matches]:
         found: list[Matches] = []
 
-        def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
+        def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> int:
             found.append(self.above_block(lefts, rights, ranking, limit, offsets))
+            return len(found[-1].rows)
 
         with _bar(left, right, show_progress_bar) as bar:
             for _ in self.scan(left, right, keep, range(len(left)), Place(), bar.update):
@@ -362,13 +363,14 @@ class Scorer:
             scored: is told how many pairs were scored.
         """
 
-        def kept(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
+        def kept(lefts: Any, rights: Any, offsets: tuple[int, int]) -> int | None:
             try:
-                keep(lefts, rights, offsets)
+                found = keep(lefts, rights, offsets)
             except NotFinite as error:
                 raise error.of(pair_shown(left, right, error.rows)) from None
             if scored is not None:
                 scored(len(lefts) * len(rights))
+            return found
 
         yield from scan(left, right, Blocks.of(right), kept, rows, place)
 

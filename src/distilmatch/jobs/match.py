@@ -58,6 +58,8 @@ class MatchReport:
         rehearsal: of a dry run, what the match will take.
         folded: how often each text of the two sides was folded, in the mean, by this call.
         files_read: bytes of folded texts that it read from files; 0 where all of them fit in memory.
+        skipped: pairs that this call gave no exact score, since a bound of it was below what was asked for; the output is
+            what it would be with all scores.
     """
 
     rows: int
@@ -68,6 +70,7 @@ class MatchReport:
     rehearsal: Rehearsal | None = None
     folded: tuple[float, float] = (0.0, 0.0)
     files_read: int = 0
+    skipped: int = 0
 
 
 def match_folders(
@@ -175,6 +178,7 @@ def match_folders(
         sampled=0 if found is None else found.texts,
         folded=(sides[0].folded_texts / len(sides[0]), sides[1].folded_texts / len(sides[1])),
         files_read=sum(side.folder.read_bytes for side in sides if side.folder is not None),
+        skipped=run.skipped(),
     )
 
 
@@ -350,6 +354,11 @@ class _Run:
         self.question = question if k is None else question.replaced(top_k=min(k, len(sides[1])))
         self.writer = writer
         self._found_by: CandidateIndex | None = None
+        self._skipped_before = scorer.kernel.skipped_pairs
+
+    def skipped(self) -> int:
+        """Pairs that it gave no exact score."""
+        return self.scorer.kernel.skipped_pairs - self._skipped_before
 
     @property
     def _exact(self) -> ExactMatch:

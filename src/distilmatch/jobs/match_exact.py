@@ -129,8 +129,9 @@ class ExactMatch:
         assert limit is not None
         found: list[Matches] = []
 
-        def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
+        def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> int:
             found.append(self.scorer.above_block(lefts, rights, self.ranking, limit, offsets))
+            return sum(len(matches.rows) for matches in found)
 
         place = begun = _place(self.writer.place)
         for place in self.scorer.scan(self.left, self.right, keep, range(len(self.left)), begun, scored):

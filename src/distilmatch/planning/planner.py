@@ -384,7 +384,6 @@ def _random(model: DiPair, side: int, texts: int) -> TokenRepresentations:
 
 
 def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
-    ranking = Ranking(by="logit", label=0)
     n, m = (len(side) for side in prepared)
     if work.candidates is not None:
         rows = np.random.default_rng(0).integers(0, [n, m], (4096, 2))
@@ -393,27 +392,36 @@ def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: 
         more = int(min(2**22, max(1, 0.5 * seconds / (time.perf_counter() - started)) * len(rows)))
         rows = np.random.default_rng(1).integers(0, [n, m], (max(4096, more), 2))
         return rate(lambda: kernel.pairs(prepared, rows), len(rows), rounds=2, seconds=seconds / 2)
-    # A block of left texts against the whole sample, again and again into the same heaps, as the job does it: they
-    # are full after the first round.
-    best = kernel.best_rows(n, min(work.top_k, m))
+    return _all_pairs_rate(kernel, prepared, model, work, seconds)
 
-    def block() -> None:
-        kernel.top_k(prepared[0], prepared[1], ranking, best, None, (0, 0))
 
-    # A first, small block says how large a block the time has room for.
+def _all_pairs_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
+    """Pairs a second of left texts against all of the right ones, of which the sample is the first part.
+
+    What comes first finds heaps that are not full, and takes longer than what comes after it.
+    """
+    ranking = Ranking(by="logit", label=0)
+    n, m = (len(side) for side in prepared)
+
+    def block(texts: Any, best: Any) -> None:
+        kernel.top_k(texts, prepared[1], ranking, best, None, (0, 0))
+
+    def seconds_of(count: int) -> tuple[Any, Any, float]:
+        texts = prepared[0] if count == n else kernel.prepare(_random(model, 0, count), 0)
+        best = kernel.best_rows(count, min(work.top_k, m))
+        started = time.perf_counter()
+        block(texts, best)
+        return texts, best, time.perf_counter() - started
+
+    # Small blocks say how large a block the time has room for.
     count = max(1, min(n, 200_000 // m))
-    lefts = kernel.prepare(_random(model, 0, count), 0)
-    started = time.perf_counter()
-    kernel.top_k(lefts, prepared[1], ranking, kernel.best_rows(count, min(work.top_k, m)), None, (0, 0))
-    pairs_per_s = count * m / (time.perf_counter() - started)
-    if n * m / pairs_per_s <= seconds:
-        return rate(block, n * m, rounds=1, seconds=seconds / 2)
-    count = max(1, min(n, int(seconds / 2 * pairs_per_s / m)))
-    lefts = kernel.prepare(_random(model, 0, count), 0)
-    best = kernel.best_rows(count, min(work.top_k, m))
-    return rate(
-        lambda: kernel.top_k(lefts, prepared[1], ranking, best, None, (0, 0)), count * m, rounds=1, seconds=seconds / 2
-    )
+    spent = seconds_of(count)[2]
+    for _ in range(2):
+        count = max(1, min(n, int(seconds / 4 / spent * count)))
+        texts, best, spent = seconds_of(count)
+    first = spent / m  # a right text
+    then = count / rate(lambda: block(texts, best), count * m, rounds=1, seconds=seconds / 2)
+    return work.right * count / (min(work.right, m) * first + max(work.right - m, 0) * min(first, then))
 
 
 def _writing_rate(seconds: float) -> float:

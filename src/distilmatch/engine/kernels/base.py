@@ -33,11 +33,13 @@ class Kernel(Protocol):
         name: as users ask for it.
         pairs_a_call: how many a call of `top_k` or `above` should have: enough to work on, few enough that a progress bar
             moves.
+        most_pairs_a_call: of a call that keeps few of them, where more at once are faster.
         form: of the texts that it prepares.
     """
 
     name: str
     pairs_a_call: int
+    most_pairs_a_call: int
     form: Form
 
     def prepare(self, texts: TokenRepresentations, side: int) -> Prepared:
@@ -54,6 +56,11 @@ class Kernel(Protocol):
 
     def best_rows(self, rows: int, k: int) -> Any:
         """What `top_k` fills; `best` tells what it has kept so far, and `restore` adds what it told before."""
+        ...
+
+    @property
+    def skipped_pairs(self) -> int:
+        """Pairs of all calls so far that got no exact score, since a bound of it was below what was asked for."""
         ...
 
     def top_k(

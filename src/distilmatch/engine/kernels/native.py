@@ -148,6 +148,7 @@ class NativeKernel:
 
     name: str = "native"
     pairs_a_call: int = 2**20
+    most_pairs_a_call: int = 2**20
 
     def __init__(self, model: DiPair, threads: int | None = None, multiplier: Multiplier | None = None) -> None:
         """Packs the head's weights.
@@ -172,7 +173,9 @@ class NativeKernel:
         else:
             head = cast(FoldedFeedForward, self.folded)
             use_gelu = model.student.head_activation == "gelu"
-            self.pairs_a_call = 2**25
+            self.pairs_a_call = self.most_pairs_a_call = 2**25
+            if not use_gelu and self.labels == 1:  # whose bounds are made anew in each call
+                self.most_pairs_a_call = 2**32
             self.form = ArrayForm()
             self.head = self.native.FeedForwardHead(
                 use_gelu, _array(head.classifier.weight), _array(head.classifier.bias)
@@ -189,6 +192,11 @@ class NativeKernel:
         if isinstance(self.folded, FoldedFeedForward):
             return "fp32 in vectors (AVX-512)"
         return _UNITS[self.multiplier]
+
+    @property
+    def skipped_pairs(self) -> int:
+        """As `Kernel.skipped_pairs`; of a feed-forward head with ReLU and one label."""
+        return 0 if isinstance(self.folded, FoldedTransformer) else int(self.head.left_out)
 
     def prepare(self, texts: TokenRepresentations, side: int) -> Any:
         """As `Kernel.prepare`."""

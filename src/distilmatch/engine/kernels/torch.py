@@ -32,7 +32,8 @@ class TorchKernel:
     """Folded heads on the model's device, in fp32 or with products in bf16."""
 
     name: str = "torch"
-    pairs_a_call = 2**20
+    pairs_a_call = most_pairs_a_call = 2**20
+    skipped_pairs = 0
 
     def __init__(self, model: DiPair, precision: Precision = "fp32") -> None:
         """Folds the head's weights.

@@ -113,7 +113,7 @@ class TritonKernel(TorchKernel):
     """One-layer transformer heads and feed-forward heads of two sides on a GPU: bf16 products, fp32 sums."""
 
     name = "triton"
-    pairs_a_call = 2**30
+    pairs_a_call = most_pairs_a_call = 2**30
 
     def __init__(
         self, model: DiPair, tiles: Sequence[Tile] | None = None, operands: torch.dtype = torch.bfloat16

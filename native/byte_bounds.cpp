@@ -1,0 +1,194 @@
+#include "byte_bounds.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "numbers.h"
+#include "threads.h"
+
+namespace distilmatch {
+namespace {
+
+constexpr float kLargest = 1e30f;  // of numbers whose sums certainly are finite
+
+// The least and the largest of a column each, (2, hidden), and whether all numbers are finite.
+struct Extent {
+  Extent(const float* rows, int64_t count, int hidden, int threads) : columns(2 * static_cast<size_t>(hidden)) {
+    float *low = columns.data(), *high = low + hidden;
+    for (int x = 0; x < hidden; ++x) low[x] = kLargest, high[x] = -kLargest;
+    Failure failure;
+#pragma omp parallel num_threads(threads)
+    {
+      Buffer<float> own;
+      __mmask16 odd = 0;
+      failure.run([&] {
+        own = Buffer<float>(2 * static_cast<size_t>(hidden));
+        std::memcpy(own.data(), columns.data(), own.bytes());
+      });
+#pragma omp barrier
+#pragma omp for schedule(static) nowait
+      for (int64_t row = 0; row < count; ++row)
+        failure.run([&] {
+          for (int x = 0; x < hidden; x += 16) {
+            float *least = own.data() + x, *most = least + hidden;
+            const __m512 numbers = _mm512_loadu_ps(rows + row * hidden + x);
+            odd |= ~_mm512_cmp_ps_mask(_mm512_abs_ps(numbers), _mm512_set1_ps(kLargest), _CMP_LT_OQ);  // also NaN
+            _mm512_store_ps(least, _mm512_min_ps(_mm512_load_ps(least), numbers));
+            _mm512_store_ps(most, _mm512_max_ps(_mm512_load_ps(most), numbers));
+          }
+        });
+#pragma omp critical(extent)
+      failure.run([&] {
+        if (odd) usual = false;
+        for (int x = 0; x < hidden; ++x) {
+          low[x] = std::min(low[x], own[x]);
+          high[x] = std::max(high[x], own[hidden + x]);
+        }
+      });
+    }
+    failure.rethrow();
+  }
+  float low(int x) const { return columns[x]; }
+  float high(int x) const { return columns[columns.bytes() / sizeof(float) / 2 + x]; }
+
+  Buffer<float> columns;
+  bool usual = true;
+};
+
+inline __m512i four_bytes(const void* bytes) {  // in every lane
+  int all;
+  std::memcpy(&all, bytes, 4);
+  return _mm512_set1_epi32(all);
+}
+
+}  // namespace
+
+bool byte_bounds_supported() { return __builtin_cpu_supports("avx512vnni"); }
+
+ByteBounds::ByteBounds(const float* read, float bias, int hidden, const float* left, int64_t left_count,
+                       const float* right, int64_t right_count, int threads)
+    : read_(read), bias_(bias), hidden_(hidden), lows_(hidden), inverses_(hidden), weights_(hidden) {
+  const Extent lefts(left, left_count, hidden, threads), rights(right, right_count, hidden, threads);
+  any_ = lefts.usual && rights.usual && left_count > 0 && right_count > 0;
+  if (!any_) return;
+
+  std::vector<double> ranges(hidden);  // of what a column adds to a logit
+  double largest = 0, magnitude = std::fabs(bias), lowest = 0, half_steps = 0;
+  for (int x = 0; x < hidden; ++x) {
+    // What is below the other side's least number is never the maximum.
+    const float low = std::max(lefts.low(x), -rights.high(x)), high = std::max(lefts.high(x), -rights.low(x));
+    lows_[x] = low;
+    const double weight = read[x];
+    ranges[x] = std::fabs(weight) * (static_cast<double>(high) - low);
+    largest = std::max(largest, ranges[x]);
+    lowest += weight * low;
+    magnitude += std::fabs(weight) * std::max({std::fabs(lefts.low(x)), std::fabs(lefts.high(x)),
+                                               std::fabs(rights.low(x)), std::fabs(rights.high(x))});
+  }
+  any_ = magnitude < kLargest;
+  if (!any_) return;
+  const double unit = largest / (255. * 127.);
+  for (int x = 0; x < hidden; ++x) {
+    if (!(ranges[x] > 0)) continue;
+    const double times = std::ceil(127. * (ranges[x] / largest));
+    inverses_[x] = static_cast<float>(std::fabs(read[x]) / (unit * times));
+    weights_[x] = static_cast<int8_t>(read[x] < 0 ? -times : times);
+    half_steps += unit * times / 2;
+  }
+  unit_ = static_cast<float>(unit);
+  fp32_ = static_cast<float>((hidden + 64) * 0x1p-22 * magnitude);
+  slack_ = static_cast<float>(lowest + half_steps * 0.002 + fp32_);
+}
+
+// Columns x to x + 16 of a row on the grid; adds what that takes from a logit.
+__m128i ByteBounds::on_grid(__m512 numbers, int x, __m512& losses) const {
+  const __m512 from_low = _mm512_sub_ps(numbers, _mm512_load_ps(lows_.data() + x)),
+               steps =
+                   _mm512_max_ps(_mm512_mul_ps(from_low, _mm512_load_ps(inverses_.data() + x)), _mm512_setzero_ps());
+  const __m512i whole = _mm512_cvtps_epi32(steps);
+  const __m512 lost = _mm512_sub_ps(steps, _mm512_cvtepi32_ps(whole));
+  const __m512 times =
+      _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(weights_.data() + x))));
+  losses = _mm512_add_ps(losses, _mm512_max_ps(_mm512_mul_ps(lost, times), _mm512_setzero_ps()));
+  return _mm512_cvtusepi32_epi8(whole);
+}
+
+void ByteBounds::put_left(const float* rows, int64_t count, uint8_t* bytes, float* losses) const {
+  for (int64_t row = 0; row < count; ++row) {
+    __m512 lost = _mm512_setzero_ps();
+    for (int x = 0; x < hidden_; x += 16)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + row * hidden_ + x),
+                       on_grid(_mm512_loadu_ps(rows + row * hidden_ + x), x, lost));
+    losses[row] = unit_ * _mm512_reduce_add_ps(lost);
+  }
+}
+
+void ByteBounds::put_panel(const float* right, int64_t first, int count, uint8_t* bytes, float* most) const {
+  for (int j = 0; j < count; ++j) {
+    __m512 lost = _mm512_setzero_ps(), own = _mm512_setzero_ps();
+    for (int x = 0; x < hidden_; x += 16) {
+      const __m512 numbers = _mm512_loadu_ps(right + (first + j) * hidden_ + x);
+      own = _mm512_fmadd_ps(numbers, _mm512_load_ps(read_ + x), own);
+      alignas(16) uint32_t fours[4];
+      _mm_store_si128(reinterpret_cast<__m128i*>(fours), on_grid(_mm512_sub_ps(_mm512_setzero_ps(), numbers), x, lost));
+      for (int i = 0; i < 4; ++i) std::memcpy(bytes + (x / 4 + i) * 64 + j * 4, &fours[i], 4);
+    }
+    most[j] = _mm512_reduce_add_ps(_mm512_fmadd_ps(lost, _mm512_set1_ps(unit_), own)) + bias_;
+  }
+}
+
+float ByteBounds::nearly(const float* left, const float* right) const {
+  __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (int x = 0; x < hidden_; x += 16) {
+    const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(right + x), _mm512_loadu_ps(left + x));
+    sums[x / 16 % 2] = _mm512_fmadd_ps(relu(sum), _mm512_load_ps(read_ + x), sums[x / 16 % 2]);
+  }
+  return _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) + bias_ + fp32_;
+}
+
+void ByteBounds::reach(const uint8_t* const* left, const uint8_t* panels, const float* most, const float* limits,
+                       __mmask16* masks) const {
+  __m512i sums[kRows][kPanels];
+  for (auto& row : sums)
+    for (auto& sum : row) sum = _mm512_setzero_si512();
+  const uint8_t* next = panels + 16 * static_cast<size_t>(hidden_);
+  for (int x = 0; x < hidden_; x += 4) {
+    const __m512i b = _mm512_load_si512(panels + x * 16), d = _mm512_load_si512(next + x * 16);
+    const __m512i weights = four_bytes(weights_.data() + x);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      const __m512i a = four_bytes(left[i] + x);
+      sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], _mm512_max_epu8(b, a), weights);
+      sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], _mm512_max_epu8(d, a), weights);
+    }
+  }
+  const __m512 unit = _mm512_set1_ps(unit_);
+  for (int panel = 0; panel < kPanels; ++panel) {
+    const __m512 added = _mm512_load_ps(most + 16 * panel);
+    for (int i = 0; i < kRows; ++i)
+      masks[i * kPanels + panel] = _mm512_cmp_ps_mask(_mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][panel]), unit, added),
+                                                      _mm512_set1_ps(limits[i]), _CMP_GE_OQ);
+  }
+}
+
+void ByteBounds::exact(const float* left, const float* right, const int64_t* pairs, int count, float* logits) const {
+  const float *a[kExact], *b[kExact];
+  float sums[kExact] = {}, own[kExact] = {};
+  for (int i = 0; i < kExact; ++i) {
+    const int64_t* pair = pairs + 2 * std::min(i, count - 1);
+    a[i] = left + pair[0] * hidden_, b[i] = right + pair[1] * hidden_;
+  }
+  for (int x = 0; x < hidden_; ++x) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kExact; ++i) {
+      sums[i] = std::fma(std::max(-b[i][x], a[i][x]), read_[x], sums[i]);
+      own[i] = std::fma(b[i][x], read_[x], own[i]);
+    }
+  }
+  for (int i = 0; i < count; ++i) logits[i] = sums[i] + (own[i] + bias_);
+}
+
+}  // namespace distilmatch
