@@ -44,6 +44,7 @@ from distilmatch.types import TokenRepresentations
 _SECONDS = 4.0
 _TEXTS_ENCODED = 256
 _TEXTS_FOLDED = 2048
+_TEXTS_SCORED = 2**16  # of the right side, where a kernel skips pairs
 _ROWS_WRITTEN = 200_000
 _LEAST_MEMORY = 600 * 2**20  # Python, PyTorch and the libraries around them
 _ID_BYTES = 64  # key, id and row number of a text in the folder's Parquet files
@@ -377,10 +378,19 @@ def _evenly(texts: Sequence[str], count: int) -> list[str]:
     return [ordered[place] for place in places]
 
 
-def _random(model: DiPair, side: int, texts: int) -> TokenRepresentations:
+def _random(model: DiPair, side: int, texts: int, seed: int = 0) -> TokenRepresentations:
     kept, width = model.student.kept_vectors[side], model.student.vector_width
-    tokens = torch.randn(texts, kept, width, generator=torch.Generator().manual_seed(side))
+    tokens = torch.randn(texts, kept, width, generator=torch.Generator().manual_seed(2 * seed + side))
     return TokenRepresentations(tokens, torch.ones(texts, kept, dtype=torch.bool))
+
+
+def _many(kernel: Kernel, model: DiPair, like: Any, count: int) -> Any:
+    """Random texts of the right side, prepared; a few at a time, so that their tokens take no memory together."""
+    texts, step = kernel.form.room(like, count), len(like)
+    for start in range(0, count, step):
+        part = _random(model, 1, min(step, count - start), 1 + start)
+        kernel.form.put(texts, start, kernel.prepare(part, 1))
+    return texts
 
 
 def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
@@ -398,16 +408,21 @@ def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: 
 def _all_pairs_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
     """Pairs a second of left texts against all of the right ones, of which the sample is the first part.
 
-    What comes first finds heaps that are not full, and takes longer than what comes after it.
+    What comes first finds heaps that are not full, and takes longer than what comes after it. Where a kernel skips pairs,
+    it skips the more of them the more texts it has seen.
     """
     ranking = Ranking(by="logit", label=0)
     n, m = (len(side) for side in prepared)
+    rights = prepared[1]
+    if kernel.most_pairs_a_call > kernel.pairs_a_call and m < work.right:
+        rights = _many(kernel, model, prepared[1], min(work.right, _TEXTS_SCORED))
+        n, m = min(work.left, 2 * _TEXTS_FOLDED), len(rights)
 
     def block(texts: Any, best: Any) -> None:
-        kernel.top_k(texts, prepared[1], ranking, best, None, (0, 0))
+        kernel.top_k(texts, rights, ranking, best, None, (0, 0))
 
     def seconds_of(count: int) -> tuple[Any, Any, float]:
-        texts = prepared[0] if count == n else kernel.prepare(_random(model, 0, count), 0)
+        texts = prepared[0] if count == len(prepared[0]) else kernel.prepare(_random(model, 0, count), 0)
         best = kernel.best_rows(count, min(work.top_k, m))
         started = time.perf_counter()
         block(texts, best)
