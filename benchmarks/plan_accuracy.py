@@ -3,8 +3,9 @@
     python -m benchmarks.plan_accuracy [--most-pairs N] [--generated N] [--work DIR]
 
 Each job is what a user would run: two `encode` and one `match`, processes of their own, on texts of random words; the plan
-is made before, from the same texts. Larger jobs match folders of random representations that nothing encodes (`plan --encoded`):
-in memory, in a quarter of what one side's folded texts take, and with candidates. The error is |planned - real| / real.
+is made before, from the same texts. Larger jobs match folders of random representations that nothing encodes, at which the plan
+looks too: in memory, in a quarter of what one side's folded texts take, with a threshold, and with candidates. The error is
+|planned - real| / real.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 SIZES = {"transformer": (300, 1000, 3000), "feed_forward": (300, 1000, 3000, 10_000)}
 CANDIDATES = 100
+THRESHOLD = 0.99  # that few of the random pairs reach
 WORDS = ["red", "blue", "large", "small", "wooden", "chair", "table", "lamp", "with", "for", "garden", "kitchen", "set"]
 
 
@@ -86,25 +88,25 @@ def job(model: Path, size: int, candidates: int | None, work: Path) -> tuple[flo
 
 
 def generated_job(
-    model: Path, size: int, candidates: int | None, memory: float | None, work: Path
+    model: Path, size: int, candidates: int | None, memory: float | None, threshold: float | None, work: Path
 ) -> tuple[float, float]:
-    """Planned and real seconds of matching folders of random representations.
+    """Planned and real seconds of matching folders of random representations; the plan looks at these.
 
     Args:
         memory: GB for folded texts.
+        threshold: all pairs above it in the place of the ten best.
     """
     loaded = DiPair.from_pretrained(model).eval()
     for j, name in enumerate(("left", "right")):
         write_side(loaded, j, size, work / f"{size}-{name}")
     some = ["--candidates", str(candidates)] if candidates else []
     some += [] if memory is None else ["--memory", f"{memory:.3f}"]
-    command(
-        "plan", model, "--left", str(size), "--right", str(size), "--encoded", *some, "--no-smaller", "--json", work / "plan.json"
-    )  # fmt: skip
+    sides = [word for name in ("left", "right") for word in (f"--{name}", work / f"{size}-{name}" / "folder")]
+    command("plan", model, *sides, *some, "--no-smaller", "--json", work / "plan.json")
     planned = json.loads((work / "plan.json").read_text())["total_seconds"]
     (work / "matches.parquet").unlink(missing_ok=True)
-    sides = [word for name in ("left", "right") for word in (f"--{name}", work / f"{size}-{name}" / "folder")]
-    return planned, command("match", model, *sides, "--top-k", "10", *some, "--output", work / "matches.parquet")
+    kept = ["--top-k", "10"] if threshold is None else ["--threshold", str(threshold)]
+    return planned, command("match", model, *sides, *kept, *some, "--output", work / "matches.parquet")
 
 
 def main() -> None:
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--generated", type=int, default=100_000, help="texts a side of the larger jobs of a feed-forward head"
     )
+    parser.add_argument("--candidates", type=int, default=100_000, help="texts a side of the job that finds candidates")
     parser.add_argument("--work", type=Path, default=Path("runs/plan_accuracy"))
     arguments = parser.parse_args()
     metrics: dict[str, float] = {}
@@ -128,10 +131,16 @@ def main() -> None:
         made = [(f"{head}_{size}x{size}", partial(job, model, size, some, work), some) for size, some in jobs]
         if head == "feed_forward" and arguments.generated:
             size, quarter = arguments.generated, arguments.generated * 1024 / 4e9
-            for some, memory in ((None, None), (None, quarter), (CANDIDATES, None)):
-                beside = f"_in_{1000 * memory:.0f}_mb" if memory else ""
-                name = f"{head}_generated_{size}x{size}{beside}"
-                made.append((name, partial(generated_job, model, size, some, memory, work), some))
+            larger: list[tuple[int, int | None, float | None, float | None]] = [
+                (size, None, None, None),
+                (size, None, quarter, None),
+                (size, None, None, THRESHOLD),
+                (arguments.candidates, CANDIDATES, None, None),
+            ]
+            for count, some, memory, threshold in larger:
+                beside = f"_in_{1000 * memory:.0f}_mb" if memory else "_above" if threshold else ""
+                name = f"{head}_generated_{count}x{count}{beside}"
+                made.append((name, partial(generated_job, model, count, some, memory, threshold, work), some))
         for name, run, candidates in made:
             planned, real = run()
             name += f"_{candidates}_candidates" if candidates else ""

@@ -10,7 +10,6 @@
 #include "threads.h"
 
 namespace distilmatch {
-namespace {
 
 constexpr float kLargest = 1e30f;  // of numbers whose sums certainly are finite
 
@@ -53,10 +52,13 @@ struct Extent {
   }
   float low(int x) const { return columns[x]; }
   float high(int x) const { return columns[columns.bytes() / sizeof(float) / 2 + x]; }
+  float size(int x) const { return std::max(std::fabs(low(x)), std::fabs(high(x))); }
 
   Buffer<float> columns;
   bool usual = true;
 };
+
+namespace {
 
 inline __m512i four_bytes(const void* bytes) {  // in every lane
   int all;
@@ -68,9 +70,15 @@ inline __m512i four_bytes(const void* bytes) {  // in every lane
 
 bool byte_bounds_supported() { return __builtin_cpu_supports("avx512vnni"); }
 
-ByteBounds::ByteBounds(const float* read, float bias, int hidden, const float* left, int64_t left_count,
+ByteBounds::ByteBounds(const float* read, float bias, int hidden, bool use_gelu, const float* left, int64_t left_count,
                        const float* right, int64_t right_count, int threads)
-    : read_(read), bias_(bias), hidden_(hidden), lows_(hidden), inverses_(hidden), weights_(hidden) {
+    : read_(read),
+      bias_(bias),
+      hidden_(hidden),
+      use_gelu_(use_gelu),
+      lows_(hidden),
+      inverses_(hidden),
+      weights_(hidden) {
   const Extent lefts(left, left_count, hidden, threads), rights(right, right_count, hidden, threads);
   any_ = lefts.usual && rights.usual && left_count > 0 && right_count > 0;
   if (!any_) return;
@@ -85,8 +93,7 @@ ByteBounds::ByteBounds(const float* read, float bias, int hidden, const float* l
     ranges[x] = std::fabs(weight) * (static_cast<double>(high) - low);
     largest = std::max(largest, ranges[x]);
     lowest += weight * low;
-    magnitude += std::fabs(weight) * std::max({std::fabs(lefts.low(x)), std::fabs(lefts.high(x)),
-                                               std::fabs(rights.low(x)), std::fabs(rights.high(x))});
+    magnitude += std::fabs(weight) * (static_cast<double>(lefts.size(x)) + rights.size(x));
   }
   any_ = magnitude < kLargest;
   if (!any_) return;
@@ -100,7 +107,22 @@ ByteBounds::ByteBounds(const float* read, float bias, int hidden, const float* l
   }
   unit_ = static_cast<float>(unit);
   fp32_ = static_cast<float>((hidden + 64) * 0x1p-22 * magnitude);
-  slack_ = static_cast<float>(lowest + half_steps * 0.002 + fp32_);
+  slack_ = static_cast<float>(lowest + half_steps * 0.002 + fp32_ + (use_gelu ? gelu_slack(lefts, rights) : 0));
+}
+
+// How much more than with ReLU a logit can be with GELU as the kernel computes it.
+double ByteBounds::gelu_slack(const Extent& lefts, const Extent& rights) const {
+  constexpr double kMost = 0.1699713, kError = 2.2e-4;  // of ReLU less GELU; of the polynomial up to 6, and a little
+  constexpr float kFar = 1024;                          // beyond 4 the error grows with the number
+  const double growth =
+      std::max(std::fabs(_mm512_cvtss_f32(gelu(_mm512_set1_ps(kFar))) / static_cast<double>(kFar) - 1),
+               std::fabs(_mm512_cvtss_f32(gelu(_mm512_set1_ps(-kFar))) / static_cast<double>(kFar)));
+  double slack = 0;
+  for (int x = 0; x < hidden_; ++x) {
+    const double weight = std::fabs(read_[x]), farthest = static_cast<double>(lefts.size(x)) + rights.size(x);
+    slack += (read_[x] < 0 ? kMost * weight : 0) + weight * (kError + 1.01 * growth * farthest);
+  }
+  return slack;
 }
 
 // Columns x to x + 16 of a row on the grid; adds what that takes from a logit.
@@ -144,7 +166,7 @@ float ByteBounds::nearly(const float* left, const float* right) const {
   __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (int x = 0; x < hidden_; x += 16) {
     const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(right + x), _mm512_loadu_ps(left + x));
-    sums[x / 16 % 2] = _mm512_fmadd_ps(relu(sum), _mm512_load_ps(read_ + x), sums[x / 16 % 2]);
+    sums[x / 16 % 2] = _mm512_fmadd_ps(use_gelu_ ? gelu(sum) : relu(sum), _mm512_load_ps(read_ + x), sums[x / 16 % 2]);
   }
   return _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) + bias_ + fp32_;
 }
@@ -175,20 +197,27 @@ void ByteBounds::reach(const uint8_t* const* left, const uint8_t* panels, const 
 }
 
 void ByteBounds::exact(const float* left, const float* right, const int64_t* pairs, int count, float* logits) const {
-  const float *a[kExact], *b[kExact];
-  float sums[kExact] = {}, own[kExact] = {};
+  alignas(64) int64_t a[kExact], b[kExact];
   for (int i = 0; i < kExact; ++i) {
     const int64_t* pair = pairs + 2 * std::min(i, count - 1);
-    a[i] = left + pair[0] * hidden_, b[i] = right + pair[1] * hidden_;
+    a[i] = pair[0] * hidden_, b[i] = pair[1] * hidden_;
   }
+  const __m512i lefts = _mm512_load_si512(a), rights = _mm512_load_si512(b);
+  __m512 sums = _mm512_setzero_ps(), own = _mm512_setzero_ps();
   for (int x = 0; x < hidden_; ++x) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kExact; ++i) {
-      sums[i] = std::fma(std::max(-b[i][x], a[i][x]), read_[x], sums[i]);
-      own[i] = std::fma(b[i][x], read_[x], own[i]);
+    const __m512 one = _mm512_castps256_ps512(_mm512_i64gather_ps(lefts, left + x, 4)),
+                 other = _mm512_castps256_ps512(_mm512_i64gather_ps(rights, right + x, 4)),
+                 weight = _mm512_set1_ps(read_[x]);
+    if (use_gelu_) {
+      sums = _mm512_fmadd_ps(gelu(_mm512_add_ps(other, one)), weight, sums);
+    } else {
+      sums = _mm512_fmadd_ps(_mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), other), one), weight, sums);
+      own = _mm512_fmadd_ps(other, weight, own);
     }
   }
-  for (int i = 0; i < count; ++i) logits[i] = sums[i] + (own[i] + bias_);
+  alignas(64) float all[16];
+  _mm512_store_ps(all, _mm512_add_ps(sums, _mm512_add_ps(own, _mm512_set1_ps(bias_))));
+  std::copy(all, all + count, logits);
 }
 
 }  // namespace distilmatch

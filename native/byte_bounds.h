@@ -1,4 +1,4 @@
-// Upper bounds of the logits of a feed-forward head with ReLU, in bytes: most pairs are below what anybody asks for,
+// Upper bounds of the logits of a feed-forward head, in bytes: most pairs are below what anybody asks for,
 // and need no exact logit.
 //
 // max(a, -b) of a hidden number x is put on a grid that both sides share, so that the maximum of two grid points is the
@@ -17,12 +17,14 @@
 
 namespace distilmatch {
 
+struct Extent;
+
 class ByteBounds {
  public:
   static constexpr int kRows = 4, kPanels = 2;  // whose sums are made together; a panel is 16 right texts
   // The grid of all of `left` (n, hidden) and `right` (m, hidden).
-  ByteBounds(const float* read, float bias, int hidden, const float* left, int64_t left_count, const float* right,
-             int64_t right_count, int threads);
+  ByteBounds(const float* read, float bias, int hidden, bool use_gelu, const float* left, int64_t left_count,
+             const float* right, int64_t right_count, int threads);
   // Whether there is one: not for numbers that are not finite, or so large that a sum of them is not.
   bool any() const { return any_; }
   // Rows of the left side, (count, hidden) bytes, and what they may lose by rounding, (count,).
@@ -42,11 +44,13 @@ class ByteBounds {
   void exact(const float* left, const float* right, const int64_t* pairs, int count, float* logits) const;
 
  private:
+  double gelu_slack(const Extent& lefts, const Extent& rights) const;
   __m128i on_grid(__m512 numbers, int x, __m512& losses) const;
 
   const float* read_;
   const float bias_;
   const int hidden_;
+  const bool use_gelu_;
   bool any_ = true;
   float unit_ = 0;   // of the sums of bytes
   float slack_ = 0;  // what the grid's lowest points add to a logit, and what its own rounding and fp32's may take

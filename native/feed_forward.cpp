@@ -295,8 +295,7 @@ class Sweep {
 }  // namespace
 
 bool FeedForwardHead::bounds_pay(int64_t left_count, int64_t right_count) const {
-  return use_bounds && labels == 1 && !use_gelu && std::min(left_count, right_count) >= kFewest &&
-         byte_bounds_supported();
+  return use_bounds && labels == 1 && std::min(left_count, right_count) >= kFewest && byte_bounds_supported();
 }
 
 int64_t FeedForwardHead::chunk_of(int64_t left_count, int64_t right_count) const {
@@ -309,8 +308,8 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
   const Block block{left, right, left_count, right_count};
   std::unique_ptr<ByteBounds> bounds;
   if (take.limited() && bounds_pay(left_count, right_count)) {
-    bounds = std::make_unique<ByteBounds>(read_.data(), read_bias_[0], hidden, left, left_count, right, right_count,
-                                          threads);
+    bounds = std::make_unique<ByteBounds>(read_.data(), read_bias_[0], hidden, use_gelu, left, left_count, right,
+                                          right_count, threads);
     if (!bounds->any()) bounds.reset();
   }
   const int64_t rows = chunk_of(left_count, right_count);

@@ -1,12 +1,13 @@
-"""Writes every page, and the picture of the README: `python -m benchmarks.pages`."""
+"""Writes every page, and its pictures: `python -m benchmarks.pages`."""
 
 from __future__ import annotations
 
-from benchmarks.pages import engine, picture, quality, strong_teacher, sts, teachers
+from benchmarks.pages import engine, out_of_memory, picture, quality, strong_teacher, sts, teachers
 
 for page in (engine, quality, strong_teacher, sts, teachers):
     page.TARGET.write_text(page.render(), encoding="utf-8")
 picture.TARGET.write_bytes(picture.render())
+out_of_memory.TARGET.write_bytes(out_of_memory.render())
 plot = strong_teacher.draw()
 if plot is not None:
     strong_teacher.PLOT.write_bytes(plot)

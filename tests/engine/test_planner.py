@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.native_module import native_module, runs_native
-from distilmatch.errors import ConfigError
+from distilmatch.engine.scorer import Scorer
+from distilmatch.errors import ConfigError, ModelError
 from distilmatch.models import DiPair
 from distilmatch.planning.match_stages import CandidateRates
 from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
+from distilmatch.planning.samples import Samples
 
 from .shared import RATES
 
@@ -52,6 +55,24 @@ def test_every_stage_is_measured(tiny_encoder: Path, candidates: int | None) -> 
     assert found.memory_share > 0 and found.product_share is not None and found.product_share > 0
     names = [other.change for other in smaller_settings(student, work, rates, kernel="torch", seconds=0.05)]
     assert names == ["2 + 3 tokens", "ReLU in the head", "no similarities in the head", "a feed-forward head"]
+
+
+def test_the_jobs_own_representations_are_measured(tiny_encoder: Path) -> None:
+    student, other = model(tiny_encoder), model(tiny_encoder, kept_tokens=(4, 5))
+    sides = [Samples(student).of(side, count) for side, count in enumerate((60, 300))]
+    scorer = Scorer(student, kernel="torch")
+    samples = Samples(student, [scorer.load(texts, side) for side, texts in enumerate(sides)])
+    some, more = samples.of(1, 40, seed=1).tokens, samples.of(1, 400, seed=1).tokens
+    every = {row.numpy().tobytes() for row in sides[1].tokens}
+    assert len({row.numpy().tobytes() for row in some} & every) == 40 and len(more) == 400
+    assert not np.array_equal(some, samples.of(1, 40, seed=2).tokens)
+    joined = samples.prepared(scorer.kernel, 1, scorer.kernel.prepare(samples.of(1, 64), 1), 100)
+    assert len(joined) == 100
+    work = Work(left=60, right=300, candidates=5, encode=False)
+    found = calibrate(student, work, folders=sides, kernel="torch", seconds=0.05)
+    assert found.candidates is not None and found.candidates.texts == 300
+    with pytest.raises(ModelError, match="keeps"):
+        calibrate(other, work, folders=sides, kernel="torch", seconds=0.05)
 
 
 def test_a_lexical_student_is_planned(tiny_encoder: Path) -> None:

@@ -28,12 +28,15 @@ from distilmatch.cli.options import (
 
 if TYPE_CHECKING:
     from distilmatch.planning.planner import Plan, Work
+    from distilmatch.store.folder import RepresentationFolder
 
 
 def run(
     model: ModelPath,
-    left: str = typer.Option(..., "--left", help="Number of left texts, such as 1e6."),
-    right: str = typer.Option(..., "--right", help="Number of right texts."),
+    left: str = typer.Option(
+        ..., "--left", help="Number of left texts, such as 1e6, or the folder of their representations."
+    ),
+    right: str = typer.Option(..., "--right", help="The same of the right texts."),
     candidates: str | None = typer.Option(
         None, "--candidates", help="Candidates to score for each left text.", show_default="all right texts"
     ),
@@ -79,12 +82,14 @@ def run(
     one_of("--index", index, ("flat", "hnsw", "ivf"))
     from distilmatch.planning.planner import Work, calibrate, plan, smaller_settings
 
+    folders = _folders(left, right)
+    counts = [_count("--left", left), _count("--right", right)] if folders is None else [len(side) for side in folders]
     work = Work(
-        left=_count("--left", left),
-        right=_count("--right", right),
+        left=counts[0],
+        right=counts[1],
         candidates=None if candidates is None else _count("--candidates", candidates),
         top_k=top_k,
-        encode=encode,
+        encode=encode and folders is None,
         dtype=number_format,
         machines=machines,
         memory_bytes=bytes_of(memory),
@@ -94,9 +99,9 @@ def run(
         check_json(json_output, {"the student": model, "--sample": sample})
     typer.echo("Measuring this machine ...", err=True)
     student = student_of(model, device)
-    texts = _texts(sample, text_columns, text_templates, words) if encode else None
+    texts = _texts(sample, text_columns, text_templates, words) if work.encode else None
     settings: dict[str, Any] = {"texts": texts, "kernel": kernel, "threads": threads, "precision": precision}
-    rates = calibrate(student, work, start=seconds_so_far(), **settings)
+    rates = calibrate(student, work, folders=folders, start=seconds_so_far(), **settings)
     estimate = plan(student, work, rates)
     _show(estimate, work, rates.kernel)
     say_busy()
@@ -163,13 +168,28 @@ def _on(work: Work, machines: int) -> Work:
     return replace(work, machines=machines)
 
 
+def _folders(left: str, right: str) -> list[RepresentationFolder] | None:
+    """The folders of both sides; None where these are numbers."""
+    from distilmatch.errors import ConfigError
+    from distilmatch.store.folder import opened_folder
+
+    found = [Path(value).is_dir() for value in (left, right)]
+    if not any(found):
+        return None
+    if not all(found):
+        raise ConfigError("give the folders of both sides, or the numbers of both: --left and --right are one of each")
+    return [opened_folder(value) for value in (left, right)]
+
+
 def _count(option: str, value: str) -> int:
     from distilmatch.errors import ConfigError
 
     try:
         number = float(value.replace(",", "").replace("_", ""))
     except ValueError as error:
-        raise ConfigError(f"{option} must be a number such as 1000000 or 1e6, not {value!r}") from error
+        raise ConfigError(
+            f"{option} must be a number such as 1000000 or 1e6, or a folder that encode wrote, not {value!r}"
+        ) from error
     if not 1 <= number < 2**63:
         raise ConfigError(f"{option} must be at least 1, not {value!r}")
     return int(number)

@@ -14,6 +14,7 @@ Shape legend: n, m texts of the two sides.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ _HIT_BYTES = 40  # of a match that is kept: in its heap, and twice as it is save
 _HEAPS_SHARE = 4  # of the memory
 _FEWEST_ROWS = 64
 
+_CALL_SECONDS = 2.0  # after which a progress bar should move
 _MANY_FOUND = 2**20  # pairs that one call finds, beyond which the next one is smaller
 
 Keep = Callable[[Any, Any, tuple[int, int]], int | None]
@@ -52,7 +54,7 @@ class Blocks:
     Attributes:
         columns: texts of the second side in a block.
         pairs_a_call: of a block with some texts of the first side, at first.
-        most_pairs: of a call, where what is kept of so many takes no memory.
+        most_pairs: of a call, while calls are short and find few.
     """
 
     columns: int
@@ -71,11 +73,13 @@ class Blocks:
             columns=min(columns, len(right)), pairs_a_call=kernel.pairs_a_call, most_pairs=kernel.most_pairs_a_call
         )
 
-    def next_call(self, pairs: int, found: int | None) -> int:
-        """How many pairs the next call may have, after one of `pairs` that found so many; None where only the best are kept."""
-        if found is None:
-            return self.most_pairs
-        return max(self.pairs_a_call, pairs // 2) if found > _MANY_FOUND else min(self.most_pairs, 2 * pairs)
+    def next_call(self, pairs: int, found: int | None, seconds: float) -> int:
+        """How many pairs the next call may have, after one of `pairs` that took so long and found so many; None where only
+        the best of each text are kept.
+        """
+        if seconds > 2 * _CALL_SECONDS or (found is not None and found > _MANY_FOUND):
+            return max(self.pairs_a_call, pairs // 2)
+        return pairs if seconds > _CALL_SECONDS else min(self.most_pairs, 2 * pairs)
 
 
 def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: range, place: Place) -> Iterator[Place]:
@@ -104,7 +108,9 @@ def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: 
                     last = min(first + max(1, pairs // len(rights)), len(texts))
                     whole = (first, last) == (0, len(texts))
                     lefts = texts if whole else left.kernel.form.part(texts, first, last)
-                    pairs = blocks.next_call(pairs, keep(lefts, rights, (start + first, place.first)))
+                    began = time.perf_counter()
+                    found = keep(lefts, rights, (start + first, place.first))
+                    pairs = blocks.next_call(pairs, found, time.perf_counter() - began)
                     first = last
                     place = replace(place, row=start + last)
                     yield place

@@ -131,7 +131,7 @@ class ExactMatch:
 
         def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> int:
             found.append(self.scorer.above_block(lefts, rights, self.ranking, limit, offsets))
-            return sum(len(matches.rows) for matches in found)
+            return len(found[-1].rows)
 
         place = begun = _place(self.writer.place)
         for place in self.scorer.scan(self.left, self.right, keep, range(len(self.left)), begun, scored):

@@ -21,10 +21,10 @@ from distilmatch.engine.matches import sampled_texts
 from distilmatch.engine.question import IndexKind
 from distilmatch.engine.scan import rows_in_memory
 from distilmatch.engine.scorer import Scorer
-from distilmatch.models import DiPair
 from distilmatch.models.pooled import pooled_vectors
 from distilmatch.models.stamps import check_numbers
 from distilmatch.planning.limits import rate
+from distilmatch.planning.samples import Samples
 from distilmatch.store.codec import StoredDtype
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 from distilmatch.types import TokenRepresentations
@@ -103,27 +103,40 @@ class CandidateRates:
 
 
 def candidate_rates(
-    model: DiPair,
+    samples: Samples,
     sides: Sequence[TokenRepresentations],
     candidates: int,
     kind: IndexKind,
     exact: float,
     seconds: float,
 ) -> CandidateRates:
-    """Measured on random texts, `exact` given."""
+    """Measured on texts of the samples, `exact` given."""
+    model = samples.model
     right = pooled_vectors(model, sides[1])
     pooled = rate(lambda: pooled_vectors(model, sides[1]), len(right), rounds=1, seconds=seconds)
-    # Vectors near some others, as texts are: an index of points that lie nowhere near one another would take longer.
+    vectors = _like(samples, right)
+    started = time.perf_counter()
+    index = CandidateIndex(vectors, kind)
+    indexed = len(vectors) / (time.perf_counter() - started)
+    queries = pooled_vectors(model, sides[0])[:512]
+    searched = rate(lambda: index.nearest(queries, candidates), len(queries), rounds=1, seconds=seconds)
+    return CandidateRates(texts=len(vectors), pooled=pooled, indexed=indexed, searched=searched, exact=exact)
+
+
+def _like(samples: Samples, right: np.ndarray) -> np.ndarray:
+    """Vectors of more right texts than were sampled: of the job's own folder, or near those that are there, as texts are. An
+    index of points that lie nowhere near one another takes longer to build.
+    """
+    if samples.folders is not None:
+        count = min(_MOST_INDEXED, len(samples.folders[1]))
+        parts = range(0, count, _SHARD)
+        return np.concatenate(
+            [pooled_vectors(samples.model, samples.of(1, min(_SHARD, count - start), 1 + start)) for start in parts]
+        )
     random = np.random.default_rng(0)
     count = max(len(right), min(_MOST_INDEXED, 10 * len(right)))
     spread = random.normal(size=(count, right.shape[1])).astype(np.float32) * right.std() * 0.5
-    vectors = right[random.integers(0, len(right), count)] + spread
-    started = time.perf_counter()
-    index = CandidateIndex(vectors, kind)
-    indexed = count / (time.perf_counter() - started)
-    queries = pooled_vectors(model, sides[0])[:512]
-    searched = rate(lambda: index.nearest(queries, candidates), len(queries), rounds=1, seconds=seconds)
-    return CandidateRates(texts=count, pooled=pooled, indexed=indexed, searched=searched, exact=exact)
+    return right[random.integers(0, len(right), count)] + spread
 
 
 def folding_rate(

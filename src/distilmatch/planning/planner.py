@@ -32,14 +32,15 @@ from distilmatch.engine.kernels.native import why_not_native_int8
 from distilmatch.engine.question import IndexKind
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer
+from distilmatch.engine.sources import Representations
 from distilmatch.errors import ConfigError, DistilmatchError
 from distilmatch.models import DiPair
 from distilmatch.models.configuration import DiPairConfig
 from distilmatch.planning.limits import multiply_rate, rate, read_rate
 from distilmatch.planning.match_stages import CandidateRates, candidate_rates, file_rates, folding_rate, passes_of
+from distilmatch.planning.samples import Samples
 from distilmatch.runtime import Precision, free_memory, has_fast_bf16, use_bf16
 from distilmatch.store.codec import StoredDtype, bytes_per_item
-from distilmatch.types import TokenRepresentations
 
 _SECONDS = 4.0
 _TEXTS_ENCODED = 256
@@ -172,6 +173,7 @@ def calibrate(
     work: Work,
     *,
     texts: Sequence[Sequence[str]] | None = None,
+    folders: Sequence[Representations] | None = None,
     kernel: KernelName = "auto",
     threads: int | None = None,
     precision: Precision = "fp32",
@@ -182,6 +184,8 @@ def calibrate(
 
     Args:
         texts: samples of the left and the right side, for the encode stage; needed where `work.encode`.
+        folders: the representations of both sides, where they are there: candidates and what a kernel skips are measured on
+            them. Without them they are measured on random numbers.
         precision: of the encoder.
         start: seconds that a process takes before its first text.
         seconds: about how long scoring is measured; the other stages take about as long together.
@@ -207,21 +211,22 @@ def calibrate(
                 rounds=1,
                 seconds=seconds / 4,
             )
-    # What is folded and scored is random: these stages take as long on any numbers.
+    loaded = None if folders is None else [scorer.load(folder, side) for side, folder in enumerate(folders)]
+    samples = Samples(model, loaded)
     counts = [min(_TEXTS_FOLDED, work.left), min(_TEXTS_FOLDED, work.right)]
-    sides = [_random(model, side, count) for side, count in enumerate(counts)]
+    sides = [samples.of(side, count) for side, count in enumerate(counts)]
     prepared = [scorer.kernel.prepare(side, j) for j, side in enumerate(sides)]
     with tempfile.TemporaryDirectory() as place:
         folded = [folding_rate(scorer, side, j, work.dtype, Path(place), seconds / 8) for j, side in enumerate(sides)]
         files = file_rates(scorer, prepared[1], Path(place), seconds / 8)
     found_by = None
     if work.candidates is not None:
-        exact = _scoring_rate(scorer.kernel, prepared, model, replace(work, candidates=None), seconds / 4)
-        found_by = candidate_rates(model, sides, min(work.candidates, counts[1]), work.index, exact, seconds / 8)
+        exact = _scoring_rate(scorer.kernel, prepared, samples, replace(work, candidates=None), seconds / 4)
+        found_by = candidate_rates(samples, sides, min(work.candidates, counts[1]), work.index, exact, seconds / 8)
     return Rates(
         encoded=(encoded[0], encoded[1]),
         folded=(folded[0], folded[1]),
-        scored=_scoring_rate(scorer.kernel, prepared, model, work, seconds),
+        scored=_scoring_rate(scorer.kernel, prepared, samples, work, seconds),
         written=_writing_rate(seconds / 8),
         folded_bytes=(prepared[0].nbytes // counts[0], prepared[1].nbytes // counts[1]),
         products=multiply_rate(torch.bfloat16, seconds=seconds / 8, device=model.device),
@@ -378,22 +383,7 @@ def _evenly(texts: Sequence[str], count: int) -> list[str]:
     return [ordered[place] for place in places]
 
 
-def _random(model: DiPair, side: int, texts: int, seed: int = 0) -> TokenRepresentations:
-    kept, width = model.student.kept_vectors[side], model.student.vector_width
-    tokens = torch.randn(texts, kept, width, generator=torch.Generator().manual_seed(2 * seed + side))
-    return TokenRepresentations(tokens, torch.ones(texts, kept, dtype=torch.bool))
-
-
-def _many(kernel: Kernel, model: DiPair, like: Any, count: int) -> Any:
-    """Random texts of the right side, prepared; a few at a time, so that their tokens take no memory together."""
-    texts, step = kernel.form.room(like, count), len(like)
-    for start in range(0, count, step):
-        part = _random(model, 1, min(step, count - start), 1 + start)
-        kernel.form.put(texts, start, kernel.prepare(part, 1))
-    return texts
-
-
-def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
+def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], samples: Samples, work: Work, seconds: float) -> float:
     n, m = (len(side) for side in prepared)
     if work.candidates is not None:
         rows = np.random.default_rng(0).integers(0, [n, m], (4096, 2))
@@ -402,10 +392,10 @@ def _scoring_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: 
         more = int(min(2**22, max(1, 0.5 * seconds / (time.perf_counter() - started)) * len(rows)))
         rows = np.random.default_rng(1).integers(0, [n, m], (max(4096, more), 2))
         return rate(lambda: kernel.pairs(prepared, rows), len(rows), rounds=2, seconds=seconds / 2)
-    return _all_pairs_rate(kernel, prepared, model, work, seconds)
+    return _all_pairs_rate(kernel, prepared, samples, work, seconds)
 
 
-def _all_pairs_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work: Work, seconds: float) -> float:
+def _all_pairs_rate(kernel: Kernel, prepared: Sequence[Any], samples: Samples, work: Work, seconds: float) -> float:
     """Pairs a second of left texts against all of the right ones, of which the sample is the first part.
 
     What comes first finds heaps that are not full, and takes longer than what comes after it. Where a kernel skips pairs,
@@ -415,14 +405,14 @@ def _all_pairs_rate(kernel: Kernel, prepared: Sequence[Any], model: DiPair, work
     n, m = (len(side) for side in prepared)
     rights = prepared[1]
     if kernel.most_pairs_a_call > kernel.pairs_a_call and m < work.right:
-        rights = _many(kernel, model, prepared[1], min(work.right, _TEXTS_SCORED))
+        rights = samples.prepared(kernel, 1, prepared[1], min(work.right, _TEXTS_SCORED))
         n, m = min(work.left, 2 * _TEXTS_FOLDED), len(rights)
 
     def block(texts: Any, best: Any) -> None:
         kernel.top_k(texts, rights, ranking, best, None, (0, 0))
 
     def seconds_of(count: int) -> tuple[Any, Any, float]:
-        texts = prepared[0] if count == len(prepared[0]) else kernel.prepare(_random(model, 0, count), 0)
+        texts = prepared[0] if count == len(prepared[0]) else kernel.prepare(samples.of(0, count), 0)
         best = kernel.best_rows(count, min(work.top_k, m))
         started = time.perf_counter()
         block(texts, best)

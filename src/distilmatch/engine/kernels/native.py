@@ -174,7 +174,7 @@ class NativeKernel:
             head = cast(FoldedFeedForward, self.folded)
             use_gelu = model.student.head_activation == "gelu"
             self.pairs_a_call = self.most_pairs_a_call = 2**25
-            if not use_gelu and self.labels == 1:  # whose bounds are made anew in each call
+            if self.labels == 1:  # whose bounds are made anew in each call
                 self.most_pairs_a_call = 2**32
             self.form = ArrayForm()
             self.head = self.native.FeedForwardHead(
@@ -195,7 +195,7 @@ class NativeKernel:
 
     @property
     def skipped_pairs(self) -> int:
-        """As `Kernel.skipped_pairs`; of a feed-forward head with ReLU and one label."""
+        """As `Kernel.skipped_pairs`; of a feed-forward head with one label."""
         return 0 if isinstance(self.folded, FoldedTransformer) else int(self.head.left_out)
 
     def prepare(self, texts: TokenRepresentations, side: int) -> Any:
