@@ -5,11 +5,13 @@
 Both sides are random representations of a student with a feed-forward head (hidden width 256, ReLU, 8 + 8 tokens). The job is
 `match_folders` in a process of its own, ended with SIGKILL after a third and after two thirds of the time that was planned, and
 started again. `hours` is the wall time of all its processes, their starts and what a stop lost included; `planned_hours` is
-what `distilmatch plan --encoded` said before; `peak_rss_gib` the largest of the processes. A run of fewer texts says what it is
-of: nothing is scaled up. The folders and the planned time are kept, and the job goes on where it was stopped by anything else.
+what `distilmatch plan --encoded` said before; `peak_rss_gib` the last process's, mapped files included. A run of fewer texts
+says what it is of: nothing is scaled up. The folders and the planned time are kept, and the job goes on where it was stopped
+by anything else.
 
-Theory: a pair costs 256 maxima and multiply-adds in vectors of 16, 32 instructions of which a core issues one or two a cycle; a
-block of the right side is 32 panels, in the second cache, so that memory has nothing to do with it.
+Theory: a bound of a pair costs 256 maxima and multiply-adds of bytes, in vectors of 64: 8 instructions. What reaches the worst
+of the ten best costs more, and is a thousandth of the pairs. A range of the right side is 32 panels, in the second cache, so that
+memory has nothing to do with it.
 """
 
 from __future__ import annotations

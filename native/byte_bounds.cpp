@@ -60,6 +60,24 @@ struct Extent {
 
 namespace {
 
+// Columns x to x + 8 of eight rows.
+inline void columns(const float* const* rows, int x, __m256* found) {
+  __m256 pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    const __m256 one = _mm256_loadu_ps(rows[i] + x), other = _mm256_loadu_ps(rows[i + 1] + x);
+    pairs[i] = _mm256_unpacklo_ps(one, other), pairs[i + 1] = _mm256_unpackhi_ps(one, other);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int half = 0; half < 2; ++half) {
+      fours[i + 2 * half] = _mm256_shuffle_ps(pairs[i + half], pairs[i + 2 + half], 0x44);
+      fours[i + 2 * half + 1] = _mm256_shuffle_ps(pairs[i + half], pairs[i + 2 + half], 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    found[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    found[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+  }
+}
+
 inline __m512i four_bytes(const void* bytes) {  // in every lane
   int all;
   std::memcpy(&all, bytes, 4);
@@ -197,16 +215,16 @@ void ByteBounds::reach(const uint8_t* const* left, const uint8_t* panels, const 
 }
 
 void ByteBounds::exact(const float* left, const float* right, const int64_t* pairs, int count, float* logits) const {
-  alignas(64) int64_t a[kExact], b[kExact];
+  const float *a[kExact], *b[kExact];
   for (int i = 0; i < kExact; ++i) {
     const int64_t* pair = pairs + 2 * std::min(i, count - 1);
-    a[i] = pair[0] * hidden_, b[i] = pair[1] * hidden_;
+    a[i] = left + pair[0] * hidden_, b[i] = right + pair[1] * hidden_;
   }
-  const __m512i lefts = _mm512_load_si512(a), rights = _mm512_load_si512(b);
   __m512 sums = _mm512_setzero_ps(), own = _mm512_setzero_ps();
+  __m256 lefts[8], rights[8];
   for (int x = 0; x < hidden_; ++x) {
-    const __m512 one = _mm512_castps256_ps512(_mm512_i64gather_ps(lefts, left + x, 4)),
-                 other = _mm512_castps256_ps512(_mm512_i64gather_ps(rights, right + x, 4)),
+    if (x % 8 == 0) columns(a, x, lefts), columns(b, x, rights);
+    const __m512 one = _mm512_castps256_ps512(lefts[x % 8]), other = _mm512_castps256_ps512(rights[x % 8]),
                  weight = _mm512_set1_ps(read_[x]);
     if (use_gelu_) {
       sums = _mm512_fmadd_ps(gelu(_mm512_add_ps(other, one)), weight, sums);

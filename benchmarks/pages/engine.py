@@ -68,10 +68,11 @@ texts from files, once a block of the right side. The least is what any order of
 ([how](../how-to/scoring.md#more-than-memory-holds)); the rest is the memory that the best so far take, the half of it that
 blocks have, and representations that are larger than folded texts. The killed job's seconds are of all its processes,
 their starts included; “equal” is all three outputs, row by row."""
-TRILLION = """Both sides are random representations, the head {head}, by {kernel}; the ten best of each left text are kept.
-The job was ended {kills} times with SIGKILL and went on: {hours} hours of all its processes, what the stops lost
-included; planned {planned_hours}. {rate} pairs a second, {memory} GiB of memory at most; each text was folded {passes} times
-by the last process."""
+TRILLION = """Both sides are random representations; the head is {head}, by {kernel}. The ten best of each left text are
+kept, and are those that scoring every pair would give: nearly all pairs are left out by their bounds
+([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). The job was ended {kills} times with SIGKILL and went
+on: {hours} hours of all its processes, what the stops lost included; planned {planned_hours}. {rate} pairs a second. The
+last process had {memory} GiB, mapped files included, and folded each text {passes} times."""
 EXACT_SEARCH = """{left:,} left texts against {right:,} right ones, real records encoded by trained students; the {k} best of
 each are kept, and are equal to the last bit. Bounds in bytes say which pairs need no exact logit
 ([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). Other heads score every pair: bounds over clusters of
