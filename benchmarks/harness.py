@@ -5,7 +5,7 @@
 The rows are fixed: what knows nothing, TF-IDF, BM25, the student's encoder untrained (cosine, MaxSim), DE-Cos, DE-FFNN in
 its strong form, a two-layer cross-encoder on the same labels in the student's time, the student with the paper's head
 (nothing beside the first position, random start), a student of 4 + 8 vectors, one with the feed-forward head that the
-trillion pairs were scored with, the student by default, and the teacher.
+trillion pairs were scored with, one with products beside it, the student by default, and the teacher.
 Agreement is with the teacher's logits on test: the share of rows of the same class, else Spearman's correlation.
 Thresholds and choices are made on dev; logits are fp32 wherever a metric reads them. A row's minutes are all that its
 training took, stops included; its pairs a second are of the very model whose quality stands beside them: students by the
@@ -51,6 +51,13 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "paper_head": PAPER_HEAD,
     "student_4_8": {"kept_tokens": [4, 8]},
     "feed_forward_relu": {"head": "feed_forward", "head_intermediate": 256, "head_activation": "relu"},
+    "feed_forward_compared": {
+        "head": "feed_forward",
+        "head_intermediate": 256,
+        "head_activation": "relu",
+        "head_similarities": 48,
+        "lexical": True,
+    },
     "de_cos": {"head": "cosine", "kept_tokens": [1, 1], "kept_strategy": "first_pooled"},
     "de_ffnn": strong_feed_forward.STUDENT,
 }
@@ -68,6 +75,7 @@ LABELS = {
     "paper_head": "student with the paper's head",
     "student_4_8": "student of 4 + 8 vectors",
     "feed_forward_relu": "student with a feed-forward head (ReLU, hidden width 256)",
+    "feed_forward_compared": "the same, with products of the texts' vectors",
     "student": "**student by default**",
     "teacher": "teacher",
 }
@@ -320,7 +328,7 @@ def figures(one: DataSet, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
         for rate_name in ("pairs_per_s", "from_text_pairs_per_s", "kernel_difference"):
             if rate_name in own[0]:
                 metrics[f"{kind}_{rate_name}"] = float(np.median([row[rate_name] for row in own]))
-    for kind in ("student", "student_4_8", "feed_forward_relu"):
+    for kind in ("student", "student_4_8", "feed_forward_relu", "feed_forward_compared"):
         if f"teacher_{one.main}" in metrics and f"{kind}_{one.main}" in metrics:
             metrics[f"{kind}_share"] = metrics[f"{kind}_{one.main}"] / metrics[f"teacher_{one.main}"]
     return metrics

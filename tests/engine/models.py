@@ -22,6 +22,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "pre_norm": {"head_norm": "pre", "head_activation": "relu"},
     "two_layers": {"head_layers": 2},
     "feed_forward": {"head": "feed_forward"},
+    "feed_forward_compared": {"head": "feed_forward", "head_similarities": 8, "lexical": True},
     "feed_forward_two": {"head": "feed_forward", "head_layers": 2},
     "lite": {"head": "lite", "head_heads": 2},
     "cosine": {"head": "cosine"},
@@ -33,7 +34,7 @@ def kernels_for(*heads: str) -> list[Any]:
     """(head, kernel) of every kernel of the CPU that scores a head; those that this machine lacks are skipped."""
     cases = []
     for head in heads:
-        products = head not in ("feed_forward", "cosine")
+        products = head not in ("feed_forward", "feed_forward_compared", "cosine")
         names = ["torch"] + ["torch-bf16"] * products
         names += ["native"] * (head in _NATIVE) + ["native-int8"] * (head in _NATIVE and products)
         for name in names:

@@ -68,7 +68,8 @@ def test_folded_scores_equal_plain_ones(
     if kind == "lite":
         kept = kept[:2]
     compared = {"head_similarities": similarities, "head_maxsim": weightings, "head_gaps": gaps if weightings else 0}
-    compared = compared if kind == "transformer" else {}
+    if kind != "transformer":
+        compared = {"head_similarities": similarities} if kind == "feed_forward" else {}
     student = StudentConfig(
         head=kind,  # type: ignore[arg-type]
         kept_tokens=tuple(kept),

@@ -71,7 +71,7 @@ def test_the_jobs_own_representations_are_measured(tiny_encoder: Path) -> None:
     work = Work(left=60, right=300, candidates=5, encode=False)
     found = calibrate(student, work, folders=sides, kernel="torch", seconds=0.05)
     assert found.candidates is not None and found.candidates.texts == 300
-    with pytest.raises(ModelError, match="keeps"):
+    with pytest.raises(ModelError, match="encode it with this model"):
         calibrate(other, work, folders=sides, kernel="torch", seconds=0.05)
 
 

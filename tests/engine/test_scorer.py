@@ -46,6 +46,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "two_layers": {"head_layers": 2},
     "feed_forward": {"head": "feed_forward"},
     "feed_forward_relu": {"head": "feed_forward", "head_activation": "relu"},
+    "feed_forward_compared": {"head": "feed_forward", "head_similarities": 8, "lexical": True},
     "lite": {"head": "lite", "head_heads": 2},
     "cosine": {"head": "cosine"},
 }

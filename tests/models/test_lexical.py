@@ -181,7 +181,7 @@ def test_one_side_of_other_encoders(tiny_encoder: Path) -> None:
 
 
 def test_refused(tiny_encoder: Path) -> None:
-    with pytest.raises(ValueError, match="`lexical` needs a transformer head"):
+    with pytest.raises(ValueError, match="`lexical` needs a transformer or a feed_forward head"):
         StudentConfig(head="cosine", lexical=True)
     with pytest.raises(ValueError, match="`lexical` needs a `width` of 16 or more, it is 8"):
         StudentConfig(width=8, lexical=True)

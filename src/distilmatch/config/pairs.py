@@ -25,6 +25,7 @@ USUAL_KEPT = 16
 _LABELLED_PAIRS = 300_000
 _NO_TRAIN = "train: is missing: it has no default"
 _MOST_ROUNDS = 8
+COMPARING = ("transformer", "feed_forward")  # heads that can read out what two texts have in common
 NARROWEST_LEXICAL = 16  # a width with room for words, numbers, codes and flags
 _ROWS_A_BLOCK = 16  # of given rows, which share few texts: four such blocks are a usual batch
 
@@ -151,7 +152,8 @@ class StudentConfig(FrozenConfig):
             head_heads None makes them as wide as the encoder's; head_intermediate None is four times the width for a
             transformer, the width for another head.
         head_similarities: slices of the texts' mean kept tokens whose dot products a transformer head reads out beside
-            its first position; None is four for each attention head where the width allows; 0 none, as in the paper.
+            its first position; None is four for each attention head where the width allows; 0 none, as in the paper. A
+            feed-forward head reads them out beside its hidden numbers, where a number is given.
         head_maxsim: weightings of the largest similarity that each kept token finds among the other text's, read out
             there too; None is one for each attention head; 0 none, as in the paper.
         head_gaps: weightings of the square of what a kept token's largest similarity lacks to one, read out there too: a single
@@ -159,7 +161,8 @@ class StudentConfig(FrozenConfig):
             `head_maxsim`.
         lexical: whether a text is kept with one vector more, of its words, numbers and codes to the letter, whose similarities a
             transformer head reads out too: two model numbers that differ in a digit then share nothing. None: yes where a
-            student is trained on rows of which a fifth have numbers in all their texts; else no, as in the paper.
+            student is trained on rows of which a fifth have numbers in all their texts; else no, as in the paper. A feed-forward
+            head reads them where it is true.
         head_start: "encoder" starts a transformer head from the pre-trained layers that follow the kept ones, or from
             the last where none follow, cut to its width; "random" as in the paper; "auto" from the encoder where that fits.
 
@@ -223,8 +226,10 @@ class StudentConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check_lexical(self) -> Self:
-        if self.lexical and self.head != "transformer":
-            raise ValueError(f"`lexical` needs a transformer head, which reads it; this one is {self.head}")
+        if self.lexical and self.head not in COMPARING:
+            raise ValueError(
+                f"`lexical` needs a transformer or a feed_forward head, which read it; this one is {self.head}"
+            )
         if self.lexical and (self.width or NARROWEST_LEXICAL) < NARROWEST_LEXICAL:
             raise ValueError(f"`lexical` needs a `width` of {NARROWEST_LEXICAL} or more, it is {self.width}")
         return self
@@ -253,8 +258,8 @@ class StudentConfig(FrozenConfig):
         if slices is None:
             slices = next(count for count in (4 * heads, heads, 1) if student_width % count == 0)
         weightings = heads if self.head_maxsim is None else self.head_maxsim
-        if self.head != "transformer":
-            slices = weightings = 0
+        if self.head != "transformer":  # a feed-forward head compares only where that is asked for
+            slices, weightings = (self.head_similarities or 0) * (self.head in COMPARING), 0
         gaps = self.head_gaps if weightings else 0
         kept = self.kept_tokens or tuple(min(USUAL_KEPT, length) for length in self.max_lengths)
         compared = {"head_similarities": slices, "head_maxsim": weightings, "head_gaps": gaps}

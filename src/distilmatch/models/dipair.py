@@ -32,7 +32,7 @@ from distilmatch.models.deciding import KeptDecision, decision_folder
 from distilmatch.models.fp32 import FP32_PARTS, Logits
 from distilmatch.models.head_input import HeadInput
 from distilmatch.models.head_start import sampled_outputs, start_head
-from distilmatch.models.heads import TransformerHead, make_head
+from distilmatch.models.heads import ComparingHead, TransformerHead, make_head
 from distilmatch.models.inference import DiPairInference
 from distilmatch.models.integrity import write_checksums
 from distilmatch.models.lexical import LexicalVectors
@@ -341,7 +341,7 @@ class DiPair(DiPairInference, PreTrainedModel):
             kept = self.kept_outputs(streams)
         sides = [self.represent(states, mask, side) for side, (states, mask) in enumerate(kept)]
         logits = self.score_rows(sides, rows)
-        if isinstance(self.head, TransformerHead):
+        if isinstance(self.head, ComparingHead):
             sides = [self.head.parted(side)[0] for side in sides]
         return PairOutput(logits=logits, sides=tuple(sides))
 

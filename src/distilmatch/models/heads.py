@@ -232,7 +232,66 @@ def mean_token(side: TokenRepresentations) -> torch.Tensor:
     return (side.tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
-class TransformerHead(Fp32Module):
+class ComparingHead(Fp32Module):
+    """What a head reads out beside its own numbers, because adding layers cannot compute it: products of the two texts'
+    vectors, which are a text's own.
+
+    Attributes:
+        width: of the numbers that come first; the compared ones follow in the order of `compared`, then the lexical ones.
+    """
+
+    def __init__(self, student: StudentConfig, width: int, *, largest: bool = True) -> None:
+        """`largest`: whether the largest similarities of tokens can be among them."""
+        super().__init__()
+        self.width = width
+        self.similarities = Similarities(student) if student.head_similarities else None
+        self.max_similarities = MaxSimilarities(student) if largest and student.head_maxsim else None
+        self.lexical = LexicalSimilarities(student) if student.lexical else None
+        self.features = width + sum(comparison.features for comparison in self.compared)
+        self.features += 0 if self.lexical is None else self.lexical.features
+
+    @torch.no_grad()
+    def start_classifier(self, classifier: nn.Linear) -> None:
+        """The similarities start as one cosine, the largest ones as their mean; a score of one label as the sum of all."""
+        one_label, first = len(classifier.weight) == 1, self.width
+        if (self.compared or self.lexical) and one_label:
+            nn.init.zeros_(classifier.weight[:, :first])
+        for comparison in self.compared:
+            nn.init.eye_(comparison.projection.weight)
+            if one_label:
+                classifier.weight[:, first : first + comparison.features] = COSINE_SCALE * comparison.start_weights()
+            first += comparison.features
+        if self.lexical is not None and one_label:
+            classifier.weight[:, first:] = self.lexical.start_weights()
+
+    @property
+    def compared(self) -> list[Similarities | MaxSimilarities]:
+        """What is read out of the kept tokens beside the head's own numbers, in the order of the features; then lexical ones."""
+        return [comparison for comparison in (self.similarities, self.max_similarities) if comparison is not None]
+
+    def parted(self, side: TokenRepresentations) -> tuple[TokenRepresentations, torch.Tensor | None]:
+        """The kept tokens of a side's texts alone, and their (n, d) lexical vectors, which are kept behind them."""
+        if self.lexical is None:
+            return side, None
+        return replace(side, tokens=side.tokens[:, :-1], mask=side.mask[:, :-1]), side.tokens[:, -1]
+
+    def read_beside(
+        self,
+        read: torch.Tensor,
+        sides: Sequence[TokenRepresentations],
+        lexical: Sequence[torch.Tensor | None],
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """(p, features): (p, width) numbers of the tuples, followed by what is compared; of what `parted` gave a side."""
+        if self.compared:
+            read = torch.cat([read.float(), *(comparison(sides, rows) for comparison in self.compared)], -1)
+        if self.lexical is not None:
+            vectors = [vector for vector in lexical if vector is not None]
+            read = torch.cat([read.float(), self.lexical(vectors, rows)], -1)
+        return read
+
+
+class TransformerHead(ComparingHead):
     """Transformer layers over the merged sequence; the first position is read out, and beside it what a layer cannot
     compute: the similarities of the texts and the largest ones of their tokens.
 
@@ -243,35 +302,9 @@ class TransformerHead(Fp32Module):
     embedded: ClassVar[bool] = True
 
     def __init__(self, student: StudentConfig) -> None:
-        super().__init__()
-        self.similarities = Similarities(student) if student.head_similarities else None
-        self.max_similarities = MaxSimilarities(student) if student.head_maxsim else None
-        self.lexical = LexicalSimilarities(student) if student.lexical else None
+        super().__init__(student, student.vector_width)
         self.layers = nn.ModuleList(HeadLayer(student) for _ in range(student.head_layers))
         self.final_norm = nn.LayerNorm(student.vector_width) if student.head_norm == "pre" else nn.Identity()
-        self.features = student.vector_width + sum(comparison.features for comparison in self.compared)
-        self.features += 0 if self.lexical is None else self.lexical.features
-
-    @torch.no_grad()
-    def start_classifier(self, classifier: nn.Linear) -> None:
-        """The similarities start as one cosine, the largest ones as their mean; a score of one label as the sum of all."""
-        one_label = len(classifier.weight) == 1
-        width = first = self._layer(0).query.in_features
-        if (self.compared or self.lexical) and one_label:
-            nn.init.zeros_(classifier.weight[:, :width])
-        for comparison in self.compared:
-            nn.init.eye_(comparison.projection.weight)
-            if one_label:
-                classifier.weight[:, first : first + comparison.features] = COSINE_SCALE * comparison.start_weights()
-            first += comparison.features
-        if self.lexical is not None and one_label:
-            classifier.weight[:, first:] = self.lexical.start_weights()
-
-    def parted(self, side: TokenRepresentations) -> tuple[TokenRepresentations, torch.Tensor | None]:
-        """The kept tokens of a side's texts alone, and their (n, d) lexical vectors, which are kept behind them."""
-        if self.lexical is None:
-            return side, None
-        return replace(side, tokens=side.tokens[:, :-1], mask=side.mask[:, :-1]), side.tokens[:, -1]
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
         """(p, d) features of the tuples, followed by their similarities, the largest and the lexical ones.
@@ -281,7 +314,7 @@ class TransformerHead(Fp32Module):
             rows: (p, s) int64, row of each tuple's text on each side.
         """
         parted = [self.parted(side) for side in sides]
-        sides = [tokens for tokens, _ in parted]
+        sides, lexical = [tokens for tokens, _ in parted], [vector for _, vector in parted]
         mask: torch.Tensor | None = torch.cat([side.mask[rows[:, j]] for j, side in enumerate(sides)], 1)
         assert mask is not None
         if mask.all():
@@ -303,18 +336,7 @@ class TransformerHead(Fp32Module):
             if depth == len(self.layers):
                 tokens, seen_tokens = tokens[:, :1], seen_tokens[:, :1]
             tokens = layer(tokens, layer.query(seen_tokens), key_value, mask)
-        read = self.final_norm(tokens[:, 0])
-        if self.compared:
-            read = torch.cat([read.float(), *(comparison(sides, rows) for comparison in self.compared)], -1)
-        if self.lexical is not None:
-            vectors = [vector for _, vector in parted if vector is not None]
-            read = torch.cat([read.float(), self.lexical(vectors, rows)], -1)
-        return read
-
-    @property
-    def compared(self) -> list[Similarities | MaxSimilarities]:
-        """What is read out of the kept tokens beside the first position, in the order of the features; lexical ones follow."""
-        return [comparison for comparison in (self.similarities, self.max_similarities) if comparison is not None]
+        return self.read_beside(self.final_norm(tokens[:, 0]), sides, lexical, rows)
 
     def _layer(self, index: int) -> HeadLayer:
         layer = self.layers[index]
@@ -335,30 +357,30 @@ def _hidden_layers(student: StudentConfig, width: int, count: int) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
-class FeedForwardHead(Fp32Module):
-    """A feed-forward network over the concatenated kept tokens; W [a; b] is computed as W_a a + W_b b."""
+class FeedForwardHead(ComparingHead):
+    """A feed-forward network over the concatenated kept tokens; W [a; b] is computed as W_a a + W_b b. Where that is asked
+    for, the texts' similarities and the lexical ones are read out beside it.
+    """
 
     embedded: ClassVar[bool] = True
 
     def __init__(self, student: StudentConfig) -> None:
-        super().__init__()
         hidden = student.head_intermediate or student.vector_width
+        super().__init__(student, hidden, largest=False)
         self.side_inputs = nn.ModuleList(
             nn.Linear(kept * student.vector_width, hidden, bias=side == 0)
             for side, kept in enumerate(student.kept_tokens)
         )
         self.hidden = _hidden_layers(student, hidden, student.head_layers - 1)
-        self.features = hidden
-
-    def start_classifier(self, classifier: nn.Linear) -> None:
-        """The first weights stay random."""
 
     def forward(self, sides: Sequence[TokenRepresentations], rows: torch.Tensor) -> torch.Tensor:
-        """(p, m) features of the tuples; arguments as in `TransformerHead.forward`."""
+        """(p, m) features of the tuples, followed by what is compared; arguments as in `TransformerHead.forward`."""
+        parted = [self.parted(side) for side in sides]
+        sides, lexical = [tokens for tokens, _ in parted], [vector for _, vector in parted]
         merged = torch.stack(
             [gather(self.side_inputs[j](side.tokens.flatten(1)), rows[:, j]) for j, side in enumerate(sides)]
         ).sum(0)
-        return self.hidden(merged)
+        return self.read_beside(self.hidden(merged), sides, lexical, rows)
 
 
 class LiteHead(Fp32Module):

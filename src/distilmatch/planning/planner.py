@@ -330,7 +330,8 @@ def smaller_settings(
     if student.head == "transformer" and (student.head_maxsim or student.head_similarities or student.lexical):
         changes["no similarities in the head"] = {"head_maxsim": 0, "head_similarities": 0, "lexical": False}
     if student.head != "feed_forward":
-        changes["a feed-forward head"] = {"head": "feed_forward", "head_layers": 1, "lexical": False, **reset}
+        plain = {"head_layers": 1, "head_similarities": 0, "lexical": False}
+        changes["a feed-forward head"] = {"head": "feed_forward", **plain, **reset}
     smaller = _smaller_numbers(model, work, rates, texts, kernel, threads, precision, seconds)
     for change, settings in changes.items():
         try:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from distilmatch.config.pairs import StudentConfig
-from distilmatch.engine.heads.base import FoldedTexts, HeadCost, linear_fp32
+from distilmatch.engine.heads.base import FoldedTexts, HeadCost, linear_fp32, take
+from distilmatch.engine.heads.products import comparison_weights, folded_products
 from distilmatch.models.heads import (
     FeedForwardHead,
 )
@@ -23,6 +24,8 @@ class FoldedFeedForward:
 
     def __init__(self, head: FeedForwardHead, classifier: nn.Linear) -> None:
         self.head, self.classifier = head, classifier
+        self.read = classifier.weight[:, : head.width]
+        self.products = folded_products(head, comparison_weights(head, classifier))
 
     @staticmethod
     def cost(student: StudentConfig, labels: int) -> HeadCost:
@@ -30,21 +33,29 @@ class FoldedFeedForward:
         hidden = student.head_intermediate or student.vector_width
         layers = student.head_layers - 1
         operations = 2 * (layers * hidden * hidden + labels * hidden) if layers else None
+        if student.head_similarities or student.lexical:
+            width = student.vector_width * (bool(student.head_similarities) + bool(student.lexical))
+            operations = (operations or 0) + 2 * labels * width
         return HeadCost(operations=operations, products=layers > 0, widest=hidden, gathers=False)
 
     @torch.no_grad()
     def fold(self, texts: TokenRepresentations, side: int) -> FoldedTexts:
-        """`summand` (n, f)."""
-        return {"summand": self.head.side_inputs[side](texts.tokens.flatten(1))}
+        """`summand` (n, f); where texts are compared, `similar` (n, d') too."""
+        texts, lexical = self.head.parted(texts)
+        folded = {"summand": self.head.side_inputs[side](texts.tokens.flatten(1))}
+        return folded if self.products is None else folded | self.products.fold(texts, lexical)
 
     @torch.no_grad()
     def score(self, sides: Sequence[FoldedTexts], rows: torch.Tensor) -> torch.Tensor:
         """As `FoldedHead.score`."""
-        merged = sum(side["summand"].index_select(0, rows[:, j]) for j, side in enumerate(sides))
-        return linear_fp32(self.head.hidden(merged), self.classifier.weight, self.classifier.bias)
+        gathered = [take(side, rows[:, j]) for j, side in enumerate(sides)]
+        merged = sum(side["summand"] for side in gathered)
+        logits = linear_fp32(self.head.hidden(merged), self.read, self.classifier.bias)
+        return logits if self.products is None else logits + self.products.score(gathered)
 
     @torch.no_grad()
     def block(self, left: FoldedTexts, right: FoldedTexts) -> torch.Tensor:
         """As `FoldedHead.block`."""
         merged = left["summand"][:, None] + right["summand"][None]
-        return linear_fp32(self.head.hidden(merged), self.classifier.weight, self.classifier.bias)
+        logits = linear_fp32(self.head.hidden(merged), self.read, self.classifier.bias)
+        return logits if self.products is None else logits + self.products.block(left, right)

@@ -6,7 +6,7 @@ q queries a text; d width; c labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -15,11 +15,10 @@ from torch.nn.functional import linear
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.engine.heads.base import FoldedTexts, HeadCost, every_pair, linear_fp32, take
+from distilmatch.engine.heads.products import comparison_weights, folded_products
 from distilmatch.models.heads import (
     HeadLayer,
-    LexicalSimilarities,
     MaxSimilarities,
-    Similarities,
     TransformerHead,
 )
 from distilmatch.types import TokenRepresentations
@@ -42,16 +41,9 @@ class FoldedTransformer:
         self.final_norm = head.final_norm
         self.bias = classifier.bias
         self.read = classifier.weight[:, : self.layers[0].query.in_features]
-        first = self.read.shape[1]
         self.parted = head.parted
-        # The classifier reads the first token's numbers, then those of each comparison, side by side.
-        weight_of: dict[nn.Module, torch.Tensor] = {}
-        for comparison in (*head.compared, *filter(None, [head.lexical])):
-            weight_of[comparison] = classifier.weight[:, first : first + comparison.features]
-            first += comparison.features
-        self.products: _FoldedProducts | None = None
-        if head.similarities is not None or head.lexical is not None:
-            self.products = _FoldedProducts(head.similarities, head.lexical, weight_of)
+        weight_of = comparison_weights(head, classifier)
+        self.products = folded_products(head, weight_of)
         self.largest: _FoldedMaxSimilarities | None = None
         if head.max_similarities is not None:
             self.largest = _FoldedMaxSimilarities(head.max_similarities, weight_of[head.max_similarities])
@@ -148,36 +140,6 @@ class FoldedTransformer:
         attended = (mixed / total[..., None]).transpose(1, 2).flatten(2).to(value.dtype)
         tokens = this_side["residual"] + linear(attended, layer.output.weight)
         return layer.after_attention(tokens)
-
-
-class _FoldedProducts:
-    # logits of `Similarities` and of `LexicalSimilarities`: products of vectors that stand side by side, under the
-    # classifier's weights of their slices and parts.
-    def __init__(
-        self,
-        similarities: Similarities | None,
-        lexical: LexicalSimilarities | None,
-        weight_of: Mapping[nn.Module, torch.Tensor],
-    ) -> None:
-        self.similarities = similarities
-        weights = []
-        if similarities is not None:
-            slices, width = similarities.slices, similarities.projection.out_features
-            sliced = weight_of[similarities].unflatten(1, (-1, slices))
-            weights.append(sliced.repeat_interleave(width // slices, 2))
-        if lexical is not None:
-            weights.append(lexical.spread(weight_of[lexical]))
-        self.weights = torch.cat(weights, 2)  # (c, pairs of sides, d'), d' = d or 2 d
-
-    def fold(self, texts: TokenRepresentations, lexical: torch.Tensor | None) -> FoldedTexts:
-        vectors = [] if self.similarities is None else [self.similarities.vectors(texts)]
-        if lexical is not None:
-            vectors.append(lexical.to(texts.tokens.dtype))
-        return {"similar": torch.cat(vectors, 1)}
-
-    def score(self, sides: Sequence[FoldedTexts]) -> torch.Tensor:
-        products = [left["similar"].float() * right["similar"].float() for left, right in combinations(sides, 2)]
-        return sum(linear_fp32(product, self.weights[:, i]) for i, product in enumerate(products))  # type: ignore[return-value]
 
 
 class _FoldedMaxSimilarities:

@@ -117,6 +117,8 @@ def why_not_native(model: DiPair) -> str | None:
     if isinstance(folded, FoldedFeedForward):
         if student.head_layers != 1:
             return f"the feed-forward head has {student.head_layers} hidden layers, the native kernels do one"
+        if folded.products is not None:
+            return "the feed-forward head compares texts, the native kernels score its hidden numbers alone"
         hidden = student.head_intermediate or student.vector_width
         return f"a hidden width of {hidden} is no multiple of {_VECTOR}" if hidden % _VECTOR else None
     return f"there is no native kernel for a {student.head} head"

@@ -72,6 +72,8 @@ def why_not_triton(model: DiPair) -> str | None:
     if isinstance(folded, FoldedFeedForward):
         if student.head_layers != 1:
             return f"the feed-forward head has {student.head_layers} hidden layers, the Triton programs do one"
+        if folded.products is not None:
+            return "the feed-forward head compares texts, the Triton programs score its hidden numbers alone"
         labels = model.task.num_labels
         return f"more than {MOST_LABELS} labels of a feed-forward head" if labels > MOST_LABELS else None
     return f"there is no Triton program for a {student.head} head"
