@@ -23,17 +23,17 @@ __mmask16 odd_ones(__m512 numbers) {
   return _mm512_fpclass_ps_mask(numbers, kNan | kInfinite);
 }
 
-// 16 right texts side by side, (hidden, 16), for ReLU with the other sign; and then what they add to the logits by
-// themselves, (labels, 16).
+// 16 right texts side by side, (width, 16), their summands for ReLU with the other sign; and then what they add to the
+// logits by themselves, (labels, 16).
 template <bool use_gelu>
-void interleave(const float* right, int64_t count, int hidden, int labels, const float* read, float* panel,
+void interleave(const float* right, int64_t count, int hidden, int width, int labels, const float* read, float* panel,
                 float* own) {
   const __m512i places = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                            _mm512_set1_epi32(hidden));
+                                            _mm512_set1_epi32(width));
   const __mmask16 real = first_lanes(static_cast<int>(count));
-  for (int x = 0; x < hidden; ++x) {
+  for (int x = 0; x < width; ++x) {
     const __m512 numbers = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), real, places, right + x, 4);
-    _mm512_store_ps(panel + x * 16, use_gelu ? numbers : _mm512_sub_ps(_mm512_setzero_ps(), numbers));
+    _mm512_store_ps(panel + x * 16, use_gelu || x >= hidden ? numbers : _mm512_sub_ps(_mm512_setzero_ps(), numbers));
   }
   for (int c = 0; c < labels; ++c) {
     __m512 sum = _mm512_setzero_ps();
@@ -53,7 +53,7 @@ inline __m512 hidden_number(__m512 right, float left) {
 // sums (2, 4, 16) of four left rows and two panels of right ones, of one label: a load of a left number serves both.
 template <bool use_gelu>
 void two_panel_sums(const float* const* left, const float* panel, const float* next, const float* read, int hidden,
-                    __m512* sums) {
+                    int width, __m512* sums) {
   __m512 one[kLeftRows], other[kLeftRows];
   for (int i = 0; i < kLeftRows; ++i) one[i] = other[i] = _mm512_setzero_ps();
   for (int x = 0; x < hidden; ++x) {
@@ -62,6 +62,15 @@ void two_panel_sums(const float* const* left, const float* panel, const float* n
     for (int i = 0; i < kLeftRows; ++i) {
       one[i] = _mm512_fmadd_ps(hidden_number<use_gelu>(b, left[i][x]), w, one[i]);
       other[i] = _mm512_fmadd_ps(hidden_number<use_gelu>(d, left[i][x]), w, other[i]);
+    }
+  }
+  for (int x = hidden; x < width; ++x) {
+    const __m512 b = _mm512_load_ps(panel + x * 16), d = _mm512_load_ps(next + x * 16);
+#pragma GCC unroll 4
+    for (int i = 0; i < kLeftRows; ++i) {
+      const __m512 a = _mm512_set1_ps(left[i][x]);
+      one[i] = _mm512_fmadd_ps(b, a, one[i]);
+      other[i] = _mm512_fmadd_ps(d, a, other[i]);
     }
   }
   for (int i = 0; i < kLeftRows; ++i) sums[i] = one[i], sums[kLeftRows + i] = other[i];
@@ -84,8 +93,9 @@ void panel_sums(const float* const* left, const float* panel, const float* read,
 }  // namespace
 
 FeedForwardHead::FeedForwardHead(int given_hidden, int given_labels, bool given_gelu, const float* read,
-                                 const float* read_bias)
+                                 const float* read_bias, int given_products)
     : hidden(given_hidden),
+      products(given_products),
       labels(given_labels),
       use_gelu(given_gelu),
       read_(static_cast<size_t>(given_hidden) * given_labels),
@@ -97,9 +107,12 @@ void FeedForwardHead::score(const float* left, const float* right, const int64_t
                             int threads) const {
 #pragma omp parallel for num_threads(team_size(threads)) schedule(static)
   for (int64_t p = 0; p < pairs; ++p) {
-    const float *a = left + rows[2 * p] * hidden, *b = right + rows[2 * p + 1] * hidden;
+    const float *a = left + rows[2 * p] * width(), *b = right + rows[2 * p + 1] * width();
+    __m512 shared = _mm512_setzero_ps();
+    for (int x = hidden; x < width(); x += 16)
+      shared = _mm512_fmadd_ps(_mm512_loadu_ps(a + x), _mm512_loadu_ps(b + x), shared);
     for (int c = 0; c < labels; ++c) {
-      __m512 sum = _mm512_setzero_ps();
+      __m512 sum = shared;
       for (int x = 0; x < hidden; x += 16) {
         const __m512 y = _mm512_add_ps(_mm512_loadu_ps(a + x), _mm512_loadu_ps(b + x));
         sum = _mm512_fmadd_ps(use_gelu ? gelu(y) : relu(y), _mm512_loadu_ps(read_.data() + c * hidden + x), sum);
@@ -137,23 +150,25 @@ class Sweep {
         block_(block),
         bounds_(bounds),
         take_(take),
-        panels_(static_cast<size_t>(kRange) * head.hidden),
+        panels_(static_cast<size_t>(kRange) * head.width()),
         own_(static_cast<size_t>(kRange) * head.labels),
         all_(static_cast<size_t>(head.labels) * 16),
         sums_(static_cast<size_t>(head.labels + 1) * kLeftRows),
         logits_(head.labels) {
     if (!bounds) return;
-    left_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kBoundedChunk) * head.hidden);
-    panel_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kRange) * head.hidden);
-    limits_ = Buffer<float>(kBoundedChunk);
-    losses_ = Buffer<float>(kBoundedChunk);
-    most_ = Buffer<float>(kRange);
+    left_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kBoundedChunk) * head.width());
+    panel_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kRange) * head.width());
+    rows_.resize(kBoundedChunk);
+    facts_ = Buffer<ByteBounds::Panel>(kPanels);
   }
 
   // A chunk's left rows, `start` to `end`, are those of the next ranges.
   void take_chunk(int64_t start, int64_t end) {
     start_ = start, end_ = end, pause_ = 0, next_pause_ = 1;
-    if (bounds_) bounds_->put_left(block_.left + start * head_.hidden, end - start, left_bytes_.data(), losses_.data());
+    if (!bounds_) return;
+    const int width = head_.width();
+    for (int64_t a = start; a < end; ++a)
+      bounds_->put_left(block_.left + a * width, left_bytes_.data() + (a - start) * width, rows_[a - start]);
   }
 
   // The chunk against right texts `first` to `last`.
@@ -173,29 +188,33 @@ class Sweep {
     for (int64_t a = start_; a < end_; ++a) {
       const float worth = take_.worth(a);
       if (worth == -HUGE_VALF) return false;
-      limits_[a - start_] = bounds_->limit(worth, losses_[a - start_]);
+      set_limit(a, worth);
     }
     return true;
   }
+  void set_limit(int64_t a, float worth) {
+    ByteBounds::LeftRow& row = rows_[a - start_];
+    row.limit = bounds_->limit(worth, row);
+  }
 
   void score_what_reaches(int64_t first, int64_t last) {
-    const int hidden = head_.hidden;
-    const auto bytes_of = [&](int64_t b) { return panel_bytes_.data() + (b - first) * hidden; };
+    const int width = head_.width();
+    const auto bytes_of = [&](int64_t b) { return panel_bytes_.data() + (b - first) * width; };
+    const auto facts_of = [&](int64_t b) { return facts_.data() + (b - first) / 16; };
     for (int64_t b = first; b < last; b += 16)
-      bounds_->put_panel(block_.right, b, static_cast<int>(std::min<int64_t>(16, last - b)), bytes_of(b),
-                         most_.data() + (b - first));
+      bounds_->put_panel(block_.right, b, static_cast<int>(std::min<int64_t>(16, last - b)), bytes_of(b), *facts_of(b));
     const int64_t given_before = given_;
     int64_t reached = 0;
     __mmask16 masks[ByteBounds::kRows * ByteBounds::kPanels];
     for (int64_t b = first; b < last; b += 16 * ByteBounds::kPanels)
       for (int64_t a = start_; a < end_; a += kLeftRows) {
-        const uint8_t* rows[kLeftRows];
-        float limits[kLeftRows];
+        const uint8_t* bytes[kLeftRows];
+        const ByteBounds::LeftRow* rows[kLeftRows];
         for (int i = 0; i < kLeftRows; ++i) {
           const int64_t place = std::min(a + i, end_ - 1) - start_;
-          rows[i] = left_bytes_.data() + place * hidden, limits[i] = limits_[place];
+          bytes[i] = left_bytes_.data() + place * width, rows[i] = &rows_[place];
         }
-        bounds_->reach(rows, bytes_of(b), most_.data() + (b - first), limits, masks);
+        bounds_->reach(bytes, rows, bytes_of(b), facts_of(b), masks);
         for (int i = 0; i < kLeftRows && a + i < end_; ++i)
           for (int panel = 0; panel < ByteBounds::kPanels; ++panel) {
             const int64_t at = b + 16 * panel;
@@ -212,8 +231,8 @@ class Sweep {
   }
 
   void wait_for_logit(int64_t a, int64_t b) {
-    const int hidden = head_.hidden;
-    if (bounds_->nearly(block_.left + a * hidden, block_.right + b * hidden) < take_.worth(a)) return;
+    const int width = head_.width();
+    if (bounds_->nearly(block_.left + a * width, block_.right + b * width) < take_.worth(a)) return;
     waiting_[2 * waits_] = a, waiting_[2 * waits_ + 1] = b;
     if (++waits_ == ByteBounds::kExact) give_waiting();
   }
@@ -225,29 +244,30 @@ class Sweep {
     for (int i = 0; i < waits_; ++i) {
       const int64_t a = waiting_[2 * i];
       take_.add(a, waiting_[2 * i + 1], logits[i]);
-      limits_[a - start_] = bounds_->limit(take_.worth(a), losses_[a - start_]);
+      set_limit(a, take_.worth(a));
     }
     given_ += waits_;
     waits_ = 0;
   }
 
   void score_all(int64_t first, int64_t last) {
-    const int hidden = head_.hidden, labels = head_.labels;
+    const int hidden = head_.hidden, width = head_.width(), labels = head_.labels;
     const bool use_gelu = head_.use_gelu;
     for (int64_t b = first; b < last; b += 16)
-      (use_gelu ? interleave<true> : interleave<false>)(block_.right + b * hidden,
+      (use_gelu ? interleave<true> : interleave<false>)(block_.right + b * width,
                                                         static_cast<int>(std::min<int64_t>(16, last - b)), hidden,
-                                                        labels, read_, panels_.data() + (b - first) * hidden,
+                                                        width, labels, read_, panels_.data() + (b - first) * width,
                                                         own_.data() + (b - first) * labels);
     // A panel stays in the nearest cache while the chunk's left rows go by.
     const int together = labels == 1 ? 2 : 1;  // panels
     for (int64_t b = first; b < last; b += 16 * together) {
-      const float *panel = panels_.data() + (b - first) * hidden, *next = panel + 16 * hidden;
+      const float *panel = panels_.data() + (b - first) * width, *next = panel + 16 * width;
       for (int64_t a = start_; a < end_; a += kLeftRows) {
         const float* rows[kLeftRows];
-        for (int i = 0; i < kLeftRows; ++i) rows[i] = block_.left + std::min(a + i, end_ - 1) * hidden;
+        for (int i = 0; i < kLeftRows; ++i) rows[i] = block_.left + std::min(a + i, end_ - 1) * width;
         if (labels == 1)
-          (use_gelu ? two_panel_sums<true> : two_panel_sums<false>)(rows, panel, next, read_, hidden, sums_.data());
+          (use_gelu ? two_panel_sums<true> : two_panel_sums<false>)(rows, panel, next, read_, hidden, width,
+                                                                    sums_.data());
         else
           (use_gelu ? panel_sums<true> : panel_sums<false>)(rows, panel, read_, hidden, labels, sums_.data());
         for (int part = 0; part < together && b + 16 * part < last; ++part) {
@@ -283,8 +303,10 @@ class Sweep {
   const Block& block_;
   const ByteBounds* bounds_;
   const Take& take_;
-  Buffer<float> panels_, own_, all_, limits_, losses_, most_;
+  Buffer<float> panels_, own_, all_;
   Buffer<uint8_t> left_bytes_, panel_bytes_;
+  Buffer<ByteBounds::Panel> facts_;
+  std::vector<ByteBounds::LeftRow> rows_;
   std::vector<__m512> sums_;
   std::vector<float> logits_;
   int64_t waiting_[2 * ByteBounds::kExact];
@@ -308,8 +330,8 @@ void FeedForwardHead::all_pairs(const float* left, int64_t left_count, const flo
   const Block block{left, right, left_count, right_count};
   std::unique_ptr<ByteBounds> bounds;
   if (take.limited() && bounds_pay(left_count, right_count)) {
-    bounds = std::make_unique<ByteBounds>(read_.data(), read_bias_[0], hidden, use_gelu, left, left_count, right,
-                                          right_count, threads);
+    const HeadShape shape{read_.data(), read_bias_[0], hidden, products, use_gelu};
+    bounds = std::make_unique<ByteBounds>(shape, left, left_count, right, right_count, threads);
     if (!bounds->any()) bounds.reset();
   }
   const int64_t rows = chunk_of(left_count, right_count);

@@ -13,12 +13,14 @@ namespace distilmatch {
 
 class FeedForwardHead {
  public:
-  // read (labels, hidden) and its bias, fp32; hidden is a multiple of 16.
-  FeedForwardHead(int hidden, int labels, bool use_gelu, const float* read, const float* read_bias);
-  // (p, c) logits of pairs of row numbers, (p, 2), of fp32 summands (n, hidden).
+  // read (labels, hidden) and its bias, fp32; hidden and products are multiples of 16. With products there is one
+  // label.
+  FeedForwardHead(int hidden, int labels, bool use_gelu, const float* read, const float* read_bias, int products = 0);
+  // (p, c) logits of pairs of row numbers, (p, 2), of fp32 rows (n, width): a text's summands, (hidden,), then its
+  // numbers of the products, which are multiplied with the other text's and added.
   void score(const float* left, const float* right, const int64_t* rows, int64_t pairs, float* logits,
              int threads) const;
-  // All of `left` (n, hidden) against all of `right` (m, hidden).
+  // All of `left` (n, width) against all of `right` (m, width).
   void top_k(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
              TopK* of_left, TopK* of_right, int64_t left_offset, int64_t right_offset, int threads, Odd& odd) const;
   void above(const float* left, int64_t left_count, const float* right, int64_t right_count, const Rank& rank,
@@ -26,7 +28,8 @@ class FeedForwardHead {
              Odd& odd) const;
   // Pairs that were left out because a bound of their logits was below what was asked for.
   int64_t left_out() const { return left_out_; }
-  const int hidden, labels;
+  int width() const { return hidden + products; }
+  const int hidden, products, labels;
   const bool use_gelu;
   bool use_bounds = true;
 

@@ -153,8 +153,8 @@ struct Sides<FeedForwardHead> {
   Sides(const FeedForwardHead& head, const Matrix& given_left, const Matrix& given_right)
       : left(given_left),
         right(given_right),
-        lefts(check_summands(left, head.hidden, "left")),
-        rights(check_summands(right, head.hidden, "right")) {}
+        lefts(check_summands(left, head.width(), "left")),
+        rights(check_summands(right, head.width(), "right")) {}
   static int labels(const FeedForwardHead& head) { return head.labels; }
   int64_t left_count() const { return lefts; }
   int64_t right_count() const { return rights; }
@@ -489,20 +489,22 @@ NB_MODULE(_native, m) {
       .def_prop_ro("left_out", &FeedForwardHead::left_out, "Pairs that got no exact logit, of all calls so far.")
       .def(
           "__init__",
-          [](FeedForwardHead* self, bool use_gelu, Matrix read, Numbers read_bias) {
+          [](FeedForwardHead* self, bool use_gelu, Matrix read, Numbers read_bias, int products) {
             const int c = whole(read.shape(0), "read"), hidden = whole(read.shape(1), "read");
             need(c >= 1, "there must be one label or more");
             need(hidden >= 16 && hidden % 16 == 0, "the hidden width must be a multiple of 16");
+            need(products >= 0 && products % 16 == 0 && products <= 1 << 16, "products must be a multiple of 16");
+            need(products == 0 || c == 1, "products go with one label");
             new (self) FeedForwardHead(hidden, c, use_gelu, weights_of(read, read.size(), "read"),
-                                       weights_of(read_bias, c, "read_bias"));
+                                       weights_of(read_bias, c, "read_bias"), products);
           },
-          "use_gelu"_a, "read"_a, "read_bias"_a)
+          "use_gelu"_a, "read"_a, "read_bias"_a, "products"_a = 0)
       .def(
           "score",
           [](const FeedForwardHead& self, Matrix left, Matrix right, Rows rows, Output logits, int threads) {
             check_threads(threads);
-            const int64_t n = check_summands(left, self.hidden, "left"),
-                          m = check_summands(right, self.hidden, "right");
+            const int64_t n = check_summands(left, self.width(), "left"),
+                          m = check_summands(right, self.width(), "right");
             check_pairs(rows, logits, n, m, self.labels);
             nb::gil_scoped_release release;
             self.score(left.data(), right.data(), rows.data(), static_cast<int64_t>(rows.shape(0)), logits.data(),

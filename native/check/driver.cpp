@@ -199,18 +199,21 @@ void try_transformer(const TransformerCase& given, const Multiplier& multiplier,
       });
 }
 
-void try_feed_forward(int hidden, int labels, int64_t left, int64_t right, bool use_gelu, unsigned seed) {
+void try_feed_forward(int hidden, int labels, int64_t left, int64_t right, bool use_gelu, unsigned seed,
+                      int products = 0) {
   Random random(seed);
   const Numbers read = random.numbers(size_t(labels) * hidden, 0.3f), bias = random.numbers(labels, 0.3f);
-  const Numbers lefts = random.numbers(left * hidden, 1), rights = random.numbers(right * hidden, 1);
-  const FeedForwardHead head(hidden, labels, use_gelu, read.data(), bias.data());
+  const int width = hidden + products;
+  const Numbers lefts = random.numbers(left * width, 1), rights = random.numbers(right * width, 1);
+  const FeedForwardHead head(hidden, labels, use_gelu, read.data(), bias.data(), products);
   std::vector<double> expected;
   for (int64_t a = 0; a < left; ++a)
     for (int64_t b = 0; b < right; ++b)
       for (int label = 0; label < labels; ++label) {
         double sum = bias[label];
         for (int x = 0; x < hidden; ++x)
-          sum += activated(double(lefts[a * hidden + x]) + rights[b * hidden + x], use_gelu) * read[label * hidden + x];
+          sum += activated(double(lefts[a * width + x]) + rights[b * width + x], use_gelu) * read[label * hidden + x];
+        for (int x = hidden; x < width; ++x) sum += double(lefts[a * width + x]) * rights[b * width + x];
         expected.push_back(sum);
       }
   try_everything(
@@ -271,6 +274,7 @@ void try_all() {
       try_feed_forward(48, labels, 7, 37, use_gelu, ++seed);
       try_feed_forward(32, labels, 3, 1100, use_gelu, ++seed);
       try_feed_forward(32, labels, 70, 1100, use_gelu, ++seed);
+      if (labels == 1) try_feed_forward(32, 1, 70, 1100, use_gelu, ++seed, 48);
       try_feed_forward(16, labels, 300, 5, use_gelu, ++seed);
       try_feed_forward(16, labels, 0, 5, use_gelu, ++seed);
     }

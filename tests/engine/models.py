@@ -27,7 +27,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "lite": {"head": "lite", "head_heads": 2},
     "cosine": {"head": "cosine"},
 }
-_NATIVE = ("transformer", "compared", "lexical", "pre_norm", "feed_forward")
+_NATIVE = ("transformer", "compared", "lexical", "pre_norm", "feed_forward", "feed_forward_compared")
 
 
 def kernels_for(*heads: str) -> list[Any]:

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(not runs_native(), reason="this CPU does not run
 ASKED = ("logit", 0, [])
 
 
-def head_of(weights: np.ndarray, bias: float, use_bounds: bool, use_gelu: bool = False) -> Any:
-    head = native_module().FeedForwardHead(use_gelu, weights, np.array([bias], dtype=np.float32))
+def head_of(weights: np.ndarray, bias: float, use_bounds: bool, use_gelu: bool = False, products: int = 0) -> Any:
+    head = native_module().FeedForwardHead(use_gelu, weights, np.array([bias], dtype=np.float32), products)
     head.use_bounds = use_bounds
     return head
 
@@ -72,6 +72,7 @@ KINDS = ["usual", "outliers", "columns", "constant", "few", "near"]
     threads=st.integers(1, 3),
     shift=st.sampled_from([0.0, -2.0, 3.0]),
     use_gelu=st.booleans(),
+    products=st.sampled_from([0, 0, 16, 80]),
     seed=st.integers(0, 10_000),
 )
 def test_the_same_with_bounds(
@@ -82,15 +83,16 @@ def test_the_same_with_bounds(
     threads: int,
     shift: float,
     use_gelu: bool,
+    products: int,
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
-    left = numbers(rng, kinds[0], counts[0], hidden) + np.float32(shift)
-    right = numbers(rng, kinds[1], counts[1], hidden)
+    left = numbers(rng, kinds[0], counts[0], hidden + products) + np.float32(shift)
+    right = numbers(rng, kinds[1], counts[1], hidden + products)
     weights = rng.standard_normal((1, hidden)).astype(np.float32)
     weights[0, rng.random(hidden) < 0.2] = 0
     weights[0, rng.random(hidden) < 0.1] = 1e-39
-    bounded, full = (head_of(weights, 0.3, use_bounds, use_gelu) for use_bounds in (True, False))
+    bounded, full = (head_of(weights, 0.3, use_bounds, use_gelu, products) for use_bounds in (True, False))
     cuts = [64, 200] if counts[1] > 300 else []
     for found, expected in zip(
         best_of(bounded, left, right, k, threads, cuts), best_of(full, left, right, k, 1, []), strict=True
@@ -127,9 +129,27 @@ def test_what_is_not_finite_is_named_all_the_same(number: float, side: int) -> N
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("products", [0, 48])
+def test_pairs_by_row_numbers_and_all_pairs_agree(products: int) -> None:
+    rng = np.random.default_rng(2)
+    left, right = (numbers(rng, "usual", count, 32 + products) for count in (70, 90))
+    weights = rng.standard_normal((1, 32)).astype(np.float32)
+    head = head_of(weights, 0.5, True, products=products)
+    hidden = np.maximum(left[:, None, :32].astype(np.float64) + right[None, :, :32], 0)
+    expected = hidden @ weights[0] + 0.5 + left[:, 32:].astype(np.float64) @ right[:, 32:].T
+    rows = np.stack(np.unravel_index(np.arange(70 * 90), (70, 90)), 1).astype(np.int64)
+    logits = np.empty((len(rows), 1), dtype=np.float32)
+    head.score(left, right, rows, logits, 2)
+    np.testing.assert_allclose(logits[:, 0].reshape(70, 90), expected, atol=1e-4)
+    scores, found = best_of(head, left, right, 90, 2, [])
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, found, 1), atol=1e-4)
+    assert (np.sort(found, 1) == np.arange(90)).all()
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_a_job_says_how_many_pairs_it_skipped(tiny_encoder: Path, activation: str) -> None:
-    model = make_model(tiny_encoder, "feed_forward", TaskConfig(kind="binary"), head_activation=activation)
+@pytest.mark.parametrize("head", ["feed_forward", "feed_forward_compared"])
+def test_a_job_says_how_many_pairs_it_skipped(tiny_encoder: Path, head: str, activation: str) -> None:
+    model = make_model(tiny_encoder, head, TaskConfig(kind="binary"), head_activation=activation)
     sides = make_sides(model, 80, 3_000)
     scorer = Scorer(model, kernel="native")
     found = scorer.best(*sides, 2)

@@ -102,26 +102,34 @@ def why_not_native(model: DiPair) -> str | None:
             )
     folded = fold_head(model.head, model.classifier)
     if isinstance(folded, FoldedTransformer):
-        if len(folded.layers) != 1:
-            return f"the head has {len(folded.layers)} layers, the native kernels do one"
-        width, heads = student.vector_width, student.attention_heads
-        hidden = student.head_intermediate or 4 * width
-        if width % _PANEL or hidden % _PANEL or (width // heads) % _VECTOR:
-            return (
-                f"widths of {width}, {width // heads} a head and {hidden} between are no multiples of {_PANEL}, "
-                f"{_VECTOR} and {_PANEL}"
-            )
-        if max(student.kept_tokens) > MOST_TOKENS:
-            return f"more than {MOST_TOKENS} kept tokens"
-        return None
+        return _why_not_transformer(folded, student)
     if isinstance(folded, FoldedFeedForward):
-        if student.head_layers != 1:
-            return f"the feed-forward head has {student.head_layers} hidden layers, the native kernels do one"
-        if folded.products is not None:
-            return "the feed-forward head compares texts, the native kernels score its hidden numbers alone"
-        hidden = student.head_intermediate or student.vector_width
-        return f"a hidden width of {hidden} is no multiple of {_VECTOR}" if hidden % _VECTOR else None
+        return _why_not_feed_forward(folded, student, model.task.num_labels)
     return f"there is no native kernel for a {student.head} head"
+
+
+def _why_not_transformer(folded: FoldedTransformer, student: StudentConfig) -> str | None:
+    if len(folded.layers) != 1:
+        return f"the head has {len(folded.layers)} layers, the native kernels do one"
+    width, heads = student.vector_width, student.attention_heads
+    hidden = student.head_intermediate or 4 * width
+    if width % _PANEL or hidden % _PANEL or (width // heads) % _VECTOR:
+        return (
+            f"widths of {width}, {width // heads} a head and {hidden} between are no multiples of {_PANEL}, "
+            f"{_VECTOR} and {_PANEL}"
+        )
+    return f"more than {MOST_TOKENS} kept tokens" if max(student.kept_tokens) > MOST_TOKENS else None
+
+
+def _why_not_feed_forward(folded: FoldedFeedForward, student: StudentConfig, labels: int) -> str | None:
+    if student.head_layers != 1:
+        return f"the feed-forward head has {student.head_layers} hidden layers, the native kernels do one"
+    if folded.products is not None and labels > 1:
+        return f"a feed-forward head compares texts for {labels} labels, the native kernels do one"
+    if folded.products is not None and student.vector_width % _VECTOR:
+        return f"a width of {student.vector_width} is no multiple of {_VECTOR}"
+    hidden = student.head_intermediate or student.vector_width
+    return f"a hidden width of {hidden} is no multiple of {_VECTOR}" if hidden % _VECTOR else None
 
 
 def head_weights(model: DiPair) -> dict[str, torch.Tensor]:
@@ -179,9 +187,8 @@ class NativeKernel:
             if self.labels == 1:  # whose bounds are made anew in each call
                 self.most_pairs_a_call = 2**32
             self.form = ArrayForm()
-            self.head = self.native.FeedForwardHead(
-                use_gelu, _array(head.classifier.weight), _array(head.classifier.bias)
-            )
+            products = 0 if head.products is None else head.products.weights.shape[2]
+            self.head = self.native.FeedForwardHead(use_gelu, _array(head.read), _array(head.classifier.bias), products)
 
     @property
     def threads(self) -> int:
@@ -206,7 +213,12 @@ class NativeKernel:
         check_folded(folded)
         if isinstance(self.folded, FoldedTransformer):
             return _packed(self.head, self.folded, folded, side)
-        return _array(folded["summand"])
+        products = cast(FoldedFeedForward, self.folded).products
+        if products is None:
+            return _array(folded["summand"])
+        # The products' weights go with the left side's numbers.
+        similar = folded["similar"].float()
+        return _array(torch.cat([folded["summand"], similar * products.weights[0, 0] if side == 0 else similar], 1))
 
     def pairs(self, sides: Sequence[Any], rows: np.ndarray) -> np.ndarray:
         """As `Kernel.pairs`."""
