@@ -124,13 +124,16 @@ void FeedForwardHead::score(const float* left, const float* right, const int64_t
 
 namespace {
 
-constexpr int64_t kPanels = 32;           // of right texts, put side by side once for a chunk of left rows
-constexpr int64_t kRange = kPanels * 16;  // right texts
-constexpr int64_t kBoundedChunk = 2048;   // left rows, whose bytes the second cache holds
-constexpr int64_t kFewest = 64;           // texts of a side for which a grid is worth making
+constexpr int64_t kPanels = 32;             // of right texts, put side by side once for a chunk of left rows
+constexpr int64_t kRange = kPanels * 16;    // right texts
+constexpr int64_t kBoundedBytes = 1 << 19;  // of left rows, beside which the second cache has room
+constexpr int64_t kFewest = 64;             // texts of a side for which a grid is worth making
 constexpr int64_t kLongestPause = 8;  // ranges without bounds after those in which too many pairs reached their limits
 constexpr int64_t kLogitCost =
     10;  // of an exact logit, in looks at a pair in fp32, which cost what a panel's pair does
+
+// Left rows of a chunk whose bounds are made.
+int64_t bounded_chunk(int width) { return std::max<int64_t>(256, kBoundedBytes / width); }
 
 // The two sides of a call.
 struct Block {
@@ -156,9 +159,10 @@ class Sweep {
         sums_(static_cast<size_t>(head.labels + 1) * kLeftRows),
         logits_(head.labels) {
     if (!bounds) return;
-    left_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kBoundedChunk) * head.width());
+    const int64_t chunk = bounded_chunk(head.width());
+    left_bytes_ = Buffer<uint8_t>(static_cast<size_t>(chunk) * head.width());
     panel_bytes_ = Buffer<uint8_t>(static_cast<size_t>(kRange) * head.width());
-    rows_.resize(kBoundedChunk);
+    rows_.resize(chunk);
     facts_ = Buffer<ByteBounds::Panel>(kPanels);
   }
 
@@ -321,7 +325,7 @@ bool FeedForwardHead::bounds_pay(int64_t left_count, int64_t right_count) const 
 }
 
 int64_t FeedForwardHead::chunk_of(int64_t left_count, int64_t right_count) const {
-  return bounds_pay(left_count, right_count) ? kBoundedChunk : kLeftChunk;
+  return bounds_pay(left_count, right_count) ? bounded_chunk(width()) : kLeftChunk;
 }
 
 template <class Take>
