@@ -35,6 +35,7 @@ from distilmatch.files import write_json
 from distilmatch.jobs.match import match_folders
 from distilmatch.jobs.match_exact import _SAVE_SECONDS
 from distilmatch.models import DiPair
+from distilmatch.planning.planner import Work, calibrate
 from distilmatch.store.codec import bytes_per_item
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, RepresentationWriter
 
@@ -43,7 +44,8 @@ TIMES = 4  # as large as the memory, each side
 TOP_K = 10
 _SHARD = 4096
 _START = 8.0  # seconds of Python
-_FIRST = 1024  # texts whose pairs are timed to choose the size of the job
+_FIRST = 1024  # texts whose folded size is looked at
+_PLANNED = 200_000  # texts a side of a job whose rate chooses the size of this one
 
 
 def write_side(model: DiPair, side: int, texts: int, place: Path) -> None:
@@ -74,18 +76,9 @@ def size_of(model: DiPair, seconds: float, memory: int | None) -> tuple[int, int
     bytes_a_text = min(side.nbytes // _FIRST for side in sides)
     if memory is not None:
         return TIMES * memory // bytes_a_text, memory
-    best, ranking = scorer.kernel.best_rows(_FIRST, TOP_K), _ranking(model)
-    scorer.kernel.top_k(sides[0], sides[1], ranking, best, None, (0, 0))
-    started = time.perf_counter()
-    scorer.kernel.top_k(sides[0], sides[1], ranking, best, None, (0, 0))
-    texts = int((seconds * _FIRST**2 / (time.perf_counter() - started)) ** 0.5)
+    work = Work(left=_PLANNED, right=_PLANNED, top_k=TOP_K, encode=False)
+    texts = int((seconds * calibrate(model, work, seconds=2.0).scored) ** 0.5)
     return texts, texts * bytes_a_text // TIMES
-
-
-def _ranking(model: DiPair) -> Any:
-    from distilmatch.engine.question import Question
-
-    return Question(top_k=TOP_K).ranking(model.task)
 
 
 def run_job(work: Path, name: str, memory: int | None) -> None:

@@ -73,6 +73,16 @@ kept, and are those that scoring every pair would give: nearly all pairs are lef
 ([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). The job was ended {kills} times with SIGKILL and went
 on: {hours} hours of all its processes, what the stops lost included; planned {planned_hours}. {rate} pairs a second. The
 last process had {memory} GiB, mapped files included, and folded each text {passes} times."""
+_MORE_METRICS = {"walmart_amazon": ("average_precision",), "wikiqa": ("mrr",)}
+_HEAD_ROWS = {
+    "student": "student by default",
+    "feed_forward_compared": "feed-forward, with products",
+    "feed_forward_relu": "feed-forward alone",
+    "tfidf": "TF-IDF",
+}
+QUALITY_OF_HEADS = """One seed; in brackets the share of the teacher's. The feed-forward heads have a hidden width of 256 and
+ReLU; "alone" is the head that a trillion random pairs were scored with. Teacher, labels and stages are the same for all
+of a set."""
 EXACT_SEARCH = """{left:,} left texts against {right:,} right ones, real records encoded by trained students; the {k} best of
 each are kept, and are equal to the last bit. Bounds in bytes say which pairs need no exact logit
 ([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). Other heads score every pair: bounds over clusters of
@@ -101,6 +111,7 @@ def render() -> str:
         "engine_pairs": _pairs,
         "engine_all_pairs": _all_pairs,
         "exact_search": _exact_search,
+        "quality_heads": _quality_of_heads,
         "engine_scaling": _scaling,
         "engine_out_of_memory": _out_of_memory,
         "trillion": _trillion,
@@ -246,6 +257,24 @@ def _exact_search(metrics: dict[str, float], result: dict[str, Any]) -> str:
         "k": result["notes"]["top_k"],
     }
     return f"## Pairs that need no exact score\n\n{markdown_table(titles, rows)}\n\n{EXACT_SEARCH.format(**facts)}"
+
+
+def _quality_of_heads(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    rows = []
+    for name, facts in result["notes"]["sets"].items():
+        for metric in (facts["main"], *_MORE_METRICS.get(name, ())):
+            own = {kind: metrics[f"{name}_{kind}_{metric}"] for kind in facts["rows"]}
+            teacher = own["teacher"]
+            shares = {kind: f"{value:.3f} ({_percent(value / teacher)})" for kind, value in own.items()}
+            rows.append(
+                [
+                    f"{facts['set']}, {metric.replace('_', ' ')}",
+                    f"{teacher:.3f}",
+                    *(shares.get(kind, "") for kind in _HEAD_ROWS),
+                ]
+            )
+    titles = ["test split", "teacher", *_HEAD_ROWS.values()]
+    return f"## What the heads of all pairs are worth\n\n{markdown_table(titles, rows)}\n\n{QUALITY_OF_HEADS}"
 
 
 def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:
