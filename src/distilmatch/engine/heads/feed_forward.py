@@ -29,13 +29,12 @@ class FoldedFeedForward:
 
     @staticmethod
     def cost(student: StudentConfig, labels: int) -> HeadCost:
-        """A sum and the activation; with more layers their products."""
+        """A sum and the activation, and where texts are compared a product of vectors; with more layers their products."""
         hidden = student.head_intermediate or student.vector_width
         layers = student.head_layers - 1
         operations = 2 * (layers * hidden * hidden + labels * hidden) if layers else None
-        if student.head_similarities or student.lexical:
-            width = student.vector_width * (bool(student.head_similarities) + bool(student.lexical))
-            operations = (operations or 0) + 2 * labels * width
+        if operations is not None:
+            operations += 2 * labels * student.vector_width * (bool(student.head_similarities) + bool(student.lexical))
         return HeadCost(operations=operations, products=layers > 0, widest=hidden, gathers=False)
 
     @torch.no_grad()
