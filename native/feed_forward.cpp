@@ -394,28 +394,20 @@ struct TakeBest : Takes<TakeBest> {
 
   // Whether what is not worth having can be told by the left row alone; and from which logit on a pair is.
   bool limited() const { return keeps_left && !of_right; }
-  float worth(int64_t a) const {
-    const TopK& own = *of_left.of(omp_get_thread_num());
-    const int64_t row = of_left.offset() + a;
-    return own.size(row) == own.k() ? own.hits(row)[0].score : -HUGE_VALF;
-  }
+  float worth(int64_t a) const { return of_left.worth(a, omp_get_thread_num()); }
   void add(int64_t a, int64_t b, float score) const {
     if (keeps_left) of_left.of(omp_get_thread_num())->add(of_left.offset() + a, {score, right_offset + b});
     if (of_right) of_right->add_shared(right_offset + b, {score, left_offset + a});
   }
   void add_panel(int64_t a, int64_t b, const float* scores, int count) const {
-    if (keeps_left && !of_right) {
-      const TopK& own = *of_left.of(omp_get_thread_num());
-      const int64_t row = of_left.offset() + a;
-      if (own.size(row) == own.k()) {  // most of 16 are not among the best
-        const __m512 worst = _mm512_set1_ps(own.hits(row)[0].score);
-        __mmask16 worth = _mm512_cmp_ps_mask(_mm512_load_ps(scores), worst, _CMP_GE_OQ) & first_lanes(count);
-        for (; worth; worth &= worth - 1) {
-          const int j = __builtin_ctz(worth);
-          add(a, b + j, scores[j]);
-        }
-        return;
+    if (limited()) {  // most of 16 are not among the best
+      const __m512 worst = _mm512_set1_ps(worth(a));
+      __mmask16 wanted = _mm512_cmp_ps_mask(_mm512_load_ps(scores), worst, _CMP_GE_OQ) & first_lanes(count);
+      for (; wanted; wanted &= wanted - 1) {
+        const int j = __builtin_ctz(wanted);
+        add(a, b + j, scores[j]);
       }
+      return;
     }
     for (int j = 0; j < count; ++j) add(a, b + j, scores[j]);
   }

@@ -153,6 +153,12 @@ class LeftBest {
   }
   TopK* of(int thread) const { return own_.empty() ? target_ : own_[thread].get(); }
   int64_t offset() const { return own_.empty() ? offset_ : 0; }
+  // What a score of the block's text `a` must be to be kept, as far as a thread knows: no less than the worst of its
+  // own, or of those that the target had before, where there are enough of either.
+  float worth(int64_t a, int thread) const {
+    const float before = worst(*target_, offset_ + a);
+    return own_.empty() ? before : std::max(before, worst(*own_[thread], a));
+  }
   void merge() {
     for (const auto& part : own_)
       for (int64_t row = 0; row < texts_; ++row)
@@ -160,6 +166,10 @@ class LeftBest {
   }
 
  private:
+  static float worst(const TopK& best, int64_t row) {
+    return best.size(row) == best.k() ? best.hits(row)[0].score : -std::numeric_limits<float>::infinity();
+  }
+
   TopK* target_;
   int64_t texts_, offset_;
   std::vector<std::unique_ptr<TopK>> own_;
