@@ -15,7 +15,7 @@ def _result() -> dict[str, Any]:
         metrics |= {f"{kind}_f1": 0.5 + place / 100, f"{kind}_average_precision": 0.4, f"{kind}_minutes": float(place)}
     metrics |= {"student_pairs_per_s": 12_345.0, "student_from_text_pairs_per_s": 67.0}
     metrics |= {"student_f1_std": 0.01, "student_f1_min": 0.57, "student_f1_max": 0.59, "teacher_f1": 0.8}
-    metrics["student_f1"] = 0.59
+    metrics["student_f1"], metrics["student_minutes"] = 0.59, 10.0
     notes = {"set": "Some set", "main": "f1", "rows": harness.LABELS, "max_lengths": [128, 64]}
     notes["seeds_of"] = {kind: 3 if kind in harness.SEEDED else 1 for kind in harness.LABELS}
     return {
