@@ -90,6 +90,7 @@ def main() -> None:
     for place in arguments.student:
         model = DiPair.from_pretrained(place).eval()
         name = f"{model.student.head}_{model.student.head_activation}"
+        name += "_compared" if model.student.head_similarities or model.student.lexical else ""
         metrics |= {f"{name}_{key}": value for key, value in compared(model, texts, arguments.top_k).items()}
         print(json.dumps(metrics), flush=True)
     publish("exact_search", metrics, [0], {"top_k": arguments.top_k, "threads": torch.get_num_threads()})

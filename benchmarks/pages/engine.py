@@ -73,6 +73,12 @@ kept, and are those that scoring every pair would give: nearly all pairs are lef
 ([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). The job was ended {kills} times with SIGKILL and went
 on: {hours} hours of all its processes, what the stops lost included; planned {planned_hours}. {rate} pairs a second. The
 last process had {memory} GiB, mapped files included, and folded each text {passes} times."""
+_SEARCHED = {
+    "feed_forward_relu": HEADS["feed_forward_relu"],
+    "feed_forward_gelu": HEADS["feed_forward"],
+    "feed_forward_relu_compared": HEADS["feed_forward_relu"] + ", with products",
+    "feed_forward_gelu_compared": HEADS["feed_forward"] + ", with products",
+}
 _MORE_METRICS = {"walmart_amazon": ("average_precision",), "wikiqa": ("mrr",)}
 _HEAD_ROWS = {
     "student": "student by default",
@@ -241,13 +247,13 @@ def _trillion(metrics: dict[str, float], result: dict[str, Any]) -> str:
 def _exact_search(metrics: dict[str, float], result: dict[str, Any]) -> str:
     rows = [
         [
-            HEADS[head],
+            label,
             f"{100 * metrics[f'{name}_skipped_fraction']:.1f} %",
             _rate(metrics[f"{name}_full_pairs_per_s"]),
             _rate(metrics[f"{name}_pairs_per_s"]),
             f"{metrics[f'{name}_speedup']:.1f}",
         ]
-        for name, head in (("feed_forward_relu", "feed_forward_relu"), ("feed_forward_gelu", "feed_forward"))
+        for name, label in _SEARCHED.items()
         if f"{name}_speedup" in metrics
     ]
     titles = ["head", "pairs left out", "all scored, pairs a second", "with bounds", "times as fast"]
