@@ -129,8 +129,8 @@ constexpr int64_t kRange = kPanels * 16;    // right texts
 constexpr int64_t kBoundedBytes = 1 << 19;  // of left rows, beside which the second cache has room
 constexpr int64_t kFewest = 64;             // texts of a side for which a grid is worth making
 constexpr int64_t kLongestPause = 8;  // ranges without bounds after those in which too many pairs reached their limits
-constexpr int64_t kLogitCost =
-    10;  // of an exact logit, in looks at a pair in fp32, which cost what a panel's pair does
+// Of an exact logit, in looks at a pair in fp32, each of which costs what a pair of a panel does.
+constexpr int64_t kLogitCost = 10;
 
 // Left rows of a chunk whose bounds are made.
 int64_t bounded_chunk(int width) { return std::max<int64_t>(256, kBoundedBytes / width); }
