@@ -1,6 +1,7 @@
 """Whether `distilmatch plan` is right: its prediction beside the same job as it ran, over three orders of magnitude.
 
-    python -m benchmarks.plan_accuracy [--most-pairs N] [--generated N] [--work DIR]
+    python -m benchmarks.plan_accuracy [--most-pairs N] [--generated LEFT RIGHT] [--candidates LEFT RIGHT] [--index KIND ...]
+        [--work DIR]
 
 Each job is what a user would run: two `encode` and one `match`, processes of their own, on texts of random words; the plan
 is made before, from the same texts. Larger jobs match folders of random representations that nothing encodes, at which the plan
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,30 @@ SIZES = {"transformer": (300, 1000, 3000), "feed_forward": (300, 1000, 3000, 10_
 CANDIDATES = 100
 THRESHOLD = 0.99  # that few of the random pairs reach
 WORDS = ["red", "blue", "large", "small", "wooden", "chair", "table", "lamp", "with", "for", "garden", "kitchen", "set"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """A job on folders of random representations: the ten best of each left text, unless there is a threshold.
+
+    Attributes:
+        texts: of the two sides.
+        memory: GB for folded texts; None for what the machine has.
+        threshold: of scores.
+        index: by which candidates are found; None where all pairs are scored.
+    """
+
+    texts: tuple[int, int]
+    memory: float | None = None
+    threshold: float | None = None
+    index: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its figures."""
+        beside = f"_in_{1000 * self.memory:.0f}_mb" if self.memory else "_above" if self.threshold else ""
+        found_by = f"_{CANDIDATES}_candidates_{self.index}" if self.index else ""
+        return f"generated_{self.texts[0]}x{self.texts[1]}{beside}{found_by}"
 
 
 def texts(count: int, path: Path, seed: int) -> None:
@@ -87,25 +113,19 @@ def job(model: Path, size: int, candidates: int | None, work: Path) -> tuple[flo
     return planned, real
 
 
-def generated_job(
-    model: Path, size: int, candidates: int | None, memory: float | None, threshold: float | None, work: Path
-) -> tuple[float, float]:
-    """Planned and real seconds of matching folders of random representations; the plan looks at these.
-
-    Args:
-        memory: GB for folded texts.
-        threshold: all pairs above it in the place of the ten best.
-    """
+def generated_job(model: Path, one: Generated, work: Path) -> tuple[float, float]:
+    """Planned and real seconds of matching folders of random representations; the plan looks at these."""
     loaded = DiPair.from_pretrained(model).eval()
-    for j, name in enumerate(("left", "right")):
-        write_side(loaded, j, size, work / f"{size}-{name}")
-    some = ["--candidates", str(candidates)] if candidates else []
-    some += [] if memory is None else ["--memory", f"{memory:.3f}"]
-    sides = [word for name in ("left", "right") for word in (f"--{name}", work / f"{size}-{name}" / "folder")]
+    sides: list[str | Path] = []
+    for j, (name, count) in enumerate(zip(("left", "right"), one.texts, strict=True)):
+        write_side(loaded, j, count, work / f"{count}-{name}")
+        sides += [f"--{name}", work / f"{count}-{name}" / "folder"]
+    some = [] if one.index is None else ["--candidates", str(CANDIDATES), "--index", one.index]
+    some += [] if one.memory is None else ["--memory", f"{one.memory:.3f}"]
     command("plan", model, *sides, *some, "--no-smaller", "--json", work / "plan.json")
     planned = json.loads((work / "plan.json").read_text())["total_seconds"]
     (work / "matches.parquet").unlink(missing_ok=True)
-    kept = ["--top-k", "10"] if threshold is None else ["--threshold", str(threshold)]
+    kept = ["--top-k", "10"] if one.threshold is None else ["--threshold", str(one.threshold)]
     return planned, command("match", model, *sides, *kept, *some, "--output", work / "matches.parquet")
 
 
@@ -113,10 +133,11 @@ def main() -> None:
     """Plans and runs every job, and publishes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most-pairs", type=float, default=1e8)
-    parser.add_argument(
-        "--generated", type=int, default=100_000, help="texts a side of the larger jobs of a feed-forward head"
-    )
-    parser.add_argument("--candidates", type=int, default=100_000, help="texts a side of the job that finds candidates")
+    sizes: dict[str, Any] = {"type": int, "nargs": 2, "metavar": ("LEFT", "RIGHT")}
+    usual = [100_000, 100_000]
+    parser.add_argument("--generated", default=usual, help="texts of the larger jobs of a feed-forward head", **sizes)
+    parser.add_argument("--candidates", default=usual, help="texts of the jobs that find candidates", **sizes)
+    parser.add_argument("--index", nargs="+", default=["hnsw"], help="by which these are found, a job each")
     parser.add_argument("--work", type=Path, default=Path("runs/plan_accuracy"))
     arguments = parser.parse_args()
     metrics: dict[str, float] = {}
@@ -128,22 +149,22 @@ def main() -> None:
         student(**shape).save_pretrained(model)
         jobs: list[tuple[int, int | None]] = [(size, None) for size in SIZES[head] if size**2 <= arguments.most_pairs]
         jobs.append((3000, CANDIDATES))
-        made = [(f"{head}_{size}x{size}", partial(job, model, size, some, work), some) for size, some in jobs]
-        if head == "feed_forward" and arguments.generated:
-            size, quarter = arguments.generated, arguments.generated * 1024 / 4e9
-            larger: list[tuple[int, int | None, float | None, float | None]] = [
-                (size, None, None, None),
-                (size, None, quarter, None),
-                (size, None, None, THRESHOLD),
-                (arguments.candidates, CANDIDATES, None, None),
+        made = [
+            (f"{size}x{size}" + (f"_{some}_candidates" if some else ""), partial(job, model, size, some, work))
+            for size, some in jobs
+        ]
+        if head == "feed_forward":
+            left, right = arguments.generated
+            larger = [
+                Generated(texts=(left, right)),
+                Generated(texts=(left, right), memory=right * 1024 / 4e9),
+                Generated(texts=(left, right), threshold=THRESHOLD),
+                *(Generated(texts=tuple(arguments.candidates), index=kind) for kind in arguments.index),
             ]
-            for count, some, memory, threshold in larger:
-                beside = f"_in_{1000 * memory:.0f}_mb" if memory else "_above" if threshold else ""
-                name = f"{head}_generated_{count}x{count}{beside}"
-                made.append((name, partial(generated_job, model, count, some, memory, threshold, work), some))
-        for name, run, candidates in made:
+            made += [(one.name, partial(generated_job, model, one, work)) for one in larger]
+        for name, run in made:
             planned, real = run()
-            name += f"_{candidates}_candidates" if candidates else ""
+            name = f"{head}_{name}"
             errors.append(abs(planned - real) / real)
             metrics |= {f"{name}_planned_s": planned, f"{name}_real_s": real, f"{name}_relative_error": errors[-1]}
             print(f"{name}: planned {planned:.1f} s, real {real:.1f} s, error {errors[-1]:.0%}", flush=True)

@@ -10,6 +10,7 @@ import pytest
 
 from distilmatch.config.pairs import StudentConfig
 from distilmatch.config.tables import TaskConfig
+from distilmatch.engine.candidates import CandidateIndex, ivf_distances
 from distilmatch.engine.heads.kinds import head_cost
 from distilmatch.engine.kernels.native_module import native_module, runs_native
 from distilmatch.engine.scorer import Scorer
@@ -104,15 +105,38 @@ def test_files_and_blocks_are_planned(tiny_encoder: Path) -> None:
 
 def test_candidates_are_planned(tiny_encoder: Path) -> None:
     student = model(tiny_encoder)
-    found_by = CandidateRates(texts=100, pooled=1000.0, indexed=100.0, searched=50.0, exact=1e4)
+    found_by = CandidateRates(
+        texts=100, pooled=1000.0, indexed=100.0, searched=50.0, exact=1e4, build_power=1.5, search_power=0.5
+    )
     rates = replace(RATES, candidates=found_by, files_written=1e6, files_read=2e6)
     work = Work(left=1000, right=10_000, candidates=10, encode=False, memory_bytes=4 * 10**6)
     graph = plan(student, work, rates).seconds
-    assert graph["index"] == pytest.approx(10.0 + 2 * 100.0 + 2 * 20.0)  # log(10,000) is twice log(100)
+    assert graph["index"] == pytest.approx(10.0 + 100**1.5 + 10 * 20.0)  # a second for 100 texts, of 10,000
     assert graph["recall"] == pytest.approx(1000.0) and graph["files"] == pytest.approx(40.0 + 20.0)
     flat = plan(student, replace(work, index="flat"), rates).seconds
     assert flat["index"] == pytest.approx(10.0 + 100 * 20.0)
-    assert plan(student, replace(work, index="ivf"), rates).seconds["index"] == pytest.approx(10.0 + 1000.0 + 200.0)
+    inverted = plan(student, replace(work, index="ivf"), rates).seconds
+    slower = (400 + 10_000 / 16) / (40 + 100 / 20)  # lists and texts that a query meets: of 400 lists 25, of 40 two
+    assert inverted["index"] == pytest.approx(10.0 + 1000.0 + 20.0 * slower)
+
+
+def test_what_an_index_costs_is_of_the_index_that_is_built() -> None:
+    pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
+    inverted = CandidateIndex(vectors, "ivf").index
+    built, asked = ivf_distances(len(vectors))
+    assert built == (inverted.cp.niter + 1) * len(vectors) * inverted.nlist
+    assert asked == pytest.approx(inverted.nlist + inverted.nprobe * len(vectors) / inverted.nlist)
+
+
+def test_how_a_graph_grows_is_measured(tiny_encoder: Path) -> None:
+    pytest.importorskip("faiss")
+    work = Work(left=600, right=6000, candidates=10, encode=False)
+    found = calibrate(model(tiny_encoder), work, seconds=0.2).candidates
+    assert found is not None and found.texts >= 4000
+    assert found.build_power >= 1 and 0 <= found.search_power <= 0.5
+    small = calibrate(model(tiny_encoder), replace(work, right=300), seconds=0.2).candidates
+    assert small is not None and (small.build_power, small.search_power) == (1, 0)
 
 
 def test_smaller_numbers_are_planned(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

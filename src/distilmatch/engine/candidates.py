@@ -23,6 +23,7 @@ _HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 80
 _ADDED = 2**16  # vectors at a time
 _VECTORS, _GRAPH, _COMPLETE = "vectors.npy", "index.faiss", "index.json"
 _IVF_TRAINED = 64  # vectors a list is trained with
+_IVF_ROUNDS = 10  # of k-means, as FAISS trains lists
 
 
 class CandidateIndex:
@@ -146,6 +147,21 @@ class CandidateIndex:
         return np.asarray(self._flat.search(queries, k)[1], dtype=np.int64)
 
 
+def ivf_distances(count: int) -> tuple[float, float]:
+    """Distances that an `ivf` index of m vectors takes to build, and those of a query: to the lists, and to texts in some."""
+    lists = _lists(count)
+    trained = min(count, _IVF_TRAINED * lists)
+    return (_IVF_ROUNDS * trained + count) * lists, lists + _asked_lists(lists) * count / lists
+
+
+def _lists(count: int) -> int:
+    return max(1, min(count, int(4 * count**0.5)))
+
+
+def _asked_lists(lists: int) -> int:
+    return max(1, lists // 16)
+
+
 def _finite_vectors(vectors: np.ndarray) -> np.ndarray:
     # As FAISS reads them; its distances to NaN are in no order.
     vectors = np.asarray(vectors)
@@ -169,11 +185,11 @@ def _faiss_index(vectors: np.ndarray, kind: IndexKind) -> Any:
         graph.hnsw.efConstruction = _HNSW_CONSTRUCTION
         graph.hnsw.efSearch = 2 * _HNSW_CONSTRUCTION
         return _added(graph, vectors)
-    lists = max(1, min(count, int(4 * count**0.5)))
+    lists = _lists(count)
     inverted = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     random = np.random.default_rng(0)
     inverted.train(vectors[random.permutation(count)[: _IVF_TRAINED * lists]])
-    inverted.nprobe = max(1, lists // 16)
+    inverted.nprobe = _asked_lists(lists)
     return _added(inverted, vectors)
 
 

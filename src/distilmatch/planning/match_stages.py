@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distilmatch.engine.candidates import CandidateIndex
+from distilmatch.engine.candidates import CandidateIndex, ivf_distances
 from distilmatch.engine.folded import FoldedFolder
 from distilmatch.engine.matches import sampled_texts
 from distilmatch.engine.question import IndexKind
@@ -31,6 +31,8 @@ from distilmatch.types import TokenRepresentations
 
 _SHARD = 1024
 _MOST_INDEXED = 20_000
+_FEWEST_COMPARED = 4_000  # vectors whose graph and that of a quarter of them tell how graphs grow
+_MOST_SEARCH_POWER = 0.5  # of a graph; what small ones show above that is the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class CandidateRates:
         pooled: right texts a second whose vectors are read and pooled; indexed: that go into the index; searched: left texts a
             second that ask it.
         exact: pairs a second when all are scored, for the sample that says what candidates miss.
+        build_power, search_power: of the number of right texts, that a graph's building and its answer to a left text grow with.
     """
 
     texts: int
@@ -86,18 +89,20 @@ class CandidateRates:
     indexed: float
     searched: float
     exact: float
+    build_power: float = 1.0
+    search_power: float = 0.0
 
     def seconds(self, left: int, right: int, kind: IndexKind) -> dict[str, float]:
         """Of a job: "index", its building and asking, and "recall"."""
-        # A graph grows with the logarithm of what it holds, lists with its root; an exhaustive search looks at all of it.
+        # An exhaustive search looks at all texts, an inverted file at its lists and some of their texts. How a graph grows
+        # depends on how near to one another the texts are.
         grows = right / self.texts
-        deeper = max(1.0, math.log(max(2, right)) / math.log(max(2, self.texts)))
-        build = {
-            "flat": 0.0,
-            "hnsw": right / self.indexed * deeper,
-            "ivf": right / self.indexed * max(1.0, grows) ** 0.5,
-        }[kind]
-        slower = {"flat": grows, "hnsw": deeper, "ivf": max(1.0, grows) ** 0.5}[kind]
+        build, slower = 0.0, grows
+        if kind == "hnsw":
+            build, slower = self.texts / self.indexed * grows**self.build_power, grows**self.search_power
+        if kind == "ivf":
+            (built, asked), (built_here, asked_here) = ivf_distances(right), ivf_distances(self.texts)
+            build, slower = self.texts / self.indexed * built / built_here, asked / asked_here
         index = right / self.pooled + build + left / self.searched * slower
         return {"index": index, "recall": sampled_texts(left, right) * right / self.exact}
 
@@ -115,12 +120,29 @@ def candidate_rates(
     right = pooled_vectors(model, sides[1])
     pooled = rate(lambda: pooled_vectors(model, sides[1]), len(right), rounds=1, seconds=seconds)
     vectors = _like(samples, right)
-    started = time.perf_counter()
-    index = CandidateIndex(vectors, kind)
-    indexed = len(vectors) / (time.perf_counter() - started)
     queries = pooled_vectors(model, sides[0])[:512]
-    searched = rate(lambda: index.nearest(queries, candidates), len(queries), rounds=1, seconds=seconds)
-    return CandidateRates(texts=len(vectors), pooled=pooled, indexed=indexed, searched=searched, exact=exact)
+
+    def tried(count: int, share: float) -> tuple[float, float]:
+        # Seconds of an index of so many vectors, and queries a second.
+        started = time.perf_counter()
+        index = CandidateIndex(vectors[:count], kind)
+        built = time.perf_counter() - started
+        asked = rate(lambda: index.nearest(queries, candidates), len(queries), rounds=1, seconds=share * seconds)
+        return built, asked
+
+    built, searched = tried(len(vectors), 0.5 if kind == "hnsw" else 1.0)
+    powers = {}
+    if kind == "hnsw" and len(vectors) >= _FEWEST_COMPARED:
+        few = len(vectors) // 4
+        built_few, searched_few = tried(few, 0.5)
+        times = math.log(len(vectors) / few)
+        powers = {
+            "build_power": max(1.0, math.log(built / built_few) / times),
+            "search_power": min(_MOST_SEARCH_POWER, max(0.0, math.log(searched_few / searched) / times)),
+        }
+    return CandidateRates(
+        texts=len(vectors), pooled=pooled, indexed=len(vectors) / built, searched=searched, exact=exact, **powers
+    )
 
 
 def _like(samples: Samples, right: np.ndarray) -> np.ndarray:
