@@ -16,6 +16,7 @@ from distilmatch.config.tables import TableConfig
 from distilmatch.data.corpus import read_texts, write_corpus
 from distilmatch.data.tables import check_table, iter_rows, load_table
 from distilmatch.jobs.encode import count_texts, encode_table
+from distilmatch.jobs.folder_columns import folder_column
 from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.score import score_table
 
@@ -65,6 +66,11 @@ def _texts_of_folder(setup: Setup, file: Path) -> list[str]:
     return folder_texts(file, folder, text_column="a")
 
 
+def _column_of_folder(setup: Setup, file: Path) -> list[str]:
+    folder = encode_table(setup.student, file, setup.fresh("-folder"), side=0, text_column="a", show_progress_bar=False)
+    return folder_column(file, folder, "a", distinct_texts=True)
+
+
 READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
     "load_table": _load,
     "iter_rows": _iterate,
@@ -73,10 +79,12 @@ READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
     "encode_table": _encoded,
     "score_table": _scored,
     "folder_texts": _texts_of_folder,
+    "folder_column": _column_of_folder,
 }
 
 # What takes a table too, and which door it stands behind.
 INSIDE = {
+    "folder_filter": "reads as folder_column does; tests/jobs/test_folder_columns.py",
     "check_word_vectors": "a loaded encoder",
     "guess_table": "looks at columns; tests/cli/test_init.py",
     "hold_out": "copies rows; tests/data/test_hold_out.py",

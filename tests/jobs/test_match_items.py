@@ -30,7 +30,8 @@ from distilmatch.jobs import match_output
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.match import match_folders
-from distilmatch.jobs.match_output import MatchedSide, MatchTables, ReverseMatches
+from distilmatch.jobs.match_output import MatchedSide, MatchTables
+from distilmatch.jobs.match_reverse import ReverseMatches
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder

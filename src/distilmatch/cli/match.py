@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from distilmatch.cli import compared
 from distilmatch.cli.dry_run import say_estimate, say_machine
 from distilmatch.cli.options import (
     Calibrated,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from distilmatch.config.tables import TableConfig
+    from distilmatch.engine.question import Question
     from distilmatch.engine.scorer import Scorer
     from distilmatch.jobs.match import MatchReport
     from distilmatch.store.folder import RepresentationFolder
@@ -61,7 +63,18 @@ def run(
         "precision=0.95 or recall=0.9.",
         show_default="no threshold",
     ),
+    target_precision: float | None = compared.TargetPrecision,
+    target_recall: float | None = compared.TargetRecall,
+    labelled_table: str | None = compared.LabelledTable,
+    labelled_columns: str | None = compared.LabelledColumns,
+    label_column: str = compared.LabelColumn,
     calibrated: Calibrated = False,
+    same_table: bool = compared.SameTable,
+    block_on: str | None = compared.BlockOn,
+    left_filter: str | None = compared.LeftFilter,
+    right_filter: str | None = compared.RightFilter,
+    one_to_one: bool = compared.OneToOne,
+    clusters: str | None = compared.ClustersOutput,
     reverse_output: str | None = typer.Option(
         None,
         "--reverse-output",
@@ -147,38 +160,33 @@ def run(
 
     Items are matched: distinct ids or, without ids, rows of the encoded table. Run the same command again to resume.
     """
-    one_of("--index", index, ("flat", "hnsw", "ivf"))
-    if rank_by is not None:
-        one_of("--rank-by", rank_by, ("logit", "probability", "expectation"))
-    from distilmatch.engine.question import Question
     from distilmatch.engine.scorer import Scorer
     from distilmatch.estimates import seconds_so_far
-    from distilmatch.jobs.match import check_match, match_folders
+    from distilmatch.jobs.match import check_comparison, check_match, match_folders
     from distilmatch.jobs.outputs import output_file
     from distilmatch.store.folder import RepresentationFolder
 
-    question = Question(
-        top_k=top_k,
-        threshold=threshold_of(threshold),
-        calibrated=calibrated,
-        reverse=reverse_output is not None,
-        num_candidates=candidates,
-        index=index,  # type: ignore[arg-type]
-        by=rank_by,  # type: ignore[arg-type]
-        label=int(label) if label is not None and label.isdigit() else label,
-        values=_worth(values),
-    )
+    threshold = compared.target_of(threshold, target_precision, target_recall)
+    ranked = {"by": rank_by, "label": label, "values": values}
+    question = _question(top_k, threshold, calibrated, reverse_output is not None, candidates, index=index, **ranked)
     folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
-    tables = _tables(candidate_encoder, candidates, texts, left_table, right_table)
+    right_table = left_table if same_table and right_table is None else right_table
+    has_columns = block_on is not None or left_filter is not None or right_filter is not None
+    tables = _tables(candidate_encoder, candidates, texts, has_columns, left_table, right_table)
+    check_comparison(question, same_table, has_columns, one_to_one, clusters is not None)
     columns = _columns(text_columns, text_templates, tables)
     read = table_config(split=split, delimiter=delimiter, quoting=quoting)
     vectors_place = output_file(output).with_name(f"{output_file(output).name}.vectors")
-    read_tables = {"the left table": left_table, "the right table": right_table}
-    inputs = {"the model": model, **read_tables, "the sentence encoder": candidate_encoder}
+    inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
+    inputs |= {"the sentence encoder": candidate_encoder, "the labelled table": labelled_table}
     written = {"the folder of vectors": candidate_encoder and vectors_place, "the folder of folded texts": keep_folded}
+    written |= {"the file of clusters": clusters}
     # Before any model loads: hours of scoring must not end at an output that cannot be written.
     check_match(output, reverse_output, folders, inputs, written)
     student = student_of(model, device)
+    compared.decide_on(student, labelled_table, labelled_columns, label_column, read, threshold)
+    filters, both = (left_filter, right_filter), (left_table, right_table)
+    groups = compared.groups_of(block_on, filters, both, folders, distinct_texts, read)
     scorer = Scorer(student, kernel=kernel, threads=threads, memory_bytes=bytes_of(memory))  # type: ignore[arg-type]
     start = seconds_so_far()
     if not dry_run:
@@ -196,16 +204,56 @@ def run(
         distinct_texts=distinct_texts,
         texts=_texts(tables, folders, columns, read) if texts else None,
         keep_folded=keep_folded,
+        same_table=same_table,
+        groups=groups,
+        one_to_one=one_to_one,
+        clusters_output=clusters,
         overwrite=overwrite,
         dry_run=dry_run,
     )
     if dry_run:
         _show_rehearsal(report, start, {"model": model, "candidate_encoder": candidate_encoder}, device, scorer, output)
         return
-    say(**_facts(report, output, reverse_output, top_k))
-    asked = {"--top-k": top_k, "--threshold": threshold, "--candidates": candidates, "--index": candidates and index}
-    _say_next(
-        model, {"--left": left, "--right": right, **asked, "--candidate-encoder": candidate_encoder}, texts, calibrated
+    say(**_facts(report, output, reverse_output, top_k), **compared.comparison_facts(report, clusters))
+    asked: dict[str, object] = {
+        "--left": left,
+        "--right": right,
+        "--top-k": top_k,
+        "--threshold": threshold,
+        "--candidates": candidates,
+    }
+    asked |= {"--index": candidates and index, "--candidate-encoder": candidate_encoder}
+    _say_next(model, asked, texts, calibrated)
+
+
+def _question(
+    top_k: int | None,
+    threshold: str | None,
+    calibrated: bool,
+    reverse: bool,
+    candidates: int | None,
+    *,
+    index: str,
+    by: str | None,
+    label: str | None,
+    values: str | None,
+) -> Question:
+    """What is asked, as it was typed."""
+    from distilmatch.engine.question import Question
+
+    one_of("--index", index, ("flat", "hnsw", "ivf"))
+    if by is not None:
+        one_of("--rank-by", by, ("logit", "probability", "expectation"))
+    return Question(
+        top_k=top_k,
+        threshold=threshold_of(threshold),
+        calibrated=calibrated,
+        reverse=reverse,
+        num_candidates=candidates,
+        index=index,  # type: ignore[arg-type]
+        by=by,  # type: ignore[arg-type]
+        label=int(label) if label is not None and label.isdigit() else label,
+        values=_worth(values),
     )
 
 
@@ -273,12 +321,16 @@ def _worth(values: str | None) -> list[float] | None:
         raise ConfigError(f"--values must be numbers, one per label, such as 0,0.5,1; not {values!r}") from error
 
 
-def _tables(encoder: str | None, candidates: int | None, texts: bool, *tables: str | None) -> list[str]:
+def _tables(
+    encoder: str | None, candidates: int | None, texts: bool, has_columns: bool, *tables: str | None
+) -> list[str]:
     from distilmatch.errors import ConfigError
 
     named = [table for table in tables if table is not None]
-    if encoder is None and not texts and named:
-        raise ConfigError("--left-table and --right-table go with --candidate-encoder or --texts")
+    if encoder is None and not texts and not has_columns and named:
+        raise ConfigError(
+            "--left-table and --right-table go with --candidate-encoder, --texts, --block-on, --left-filter or --right-filter"
+        )
     if encoder is not None and (candidates is None or len(named) < len(tables)):
         raise ConfigError("--candidate-encoder needs --candidates N, --left-table and --right-table")
     if texts and len(named) < len(tables):

@@ -29,6 +29,10 @@ from distilmatch.engine.sides import LoadedSide
 _HIT_BYTES = 40  # of a match that is kept: in its heap, and twice as it is saved
 _HEAPS_SHARE = 4  # of the memory
 _FEWEST_ROWS = 64
+_BLOCKS_OF_A_HALF, _FEWEST_COLUMNS = (
+    32,
+    256,
+)  # where pairs are shown once: a 64th of all is shown twice, in steps worth a call
 
 _CALL_SECONDS = 2.0  # after which a progress bar should move
 _MANY_FOUND = 2**20  # pairs that one call finds, beyond which the next one is smaller
@@ -55,23 +59,35 @@ class Blocks:
         columns: texts of the second side in a block.
         pairs_a_call: of a block with some texts of the first side, at first.
         most_pairs: of a call, while calls are short and find few.
+        half: both sides are the same texts in one order, and a text of the first side is shown with those of the second from
+            its own on; with a few before that, to the start of the block.
     """
 
     columns: int
     pairs_a_call: int
     most_pairs: int
+    half: bool = False
 
     @classmethod
-    def of(cls, right: LoadedSide) -> Blocks:
+    def of(cls, right: LoadedSide, half: bool = False) -> Blocks:
         """Blocks for which there is memory: the whole second side where it fits in its half."""
         columns = len(right)
+        if half:
+            columns = max(_FEWEST_COLUMNS, -(-columns // _BLOCKS_OF_A_HALF))
         if not (right.is_folded or right.fits(2)):
             room = right.memory_bytes // 2 // right.kept_bytes
-            columns = max(1, room // right.chunk_texts) * right.chunk_texts
+            columns = min(columns, max(1, room // right.chunk_texts) * right.chunk_texts)
         kernel = right.kernel
         return cls(
-            columns=min(columns, len(right)), pairs_a_call=kernel.pairs_a_call, most_pairs=kernel.most_pairs_a_call
+            columns=min(columns, len(right)),
+            pairs_a_call=kernel.pairs_a_call,
+            most_pairs=kernel.most_pairs_a_call,
+            half=half,
         )
+
+    def last_row(self, rows: range, place: Place) -> int:
+        """Where the texts of the first side end that meet the block at work."""
+        return min(rows.stop, place.last) if self.half else rows.stop
 
     def next_call(self, pairs: int, found: int | None, seconds: float) -> int:
         """How many pairs the next call may have, after one of `pairs` that took so long and found so many; None where only
@@ -83,7 +99,7 @@ class Blocks:
 
 
 def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: range, place: Place) -> Iterator[Place]:
-    """Shows `keep` all pairs of some texts of the first side and all of the second, each once.
+    """Shows `keep` all pairs of some texts of the first side and all of the second, each once; or the half that `blocks` says.
 
     Args:
         keep: is given prepared texts of both sides and the numbers of their first texts; it says how many pairs it keeps in
@@ -92,7 +108,7 @@ def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: 
         place: where an earlier scan of these rows stopped; `Place(row=rows.start)` from the beginning.
 
     Yields:
-        Where it is, after every few texts of the first side. At the end of a block `row` is `rows.stop`.
+        Where it is, after every few texts of the first side. At the end of a block `row` is where its texts of these end.
     """
     if left.is_folded or left.fits(2):
         _ = left.whole
@@ -100,9 +116,9 @@ def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: 
     while place.first < len(right):
         if not place.last:
             place = replace(place, last=min(place.first + blocks.columns, len(right)), row=rows.start)
-        if place.row < rows.stop:
+        if place.row < blocks.last_row(rows, place):
             rights = right.block(place.first, place.last)
-            for start, texts in left.pieces(range(place.row, rows.stop)):
+            for start, texts in left.pieces(range(place.row, blocks.last_row(rows, place))):
                 first = 0
                 while first < len(texts):
                     last = min(first + max(1, pairs // len(rights)), len(texts))
@@ -116,6 +132,16 @@ def scan(left: LoadedSide, right: LoadedSide, blocks: Blocks, keep: Keep, rows: 
                     yield place
             del rights, lefts, texts
         place = Place(first=place.last, row=rows.start)
+
+
+def upper_pairs(rows: range, columns: range) -> int:
+    """How many pairs of these have a row that is no later than the column: of one set of texts, each pair once."""
+
+    def up_to(columns_done: int) -> int:  # of the columns before, whose counts rise from 1 to all rows
+        rising = min(max(columns_done, 0), len(rows))
+        return rising * (rising + 1) // 2 + len(rows) * max(0, columns_done - len(rows))
+
+    return up_to(columns.stop - rows.start) - up_to(columns.start - rows.start)
 
 
 def rows_in_memory(top_k: int, memory_bytes: int) -> int:

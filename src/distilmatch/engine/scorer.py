@@ -27,7 +27,7 @@ from distilmatch.engine.matches import BestMatches, Matches, MatchStream
 from distilmatch.engine.pairs import score_block
 from distilmatch.engine.question import IndexKind, Question
 from distilmatch.engine.ranking import RankBy, Ranking, best_first
-from distilmatch.engine.scan import Blocks, Keep, Place, best_matches, pair_shown, scan
+from distilmatch.engine.scan import Blocks, Keep, Place, best_matches, pair_shown, scan, upper_pairs
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import Representations, row_source
 from distilmatch.errors import ConfigError, ModelError
@@ -356,11 +356,13 @@ class Scorer:
         rows: range,
         place: Place,
         scored: Callable[[int], object] | None = None,
+        half: bool = False,
     ) -> Iterator[Place]:
         """As `scan.scan`, in blocks for which there is memory; pairs whose scores are no numbers are named.
 
         Args:
             scored: is told how many pairs were scored.
+            half: both sides are the same texts, of which each pair is asked for once: see `Blocks`.
         """
 
         def kept(lefts: Any, rights: Any, offsets: tuple[int, int]) -> int | None:
@@ -369,10 +371,11 @@ class Scorer:
             except NotFinite as error:
                 raise error.of(pair_shown(left, right, error.rows)) from None
             if scored is not None:
-                scored(len(lefts) * len(rights))
+                of = [range(first, first + len(texts)) for first, texts in zip(offsets, (lefts, rights), strict=True)]
+                scored(upper_pairs(*of) if half else len(lefts) * len(rights))
             return found
 
-        yield from scan(left, right, Blocks.of(right), kept, rows, place)
+        yield from scan(left, right, Blocks.of(right, half), kept, rows, place)
 
     def candidates(
         self,

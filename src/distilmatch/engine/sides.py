@@ -81,9 +81,13 @@ class LoadedSide:
 
     def part(self, start: int, stop: int) -> LoadedSide:
         """The texts from `start` to `stop`, to be folded on their own."""
+        return self.chosen(range(start, min(stop, len(self))))
+
+    def chosen(self, rows: np.ndarray | range) -> LoadedSide:
+        """The texts at row numbers, in that order, to be folded on their own."""
         subset = copy.copy(self)
         subset._folding, subset._whole, subset._opened, subset.folder = threading.Lock(), None, {}, None
-        subset.source = Subset(self.source, range(start, min(stop, len(self))))
+        subset.source = Subset(self.source, rows)
         return subset
 
     @property

@@ -7,8 +7,6 @@ Shape legend: n, m texts of the two sides; d width of vectors; b texts of a bloc
 
 from __future__ import annotations
 
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,32 +15,27 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from distilmatch.arguments import whole_number
-from distilmatch.engine.candidates import CandidateIndex
-from distilmatch.engine.matches import BestMatches, Matches, Recall, recall, sampled_texts
+from distilmatch.engine.matches import Recall
 from distilmatch.engine.question import Asked, Question, as_question
 from distilmatch.engine.scorer import Scorer
-from distilmatch.engine.sides import LoadedSide
-from distilmatch.engine.sources import Representations
 from distilmatch.errors import CacheError, ConfigError, ModelError
-from distilmatch.estimates import disk_bytes
 from distilmatch.files import check_outputs
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.folded_sides import check_room, folder_facts, load_sides
 from distilmatch.jobs.folder_texts import check_texts
-from distilmatch.jobs.match_exact import FOUND, ExactMatch
-from distilmatch.jobs.match_output import MatchedSide, MatchTables, ReverseMatches
+from distilmatch.jobs.match_clusters import ClusterOutput, ClusterReport
+from distilmatch.jobs.match_exact import FOUND
+from distilmatch.jobs.match_groups import Groups
+from distilmatch.jobs.match_output import MatchedSide, MatchTables
+from distilmatch.jobs.match_rehearsal import rehearse
+from distilmatch.jobs.match_reverse import ReverseMatches
+from distilmatch.jobs.match_run import Matching, MatchRun
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
-from distilmatch.jobs.rehearsal import REHEARSED_SECONDS, Rehearsal
+from distilmatch.jobs.rehearsal import Rehearsal
 from distilmatch.store.folder import RepresentationFolder, opened_folder
-
-_PAIRS_A_PART = 2**28
-_MOST_ROWS_A_PART = 65_536
-_FEWEST_ROWS_A_PART = 64
-_INDEXED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +53,9 @@ class MatchReport:
         files_read: bytes of folded texts that it read from files; 0 where all of them fit in memory.
         skipped: pairs that this call gave no exact score, since a bound of it was below what was asked for; the output is
             what it would be with all scores.
+        groups: in which items were compared; None where all were.
+        without_group: left and right items that were in none.
+        clusters: of a table that was compared with itself, where they were asked for.
     """
 
     rows: int
@@ -71,6 +67,9 @@ class MatchReport:
     folded: tuple[float, float] = (0.0, 0.0)
     files_read: int = 0
     skipped: int = 0
+    groups: int | None = None
+    without_group: tuple[int, int] = (0, 0)
+    clusters: ClusterReport | None = None
 
 
 def match_folders(
@@ -84,6 +83,10 @@ def match_folders(
     vectors: tuple[np.ndarray, np.ndarray] | None = None,
     distinct_texts: bool = False,
     texts: tuple[Sequence[str], Sequence[str]] | None = None,
+    same_table: bool = False,
+    groups: Groups | None = None,
+    one_to_one: bool = False,
+    clusters_output: str | Path | None = None,
     rows_a_part: int | None = None,
     keep_folded: str | Path | None = None,
     resume: bool = True,
@@ -113,6 +116,13 @@ def match_folders(
             (`folder_vectors`).
         distinct_texts: match and count texts: of the items of one text the first alone.
         texts: those of both folders, row by row (`folder_texts`), which the output then shows as `SIDE_text`.
+        same_table: both folders are of one table, encoded once for each side. No item is compared with itself; of the pairs
+            above a threshold each is there once, with the text that stands first in the table on the left.
+        groups: compare items of one group alone (`Groups.of` makes them of keys).
+        one_to_one: with a threshold: pairs are taken by falling score, and one is kept where neither of its items has a partner
+            yet.
+        clusters_output: with `same_table` and a threshold: all items of the table and the clusters that the pairs of the output
+            join them to, in this file: `row`, `id`, `cluster`, `size`. A chain of pairs is one cluster.
         rows_a_part: left texts a part file; as many as there is memory for, of candidates as are done in some minutes. A killed
             job goes on where it was 20 seconds before, of candidates after the last whole part.
         keep_folded: a folder in which folded texts stay, for other jobs of the same model and sides. Without it those that do
@@ -127,58 +137,93 @@ def match_folders(
             damaged.
     """
     folders = opened_folder(left), opened_folder(right)
-    question = as_question(question, asked)
-    if reverse_output is not None and not question.reverse:
-        question = question.replaced(reverse=True)
-    if question.reverse and reverse_output is None:
-        raise ConfigError("the question has a reverse direction: say where it goes (reverse_output)")
+    question = _asked(question, asked, reverse_output)
     _check_question(question, scorer, folders, vectors)
+    check_comparison(question, same_table, groups is not None, one_to_one, clusters_output is not None)
     kept = {} if keep_folded is None else {"the folder of folded texts": keep_folded}
-    place, reverse_place = check_match(output, reverse_output, folders, more_outputs=kept)
+    clusters_place = None if clusters_output is None else output_file(clusters_output, "the file of clusters")
+    more = {**kept, **({} if clusters_place is None else {"the file of clusters": clusters_place})}
+    place, reverse_place = check_match(output, reverse_output, folders, more_outputs=more)
     if rows_a_part is not None:
         whole_number("rows_a_part", rows_a_part)
-    tables = _tables(scorer, folders, question, distinct_texts, texts)
+    tables = _tables(scorer, folders, question, distinct_texts, texts, same_table)
     _check_top_k(tables, question, "texts" if distinct_texts else "items")
+    if groups is not None:
+        groups.check(len(tables.left.items), len(tables.right.items))
     sides = load_sides(scorer, folders, place, keep_folded)
-    pairs_a_text = min(question.num_candidates or len(sides[1]), len(sides[1]))
-    job = fingerprint(
-        *_facts(scorer, folders, question, vectors),
-        [question.reverse, distinct_texts, texts is not None, tables.schema.names],
+    matching = Matching(
+        scorer=scorer,
+        sides=sides,
+        question=question,
+        tables=tables,
+        vectors=vectors,
+        groups=groups,
+        one_to_one=one_to_one,
     )
-    pairs = len(sides[0]) * pairs_a_text
-    if reverse_place is not None and reverse_place.exists() and not overwrite and job_of(reverse_place) != job.encode():
-        raise CacheError(f"{reverse_place} exists and holds something else; name another file, or overwrite it")
+    beside: list[Any] = [question.reverse, distinct_texts, texts is not None, tables.schema.names]
+    compared = [same_table, one_to_one, clusters_place is not None, None if groups is None else groups.facts()]
+    # What most jobs do not ask for is not in their fingerprint, so that older ones are known again.
+    beside += [compared] if any(compared) else []
+    job = fingerprint(*_facts(scorer, folders, question, vectors), beside)
+    further = [path for path in (reverse_place, clusters_place) if path is not None]
+    _check_further(further, job, overwrite)
     writer_of = partial(
         PartWriter, place, tables.schema, job, resume=resume, overwrite=overwrite,
         part_schema=FOUND if question.top_k is None else None,
     )  # fmt: skip
     if dry_run:
-        looked = writer_of(looks_only=True)
-        run = _Run(scorer, sides, question, vectors, tables, None, looked)
-        done_texts = len(sides[0]) if looked.finished_rows is not None else run.texts_done()
-        rehearsal = _rehearse(scorer, sides, question, tables, (place, reverse_place), done_texts)
-        return MatchReport(rows=0, pairs=pairs, rehearsal=rehearsal)
+        return _rehearsed(matching, writer_of(looks_only=True), (place, reverse_place))
     with writer_of() as writer:
-        reverse = None
+        reverse, clusters = None, None
         if reverse_place is not None and question.top_k is not None:
             reverse = ReverseMatches(writer, len(sides[1]), min(question.top_k, len(sides[0])), reverse_place, job)
-        # Both outputs must be this job's: where one was taken away since, both are made again.
-        done = writer.finished_rows is not None and (reverse is None or job_of(reverse.path) == job.encode())
-        run = _Run(scorer, sides, question, vectors, tables, reverse, writer)
+        if clusters_place is not None:
+            clusters = ClusterOutput(clusters_place, tables.left, job)
+        run = MatchRun(matching, writer, reverse, clusters)
+        # All outputs must be this job's: where one was taken away since, all are made again.
+        done = writer.finished_rows is not None and all(job_of(path) == job.encode() for path in further)
         if not done:
             check_room(sides)
             run.write(rows_a_part, show_progress_bar)
-        found = None if done else run.recall()
+        return _report(run, writer, matching, None if done else run.recall())
+
+
+def _asked(question: Question | None, asked: Asked, reverse_output: str | Path | None) -> Question:
+    question = as_question(question, asked)
+    if reverse_output is not None and not question.reverse:
+        question = question.replaced(reverse=True)
+    if question.reverse and reverse_output is None:
+        raise ConfigError("the question has a reverse direction: say where it goes (reverse_output)")
+    return question
+
+
+def _check_further(further: Sequence[Path], job: str, overwrite: bool) -> None:
+    for path in further:
+        if path.exists() and not overwrite and job_of(path) != job.encode():
+            raise CacheError(f"{path} exists and holds something else; name another file, or overwrite it")
+
+
+def _rehearsed(matching: Matching, looked: PartWriter, places: tuple[Path, Path | None]) -> MatchReport:
+    run = MatchRun(matching, looked)
+    done_texts = len(matching.sides[0]) if looked.finished_rows is not None else run.texts_done()
+    return MatchReport(rows=0, pairs=run.pairs, rehearsal=rehearse(matching, places, done_texts))
+
+
+def _report(run: MatchRun, writer: PartWriter, matching: Matching, found: Recall | None) -> MatchReport:
     assert writer.finished_rows is not None
+    sides, groups = matching.sides, matching.groups
     return MatchReport(
         rows=writer.finished_rows,
-        pairs=pairs,
+        pairs=run.pairs,
         recall=None if found is None else found.share,
         recall_interval=None if found is None else found.interval,
         sampled=0 if found is None else found.texts,
         folded=(sides[0].folded_texts / len(sides[0]), sides[1].folded_texts / len(sides[1])),
         files_read=sum(side.folder.read_bytes for side in sides if side.folder is not None),
         skipped=run.skipped(),
+        groups=None if groups is None else len(groups),
+        without_group=(0, 0) if groups is None else groups.without,
+        clusters=run.clustered,
     )
 
 
@@ -225,6 +270,38 @@ def _check_question(
     question.limit(task, lambda: scorer.model.decision)
 
 
+def check_comparison(
+    question: Question, same_table: bool, has_groups: bool, one_to_one: bool, has_clusters: bool
+) -> None:
+    """Refuses what does not go together, before anything is read.
+
+    Raises:
+        ConfigError: what, and what to do.
+    """
+    if question.reverse and (same_table or has_groups):
+        other = "one table's items are on both sides" if same_table else "groups have one direction"
+        raise ConfigError(f"{other}: leave the reverse output out")
+    if question.num_candidates is not None and has_groups:
+        raise ConfigError("candidates are looked for among all right texts: leave them out, groups are small")
+    if one_to_one and question.threshold is None:
+        raise ConfigError("one to one is of the pairs above a threshold: give a threshold instead of top_k")
+    if has_clusters and (question.threshold is None or not same_table):
+        raise ConfigError(
+            "clusters are of one table, of its pairs above a threshold: say that both sides are the same table"
+        )
+
+
+def _check_same(folders: Sequence[RepresentationFolder]) -> None:
+    left, right = folders
+    items = left.item_table, right.item_table
+    same = len(left) == len(right) and np.array_equal(items[0].texts, items[1].texts)
+    same = same and np.array_equal(items[0].rows, items[1].rows) and items[0].ids.equals(items[1].ids)
+    if not (same and left.keys == right.keys):
+        raise ConfigError(
+            f"{left.path} and {right.path} are not of the same table: encode one table twice, once for each side"
+        )
+
+
 def _facts(
     scorer: Scorer,
     folders: Sequence[RepresentationFolder],
@@ -256,7 +333,10 @@ def _tables(
     question: Question,
     distinct_texts: bool,
     texts: tuple[Sequence[str], Sequence[str]] | None,
+    same_table: bool,
 ) -> MatchTables:
+    if same_table:
+        _check_same(folders)
     if texts is not None and len(texts) != 2:
         raise ConfigError(f"`texts` must be those of the left and those of the right folder, not {len(texts)} lists")
     matched = []
@@ -269,224 +349,13 @@ def _tables(
     ranking = question.ranking(task)
     reading = question.reading(task, lambda: scorer.model.decision)
     calibration = None if reading is None else reading.calibration
-    return MatchTables(matched[0], matched[1], question.top_k, ranking, task.num_labels == 1, calibration)
+    one_label = task.num_labels == 1
+    return MatchTables(matched[0], matched[1], question.top_k, ranking, one_label, calibration, same_table=same_table)
 
 
 def _check_top_k(tables: MatchTables, question: Question, counted: str) -> None:
     left, right = len(tables.left.items), len(tables.right.items)
-    most = min(left, right) if question.reverse else right
+    most = min(left, right) if question.reverse else right - tables.same_table
     if question.top_k is not None and question.top_k > most:
-        raise ConfigError(f"top_k is {question.top_k}, there are {most} {counted} to choose from")
-
-
-def _rehearse(
-    scorer: Scorer,
-    sides: Sequence[LoadedSide],
-    question: Question,
-    tables: MatchTables,
-    places: tuple[Path, Path | None],
-    done: int,
-) -> Rehearsal:
-    """Matches some left texts, in a folder that is deleted again.
-
-    Args:
-        done: left texts that a stopped run has matched already.
-    """
-    left, right = sides
-    # A part of a large side tells what all of it takes to read, to fold and to look up; a part has no folder to write to.
-    some = max(_INDEXED, 2 * (question.num_candidates or question.top_k or 0))
-    right = right.part(0, len(right) if question.reverse else some)
-    share = len(sides[1]) / len(right)
-    with tempfile.TemporaryDirectory() as folder:
-        named = [None if place is None else Path(folder) / place.name for place in places]
-        with PartWriter(str(named[0]), tables.schema, "rehearsal") as writer:
-            reverse = None
-            if named[1] is not None and question.top_k is not None:
-                reverse = ReverseMatches(writer, len(right), min(question.top_k, len(left)), named[1], "rehearsal")
-                reverse.take_up()
-            run = _Run(scorer, (left, right), question, None, tables, reverse, writer)
-            times = run.rehearse()
-        sizes = [0 if path is None else disk_bytes(path) for path in named]
-    exact = 0.0
-    if question.num_candidates is not None:
-        exact = run.exact_seconds() * share * sampled_texts(len(left), len(sides[1]))
-    todo = len(left) - done
-    more_rows = share if question.top_k is None else 1.0  # of a left text, as many times those of the rehearsal
-    folded = sum(len(side) * side.kept_bytes for side in sides if side.folder is not None)
-    return Rehearsal(
-        facts={"left_texts": len(left), "right_texts": len(sides[1]), "left_texts_to_match": todo},
-        seconds={
-            "load": times.first * share if todo else 0.0,
-            "match": todo * times.a_text * (share if question.num_candidates is None else 1.0),
-            "join": len(left) * times.joined * more_rows if todo else 0.0,
-            **({"recall": exact if todo else 0.0} if question.num_candidates is not None else {}),
-        },
-        disk_bytes=round(sizes[0] / times.texts * len(left) * more_rows + sizes[1]) + folded,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Times:
-    """Seconds of a rehearsal: until the right side is loaded, and of each left text (matched, joined), by `texts` of them."""
-
-    first: float
-    a_text: float
-    joined: float
-    texts: int
-
-
-class _Run:
-    """The work of one match."""
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        sides: Sequence[LoadedSide],
-        question: Question,
-        vectors: tuple[np.ndarray, np.ndarray] | None,
-        tables: MatchTables,
-        reverse: ReverseMatches | None,
-        writer: PartWriter,
-    ) -> None:
-        self.scorer, self.sides, self.vectors, self.tables, self.reverse = scorer, sides, vectors, tables, reverse
-        # As many texts are enough for so many items, and there may be fewer.
-        k = question.top_k
-        self.question = question if k is None else question.replaced(top_k=min(k, len(sides[1])))
-        self.writer = writer
-        self._found_by: CandidateIndex | None = None
-        self._skipped_before = scorer.kernel.skipped_pairs
-
-    def skipped(self) -> int:
-        """Pairs that it gave no exact score."""
-        return self.scorer.kernel.skipped_pairs - self._skipped_before
-
-    @property
-    def _exact(self) -> ExactMatch:
-        return ExactMatch(self.scorer, self.sides, self.question, self.tables, self.reverse, self.writer)
-
-    def texts_done(self) -> int:
-        """Left texts that an earlier run has matched, or as many as its pairs are."""
-        if self.question.num_candidates is not None:
-            return int(self.writer.place or 0)
-        return self._exact.pairs_done() // len(self.sides[1])
-
-    def write(self, rows_a_part: int | None, show_progress_bar: bool | None) -> None:
-        """Scores what is not in a part yet, and joins the parts."""
-        if self.reverse is not None:
-            self.reverse.take_up()
-        quiet = None if show_progress_bar is None else not show_progress_bar
-        if self.question.num_candidates is not None:
-            self._write_candidates(rows_a_part, quiet)
-            return
-        exact = self._exact
-        pairs, done = len(self.sides[0]) * len(self.sides[1]), exact.pairs_done()
-        with tqdm(total=pairs, desc="Match", unit="pair", unit_scale=True, initial=done, disable=quiet) as bar:
-            exact.write(rows_a_part, bar.update)
-        if self.reverse is not None:
-            self.reverse.finish(self.tables)
-        if self.question.top_k is None:
-            self.writer.finish(tables=exact.above_tables())
-        else:
-            self.writer.finish(self.tables.order)
-
-    def _write_candidates(self, rows_a_part: int | None, quiet: bool | None) -> None:
-        left, right = self.sides
-        assert self.question.num_candidates is not None
-        pairs_a_text = min(self.question.num_candidates, len(right))
-        step = rows_a_part or max(_FEWEST_ROWS_A_PART, min(_MOST_ROWS_A_PART, _PAIRS_A_PART // pairs_a_text))
-        done = int(self.writer.place or 0)
-        with tqdm(total=len(left), desc="Match", unit="text", initial=done, disable=quiet) as bar:
-            for start in range(done, len(left), step):
-                block = left.part(start, start + step)
-                found = self.tables.of_block(self._find(block, start), start, len(block))
-                self.writer.append(found, str(start + len(block)))
-                bar.update(len(block))
-        self.writer.finish(self.tables.order)
-
-    def rehearse(self) -> _Times:
-        """Matches as many left texts as a few seconds have room for, and joins them."""
-        left = self.sides[0]
-        count, began = 1, time.perf_counter()
-        self._matched(0, count)
-        first, took = time.perf_counter() - began, 0.0
-        texts = 0
-        while texts < len(left) and took < REHEARSED_SECONDS:
-            count = min(len(left) - texts, 16 if texts == 0 else max(16, int(texts * REHEARSED_SECONDS / took / 2)))
-            began = time.perf_counter()
-            self._matched(texts, count)
-            seconds = time.perf_counter() - began
-            took, texts = took + seconds, texts + count
-        began = time.perf_counter()
-        if self.reverse is not None:
-            self.reverse.finish(self.tables)
-        self.writer.finish(self.tables.order)
-        joined = time.perf_counter() - began
-        # The last and largest block is most like a part of the job; the text of the first call is joined too.
-        return _Times(first=first, a_text=seconds / count, joined=joined / (texts + 1), texts=texts + 1)
-
-    def _matched(self, start: int, count: int) -> None:
-        block = self.sides[0].part(start, start + count)
-        self.writer.append(self.tables.of_block(self._find(block, start), start, len(block)))
-
-    def exact_seconds(self) -> float:
-        """How long the exact best of a left text take, by a few of them."""
-        left, right = self.sides
-        few = left.part(0, 16)
-        question = self.question.replaced(num_candidates=None)
-        self.scorer.best(few, right, question)
-        started = time.perf_counter()
-        self.scorer.best(few, right, question)
-        return (time.perf_counter() - started) / len(few)
-
-    def _find(self, block: LoadedSide, start: int) -> BestMatches | Matches:
-        question, right = self.question, self.sides[1]
-        if question.num_candidates is not None:
-            return self._candidates(block, np.arange(start, start + len(block)))
-        if question.top_k is None:
-            return self.scorer.above(block, right, question).collect()
-        if self.reverse is None:
-            return self.scorer.best(block, right, question)
-        # A last, small block has fewer texts than each right text wants of the whole side.
-        of_right = min(self.reverse.ranked.shape[1], len(block))
-        of_block, others = self.scorer.best_of_both(block, right, question, of_right)
-        self.reverse.add(others, start)
-        return of_block
-
-    def _candidates(self, block: Representations | LoadedSide, rows: np.ndarray) -> BestMatches:
-        question, vectors = self.question, self.vectors
-        assert question.top_k is not None and question.num_candidates is not None
-        ranking = question.ranking(self.scorer.model.task)
-        if self._found_by is None:
-            self._found_by = self._index()
-        return self.scorer.candidates(
-            block,
-            self.sides[1],
-            top_k=question.top_k,
-            num_candidates=question.num_candidates,
-            index=self._found_by,
-            vectors=None if vectors is None else vectors[0][rows],
-            by=ranking.by,
-            label=None if ranking.by == "expectation" else ranking.label,
-            values=ranking.values or None,
-        )
-
-    def _index(self) -> CandidateIndex:
-        """The index of an earlier run of this job, or one that is built and kept with the parts."""
-        place, kind = self.writer.index, self.question.index
-        index = CandidateIndex.load(place, self.writer.job)
-        if index is None:
-            right = self.sides[1]
-            index = self.scorer.index_of(right, kind) if self.vectors is None else CandidateIndex(self.vectors[1], kind)
-            index.save(place, self.writer.job)
-        return index
-
-    def recall(self) -> Recall | None:
-        """What candidates found of the exact best texts, on a sample; None where there were none."""
-        if self.question.num_candidates is None:
-            return None
-        left, right = self.sides
-        count = sampled_texts(len(left), len(right))
-        rows = np.sort(np.random.default_rng(0).permutation(len(left))[:count])
-        sample = left.read(rows)
-        exact = self.scorer.best(sample, right, self.question.replaced(num_candidates=None))
-        return recall(self._candidates(self.scorer.load(sample, 0), rows), exact)
+        other = "other " if tables.same_table else ""
+        raise ConfigError(f"top_k is {question.top_k}, there are {most} {other}{counted} to choose from")

@@ -22,11 +22,13 @@ import pyarrow.compute as pc
 from distilmatch.engine.finite import NotFinite
 from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.question import Question
-from distilmatch.engine.scan import Place, best_matches, rows_in_memory
+from distilmatch.engine.scan import Place, best_matches, rows_in_memory, upper_pairs
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import CacheError
-from distilmatch.jobs.match_output import MatchTables, ReverseMatches
+from distilmatch.jobs.match_output import MatchTables
+from distilmatch.jobs.match_pairs import ItemPairs
+from distilmatch.jobs.match_reverse import ReverseMatches
 from distilmatch.jobs.match_state import MatchState
 from distilmatch.jobs.parts import PartWriter
 
@@ -54,6 +56,7 @@ class ExactMatch:
         self.scorer, (self.left, self.right) = scorer, sides
         self.question, self.tables, self.reverse, self.writer = question, tables, reverse, writer
         self.ranking = question.ranking(scorer.model.task)
+        self._half = tables.same_table and question.top_k is None
         self._saved, self._save_took = time.perf_counter(), 0.0
 
     def rows_at_once(self) -> int:
@@ -63,6 +66,11 @@ class ExactMatch:
         chunk = self.left.chunk_texts
         return min(len(self.left), rows // chunk * chunk or rows)
 
+    @property
+    def order(self) -> list[str] | None:
+        """By what the parts of the best of each must be sorted; None where they stand in order."""
+        return self.tables.order
+
     def pairs_done(self) -> int:
         """Pairs that parts and state of an earlier run have."""
         if self.question.top_k is None:
@@ -71,7 +79,15 @@ class ExactMatch:
         state = self._state(start)
         return start * len(self.right) + (0 if state is None else self._pairs_before(state.place, state.rows))
 
+    @property
+    def pairs(self) -> int:
+        """Pairs that are asked for: of one table with itself each once."""
+        return self._pairs_before(Place(first=len(self.right)), range(len(self.left)))
+
     def _pairs_before(self, place: Place, rows: range) -> int:
+        if self._half:
+            before, block = range(place.first), range(place.first, place.last)
+            return upper_pairs(before, before) + upper_pairs(range(place.row), block)
         return place.first * len(rows) + max(0, place.last - place.first) * (place.row - rows.start)
 
     def _state(self, start: int) -> MatchState | None:
@@ -130,11 +146,13 @@ class ExactMatch:
         found: list[Matches] = []
 
         def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> int:
-            found.append(self.scorer.above_block(lefts, rights, self.ranking, limit, offsets))
+            matches = self.scorer.above_block(lefts, rights, self.ranking, limit, offsets)
+            found.append(_upper(matches) if self._half else matches)
             return len(found[-1].rows)
 
         place = begun = _place(self.writer.place)
-        for place in self.scorer.scan(self.left, self.right, keep, range(len(self.left)), begun, scored):
+        rows = range(len(self.left))
+        for place in self.scorer.scan(self.left, self.right, keep, rows, begun, scored, half=self._half):
             if sum(len(matches.rows) for matches in found) >= _FOUND_A_PART or self._should_save():
                 self._save(lambda place=place: self._append(found, place))  # type: ignore[misc]
         if place != begun or not self.writer.parts:
@@ -159,8 +177,8 @@ class ExactMatch:
         self._saved = time.perf_counter()
         self._save_took = self._saved - began
 
-    def above_tables(self) -> Iterator[pa.Table]:
-        """The rows of the output that the parts of pairs above a threshold make, in the order of the left items.
+    def item_pairs(self) -> Iterator[ItemPairs]:
+        """The pairs of items that the parts of pairs above a threshold make, in the order of the output.
 
         Raises:
             CacheError: a part is damaged.
@@ -184,7 +202,7 @@ class ExactMatch:
                 rows, ranked = rows[order], ranked[order]
                 rows[:, 0] = np.searchsorted(texts, rows[:, 0])
                 matches = Matches(rows=rows, scores=ranked, ranked=ranked)
-                yield from self.tables.of_items(matches, len(texts), np.arange(first, stop), places)
+                yield from self.tables.pairs_of_items(matches, len(texts), np.arange(first, stop), places)
         except (OSError, pa.ArrowException) as error:
             raise CacheError(
                 f"a part in {self.writer.folder} is damaged: {error}; delete the folder, run it again"
@@ -198,6 +216,11 @@ def _place(told: str) -> Place:
 def _so_far(of_right: Any) -> BestMatches:
     ranked, rows = of_right.best()
     return BestMatches(scores=ranked, rows=rows, ranked=ranked)
+
+
+def _upper(matches: Matches) -> Matches:
+    wanted = matches.rows[:, 0] <= matches.rows[:, 1]
+    return Matches(rows=matches.rows[wanted], scores=matches.scores[wanted], ranked=matches.ranked[wanted])
 
 
 def _among(texts: np.ndarray) -> pc.Expression:

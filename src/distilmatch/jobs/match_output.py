@@ -12,22 +12,15 @@ Shape legend: n, m texts of the two sides; i items of a side; b texts of a block
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import torch
-import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import Ranking, best_first
-from distilmatch.errors import CacheError
-from distilmatch.files import move_into_place, writing
-from distilmatch.jobs.outputs import write_rows
-from distilmatch.jobs.parts import PartWriter
+from distilmatch.jobs.match_pairs import ItemPairs
 from distilmatch.metrics.calibration import Calibration
 from distilmatch.store.items import Items
 
@@ -41,7 +34,9 @@ class MatchedSide:
     Attributes:
         name: of the side, which its columns are named after.
         items: in the order in which equal scores are ranked.
+        one_each: whether each text has one item.
         in_order: whether the items of earlier texts all stand before those of later ones.
+        text_order: (n,) int64, rising in the order in which the texts stand in the table.
     """
 
     def __init__(self, name: str, items: Items, texts: Sequence[str] | None = None) -> None:
@@ -56,6 +51,7 @@ class MatchedSide:
         self._by_text = np.argsort(items.texts, kind="stable")
         self.one_each = len(items) == count
         self.in_order = bool((np.diff(items.texts) >= 0).all())
+        self.text_order = np.arange(count)
 
     def count(self, texts: np.ndarray) -> np.ndarray:
         """How many items each text has."""
@@ -70,6 +66,26 @@ class MatchedSide:
         counts = self._counts[texts] if most is None else np.minimum(self._counts[texts], most)
         places = np.repeat(np.arange(len(texts)), counts)
         return places, self._by_text[self._starts[texts][places] + _within(counts)]
+
+    def part(self, items: np.ndarray) -> tuple[MatchedSide, np.ndarray]:
+        """Some of its items alone, whose texts are numbered anew.
+
+        Args:
+            items: (p,) rising item numbers.
+
+        Returns:
+            the side, and the (b,) numbers that its texts have here, in the order of their first items.
+        """
+        texts, first, places = np.unique(self.items.texts[items], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        numbers = np.empty_like(order)
+        numbers[order] = np.arange(len(order))
+        ids = self.items.ids.take(pa.array(items))
+        chosen = MatchedSide(self.name, Items(rows=self.items.rows[items], texts=numbers[places], ids=ids), None)
+        chosen._ids = None if self._ids is None else ids.cast(pa.large_string()).combine_chunks()
+        chosen._texts = None if self._texts is None else self._texts.take(pa.array(texts[order]))
+        chosen.text_order = self.text_order[texts[order]]
+        return chosen, texts[order]
 
     def fields(self) -> list[pa.Field]:
         """Its columns in the output."""
@@ -116,14 +132,34 @@ class MatchTables:
         ranking: Ranking,
         one_label: bool,
         calibration: Calibration | None = None,
+        same_table: bool = False,
     ) -> None:
-        """`calibration`: of the scores that are written; what is ranked is a match logit then."""
+        """See the attributes.
+
+        Args:
+            top_k: items of a list; None where all pairs above a threshold are written.
+            calibration: of the scores that are written; what is ranked is a match logit then.
+            same_table: both sides are the items of one table. No item is compared with itself; of the pairs above a threshold
+                that is written which has the text that stands first in the table on the left.
+        """
         self.left, self.right, self.top_k, self.ranking, self.one_label = left, right, top_k, ranking, one_label
-        self.calibration = calibration
+        self.calibration, self.same_table = calibration, same_table
+        # An item of the same table is among its own best, or is not missed there.
+        self.listed = None if top_k is None else top_k + same_table
+
+    def _of(self, left: MatchedSide, right: MatchedSide) -> MatchTables:
+        return MatchTables(
+            left, right, self.top_k, self.ranking, self.one_label, self.calibration, same_table=self.same_table
+        )
 
     def reversed(self) -> MatchTables:
         """The same for the best of the left side for each of the right."""
-        return MatchTables(self.right, self.left, self.top_k, self.ranking, self.one_label, self.calibration)
+        return self._of(self.right, self.left)
+
+    def part(self, left: np.ndarray, right: np.ndarray) -> tuple[MatchTables, np.ndarray, np.ndarray]:
+        """The same for some items of both sides; also the texts of these, see `MatchedSide.part`."""
+        (lefts, left_texts), (rights, right_texts) = self.left.part(left), self.right.part(right)
+        return self._of(lefts, rights), left_texts, right_texts
 
     @property
     def schema(self) -> pa.Schema:
@@ -142,6 +178,10 @@ class MatchTables:
 
     def of_block(self, matches: BestMatches | Matches, first: int, count: int) -> Iterator[pa.Table]:
         """The rows of `count` left texts from row `first` on, left items in order as far as `order` says nothing else."""
+        return map(self.table, self.pairs_of_block(matches, first, count))
+
+    def pairs_of_block(self, matches: BestMatches | Matches, first: int, count: int) -> Iterator[ItemPairs]:
+        """As `of_block`, the pairs."""
         if isinstance(matches, BestMatches):
             step = max(1, _FOUND_A_TURN // matches.rows.shape[1])
             cuts = [*range(0, count, step), count]
@@ -155,17 +195,19 @@ class MatchTables:
             else:
                 lists = self._above(matches, ends[start : stop + 1])
             items = np.sort(self.left.of(np.arange(first + start, first + stop))[1])
-            yield from self._tables(items, self.left.items.texts[items] - first - start, lists)
+            yield from self._pairs(items, self.left.items.texts[items] - first - start, lists)
 
-    def of_items(self, matches: Matches, count: int, items: np.ndarray, places: np.ndarray) -> Iterator[pa.Table]:
-        """The rows of some left items, in their order, of pairs above a threshold.
+    def pairs_of_items(
+        self, matches: Matches, count: int, items: np.ndarray, places: np.ndarray
+    ) -> Iterator[ItemPairs]:
+        """The pairs of some left items, in their order, above a threshold.
 
         Args:
             matches: of `count` texts, whose numbers among these they have; by text, then right row.
             items: (i,) left items; places: (i,) the text of each, among these.
         """
         ends = np.searchsorted(matches.rows[:, 0], np.arange(count + 1))
-        yield from self._tables(items, places, self._above(matches, ends))
+        yield from self._pairs(items, places, self._above(matches, ends))
 
     def of_all(self, ranked: np.ndarray, rows: np.ndarray) -> Iterator[pa.Table]:
         """The rows of all n left texts, whose best are at hand, as in `BestMatches`: by left items, in their order."""
@@ -173,20 +215,20 @@ class MatchTables:
         for start in range(0, len(self.left.items), step):
             items = np.arange(start, min(start + step, len(self.left.items)))
             texts, places = np.unique(self.left.items.texts[items], return_inverse=True)
-            yield from self._tables(items, places, self._best(rows[texts], ranked[texts]))
+            yield from map(self.table, self._pairs(items, places, self._best(rows[texts], ranked[texts])))
 
     def _best(self, rows: np.ndarray, ranked: np.ndarray) -> _Lists:
         # The k best items of (b, k) texts, which fall by what they are ranked by; -1 is none.
-        assert self.top_k is not None
+        assert self.listed is not None
         real = rows >= 0
         if not self.right.one_each:
-            counts = np.where(real, np.minimum(self.right.count(np.maximum(rows, 0)), self.top_k), 0)
-            full = np.cumsum(counts, axis=1) >= self.top_k
+            counts = np.where(real, np.minimum(self.right.count(np.maximum(rows, 0)), self.listed), 0)
+            full = np.cumsum(counts, axis=1) >= self.listed
             # The text that fills the list, and its equals; no item of a later one is among the best.
             last = np.where(full.any(1), ranked[np.arange(len(rows)), full.argmax(1)], -np.inf)
             real &= ranked >= last[:, None]
         of, column = np.nonzero(real)
-        places, items = self.right.of(rows[of, column], self.top_k)
+        places, items = self.right.of(rows[of, column], self.listed)
         return self._sorted(len(rows), of[places], items, ranked[of, column][places])
 
     def _above(self, matches: Matches, ends: np.ndarray) -> _Lists:
@@ -198,104 +240,51 @@ class MatchTables:
 
     def _sorted(self, count: int, of: np.ndarray, items: np.ndarray, ranked: np.ndarray) -> _Lists:
         if not self.right.one_each:
-            order = np.lexsort((items, of)) if self.top_k is None else best_first(ranked, items, of)
+            order = np.lexsort((items, of)) if self.listed is None else best_first(ranked, items, of)
             of, items, ranked = of[order], items[order], ranked[order]
-            if self.top_k is not None:
-                kept = _within(np.bincount(of, minlength=count)) < self.top_k
+            if self.listed is not None:
+                kept = _within(np.bincount(of, minlength=count)) < self.listed
                 of, items, ranked = of[kept], items[kept], ranked[kept]
         return _Lists(ends=np.searchsorted(of, np.arange(count + 1)), items=items, ranked=ranked)
 
-    def _tables(self, left: np.ndarray, lists_of: np.ndarray, lists: _Lists) -> Iterator[pa.Table]:
+    def _pairs(self, left: np.ndarray, lists_of: np.ndarray, lists: _Lists) -> Iterator[ItemPairs]:
         # left: (p,) items; lists_of: (p,) the list of each, one after another in the output.
         lengths = np.diff(lists.ends)[lists_of]
         turns = np.cumsum(lengths) // _ROWS_A_TURN
         for cut in np.split(np.arange(len(left)), np.flatnonzero(np.diff(turns)) + 1):
-            within = _within(lengths[cut])
-            places = np.repeat(lists.ends[lists_of[cut]], lengths[cut]) + within
-            ranked = lists.ranked[places]
-            columns = self.left.columns(np.repeat(left[cut], lengths[cut])) + self.right.columns(lists.items[places])
-            columns += [pa.array(within + 1, pa.int32())] if self.top_k is not None else []
-            columns += [pa.array(ranked)] if self.one_label else []
-            yield pa.Table.from_arrays([*columns, pa.array(self._scores(ranked))], schema=self.schema)
+            of = np.repeat(np.arange(len(cut)), lengths[cut])
+            places = np.repeat(lists.ends[lists_of[cut]], lengths[cut]) + _within(lengths[cut])
+            found = ItemPairs(left=left[cut][of], right=lists.items[places], ranked=lists.ranked[places])
+            if self.same_table:
+                wanted = self._are_others(found)
+                found, of = found.chosen(wanted), of[wanted]
+            if self.top_k is None:
+                yield found
+                continue
+            ranks = _within(np.bincount(of, minlength=len(cut)))
+            yield replace(found, ranks=ranks).chosen(ranks < self.top_k)
+
+    def _are_others(self, found: ItemPairs) -> np.ndarray:
+        # (q,) bool of pairs of one table: those of two items, and above a threshold each once.
+        if self.top_k is not None:
+            return np.asarray(found.left != found.right)
+        texts = [
+            side.text_order[side.items.texts[items]]
+            for side, items in ((self.left, found.left), (self.right, found.right))
+        ]
+        return np.asarray((texts[0] < texts[1]) | ((texts[0] == texts[1]) & (found.left < found.right)))
+
+    def table(self, pairs: ItemPairs) -> pa.Table:
+        """The rows of the output that pairs are."""
+        columns = self.left.columns(pairs.left) + self.right.columns(pairs.right)
+        columns += [] if pairs.ranks is None else [pa.array(pairs.ranks + 1, pa.int32())]
+        columns += [pa.array(pairs.ranked)] if self.one_label else []
+        return pa.Table.from_arrays([*columns, pa.array(self._scores(pairs.ranked))], schema=self.schema)
 
     def _scores(self, ranked: np.ndarray) -> np.ndarray:
         if self.calibration is not None:
             return self.calibration(ranked).astype(np.float32)
         return _sigmoid(ranked) if self.one_label else self.ranking.shown(ranked)
-
-
-class ReverseMatches:
-    """The best left texts of each right one so far, kept beside the parts: state N holds those of the first N parts."""
-
-    def __init__(self, writer: PartWriter, rows: int, k: int, path: Path, job: str) -> None:
-        """`rows`: m right texts; `k` left texts are kept of each; `path`: the output; `job`: its fingerprint."""
-        self.writer, self.path, self.job = writer, path, job
-        self.ranked = np.full((rows, k), -np.inf, dtype=np.float32)
-        self.rows = np.full((rows, k), -1, dtype=np.int64)
-
-    def take_up(self) -> None:
-        """Goes on after the parts that are there.
-
-        Raises:
-            CacheError: the state of these parts is damaged.
-        """
-        if not self.writer.parts:
-            return
-        path = self._state(self.writer.parts)
-        damaged = f"{path} is damaged; delete {self.writer.folder} and run the same command again"
-        try:
-            state = load_file(path)
-            ranked, rows = state["ranked"].numpy(), state["rows"].numpy()
-            told = bytes(state["checksum"].numpy())
-        except (OSError, KeyError, SafetensorError) as error:
-            raise CacheError(damaged) from error
-        if told != _digest(ranked, rows) or ranked.shape != self.ranked.shape or rows.shape != self.rows.shape:
-            raise CacheError(damaged)
-        self.ranked, self.rows = ranked, rows
-
-    def add(self, best: BestMatches, first: int) -> None:
-        """Sees the best of a block of left texts from row `first` on, and saves the state.
-
-        Raises:
-            CacheError: it cannot be written.
-        """
-        ranked = np.concatenate([self.ranked, best.ranked], 1)
-        rows = np.concatenate([self.rows, np.where(best.rows < 0, -1, best.rows + first)], 1)
-        order = best_first(ranked, rows)[:, : self.ranked.shape[1]]
-        self.ranked, self.rows = np.take_along_axis(ranked, order, 1), np.take_along_axis(rows, order, 1)
-        number = self.writer.parts + 1
-        digest = torch.frombuffer(bytearray(_digest(self.ranked, self.rows)), dtype=torch.uint8)
-        state = {"ranked": torch.from_numpy(self.ranked), "rows": torch.from_numpy(self.rows), "checksum": digest}
-        temporary = self._state(number).with_suffix(".writing")
-        with writing(self._state(number)):
-            save_file(state, temporary)
-            move_into_place(temporary, self._state(number))
-            self._state(number - 2).unlink(missing_ok=True)
-
-    def finish(self, tables: MatchTables) -> None:
-        """Writes the output.
-
-        Raises:
-            CacheError: it cannot be written.
-        """
-        turned = tables.reversed()
-        temporary = self.path.with_name(f".{self.path.name}.writing")
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            row_tables = turned.of_all(self.ranked, self.rows)
-            write_rows(self.path, row_tables, turned.schema, self.job.encode(), temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _state(self, number: int) -> Path:
-        return self.writer.folder / f"reverse-{number:05d}.safetensors"
-
-
-def _digest(ranked: np.ndarray, rows: np.ndarray) -> bytes:
-    digest = xxhash.xxh3_128(ranked.tobytes())
-    digest.update(rows.tobytes())
-    return digest.digest()
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
@@ -305,4 +294,4 @@ def _within(counts: np.ndarray) -> np.ndarray:
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     # In float64: of fp32 numbers the last bit goes by their place in the array, and so by how a job was cut.
-    return torch.from_numpy(logits).double().sigmoid().float().numpy()
+    return torch.from_numpy(logits.astype(np.float64)).sigmoid().float().numpy()
