@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from benchmarks import cranfield_tables, gradings
+from benchmarks import cranfield_tables, gradings, offers
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.pretrained.names import resolve_model
 
@@ -186,6 +186,18 @@ SETS = {
             task=TaskConfig(kind="binary"),
             main="f1",
             catalogue=("tableA.jsonl.gz", "tableB.jsonl.gz"),
+            grade=gradings.matches,
+            settings={"transfer": {"seed": 0}},
+        ),
+        DataSet(
+            name="pricerunner",
+            title="PriceRunner",
+            folder="pricerunner",
+            columns=("left", "right"),
+            task=TaskConfig(kind="binary"),
+            main="f1",
+            rows=offers.rows,
+            max_lengths=(48, 48),
             grade=gradings.matches,
             settings={"transfer": {"seed": 0}},
         ),
