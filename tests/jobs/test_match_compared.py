@@ -412,3 +412,21 @@ def test_texts_are_shown_in_clusters(student: DiPair, folders: Folders, tmp_path
     lines = clusters.read_text().splitlines()
     assert lines[0] == "row,id,text,cluster,size" and lines[1].startswith(f"0,i0,{ROWS[0]['text']},0,")
     assert isinstance(pa.array(lines), pa.Array) and len(lines) == len(ROWS) + 1
+
+
+@pytest.mark.parametrize("asked", [{"top_k": 2}, {"threshold": 0.1}])
+def test_groups_that_no_two_items_share(
+    student: DiPair, folders: Folders, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    groups = Groups.of(["a"] * len(ROWS), ["b"] * len(ROWS))
+    report = match_folders(Scorer(student), *folders, tmp_path / "out.parquet", groups=groups, **asked)
+    assert (report.rows, report.pairs, report.groups) == (0, 0, 0)
+
+
+def test_a_group_whose_texts_memory_does_not_hold(student: DiPair, folders: Folders, tmp_path: Path) -> None:
+    kinds = [row["kind"] for row in ROWS]
+    asked: dict[str, Any] = {"top_k": 3, "groups": Groups.of(kinds, kinds)}
+    match_folders(Scorer(student), *folders, tmp_path / "whole.parquet", **asked)
+    match_folders(Scorer(student, memory_bytes=10_000), *folders, tmp_path / "small.parquet", **asked)
+    small, whole = (read(tmp_path / f"{name}.parquet", "query_row", "rank", "logit") for name in ("small", "whole"))
+    assert np.allclose(np.array(small), np.array(whole), atol=1e-4)

@@ -90,6 +90,13 @@ class LoadedSide:
         subset.source = Subset(self.source, rows)
         return subset
 
+    def shared_part(self, start: int, stop: int) -> LoadedSide:
+        """As `part`; of texts that are folded and kept in memory it has what is there."""
+        part = self.part(start, stop)
+        if self._whole is not None:
+            part._whole = self.kernel.form.part(self._whole, start, stop)
+        return part
+
     @property
     def kept_bytes(self) -> int:
         """Bytes of a folded text, by a few that are folded."""

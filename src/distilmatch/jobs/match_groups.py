@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class Groups:
         """The left and the right items, rising, of each group that has both."""
         return list(zip(*(_members(numbers, self._shared) for numbers in (self.left, self.right)), strict=True))
 
-    @property
+    @cached_property
     def _shared(self) -> np.ndarray:
         both = np.intersect1d(self.left, self.right)
         return np.asarray(both[both >= 0])
@@ -91,14 +92,23 @@ class Groups:
     def __len__(self) -> int:
         return len(self._shared)
 
-    def pairs(self, left_texts: np.ndarray, right_texts: np.ndarray) -> int:
-        """Pairs of texts that the groups have, by (i,) and (j,) texts of the items."""
-        counts = []
-        for numbers, texts in ((self.left, left_texts), (self.right, right_texts)):
-            of_groups = np.unique(np.stack([numbers, texts], axis=1), axis=0)[:, 0]
-            starts, stops = (np.searchsorted(of_groups, self._shared, side) for side in ("left", "right"))
-            counts.append(stops - starts)
-        return int((counts[0] * counts[1]).sum())
+    def texts(self, side: int, texts_of_items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The texts that each group has on a side, one group after another, in the order of their first items in it.
+
+        Args:
+            texts_of_items: the text of each item of the side.
+
+        Returns:
+            (t,) int64 texts, and (g + 1,) int64 where those of each group of `members` start.
+        """
+        numbers = (self.left, self.right)[side]
+        items = np.flatnonzero(np.isin(numbers, self._shared))
+        places = np.searchsorted(self._shared, numbers[items])
+        units = places * (int(texts_of_items.max(initial=0)) + 1) + texts_of_items[items]
+        first = np.unique(units, return_index=True)[1]
+        order = np.lexsort((first, places[first]))
+        chosen = first[order]
+        return texts_of_items[items[chosen]], np.searchsorted(places[chosen], np.arange(len(self) + 1))
 
     def facts(self) -> str:
         """A fingerprint of which items are together."""
@@ -141,7 +151,9 @@ class GroupedMatch:
     ) -> None:
         self.scorer, self.sides, self.question, self.tables, self.writer = scorer, sides, question, tables, writer
         self.groups = groups
-        self.pairs = groups.pairs(tables.left.items.texts, tables.right.items.texts)
+        self._units = [groups.texts(j, side.items.texts) for j, side in enumerate((tables.left, tables.right))]
+        counts = [np.diff(starts) for _, starts in self._units]
+        self.pairs = int((counts[0] * counts[1]).sum())
 
     def write(self, rows_a_part: int | None, scored: Callable[[int], object]) -> None:
         """Scores what is in no part yet.
@@ -151,29 +163,40 @@ class GroupedMatch:
             scored: is told how many pairs were scored, those of earlier parts too.
         """
         group, first = map(int, self.writer.place.split(",")) if self.writer.place else (0, 0)
-        members = self.groups.members()
+        left, right = self._ordered()
         found: list[pa.Table] = []
         began = time.perf_counter()
-        for number, (left_items, right_items) in enumerate(members):
-            tables, left_texts, right_texts = self.tables.part(left_items, right_items)
+        for number, (left_items, right_items) in enumerate(self.groups.members()):
+            lefts, rights = (range(*starts[number : number + 2].tolist()) for _, starts in self._units)
             if number < group:
-                scored(len(left_texts) * len(right_texts))
+                scored(len(lefts) * len(rights))
                 continue
-            right = self.sides[1].chosen(right_texts)
-            step = rows_a_part or max(_FEWEST_ROWS, _PAIRS_A_PIECE // len(right_texts))
+            tables = self.tables.part(left_items, right_items)
+            of_right = right.shared_part(rights.start, rights.stop)
+            step = rows_a_part or max(_FEWEST_ROWS, _PAIRS_A_PIECE // len(rights))
             done = first if number == group else 0
-            scored(done * len(right_texts))
-            for start in range(done, len(left_texts), step):
-                rows = left_texts[start : start + step]
-                for pairs in self._found(tables, self.sides[0].chosen(rows), right, start):
+            scored(done * len(rights))
+            for start in range(done, len(lefts), step):
+                of_left = left.shared_part(lefts.start + start, min(lefts.start + start + step, lefts.stop))
+                for pairs in self._found(tables, of_left, of_right, start):
                     found.append(self._table(tables, pairs, left_items, right_items))
-                scored(len(rows) * len(right_texts))
-                whole = start + step >= len(left_texts)
+                scored(len(of_left) * len(rights))
+                whole = start + step >= len(lefts)
                 if sum(map(len, found)) >= _FOUND_A_PART or time.perf_counter() - began >= _PART_SECONDS:
                     self.writer.append(found, f"{number + 1},0" if whole else f"{number},{start + step}")
                     found, began = [], time.perf_counter()
         if found or not self.writer.parts:
-            self.writer.append(found, f"{len(members)},0")
+            self.writer.append(found, f"{len(self.groups)},0")
+
+    def _ordered(self) -> list[LoadedSide]:
+        # The sides' texts group by group; folded once where memory holds them, else with their groups.
+        ordered = []
+        for side, (texts, _) in zip(self.sides, self._units, strict=True):
+            chosen = side.chosen(texts)
+            if len(texts) and chosen.fits(len(self.sides)):
+                _ = chosen.whole
+            ordered.append(chosen)
+        return ordered
 
     def _found(self, tables: MatchTables, left: LoadedSide, right: LoadedSide, start: int) -> Iterator[ItemPairs]:
         if self.question.top_k is None:

@@ -67,14 +67,11 @@ class MatchedSide:
         places = np.repeat(np.arange(len(texts)), counts)
         return places, self._by_text[self._starts[texts][places] + _within(counts)]
 
-    def part(self, items: np.ndarray) -> tuple[MatchedSide, np.ndarray]:
-        """Some of its items alone, whose texts are numbered anew.
+    def part(self, items: np.ndarray) -> MatchedSide:
+        """Some of its items alone, whose texts are numbered anew in the order of their first items.
 
         Args:
             items: (p,) rising item numbers.
-
-        Returns:
-            the side, and the (b,) numbers that its texts have here, in the order of their first items.
         """
         texts, first, places = np.unique(self.items.texts[items], return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -85,7 +82,7 @@ class MatchedSide:
         chosen._ids = None if self._ids is None else ids.cast(pa.large_string()).combine_chunks()
         chosen._texts = None if self._texts is None else self._texts.take(pa.array(texts[order]))
         chosen.text_order = self.text_order[texts[order]]
-        return chosen, texts[order]
+        return chosen
 
     def fields(self) -> list[pa.Field]:
         """Its columns in the output."""
@@ -156,10 +153,9 @@ class MatchTables:
         """The same for the best of the left side for each of the right."""
         return self._of(self.right, self.left)
 
-    def part(self, left: np.ndarray, right: np.ndarray) -> tuple[MatchTables, np.ndarray, np.ndarray]:
-        """The same for some items of both sides; also the texts of these, see `MatchedSide.part`."""
-        (lefts, left_texts), (rights, right_texts) = self.left.part(left), self.right.part(right)
-        return self._of(lefts, rights), left_texts, right_texts
+    def part(self, left: np.ndarray, right: np.ndarray) -> MatchTables:
+        """The same for some items of both sides, see `MatchedSide.part`."""
+        return self._of(self.left.part(left), self.right.part(right))
 
     @property
     def schema(self) -> pa.Schema:
