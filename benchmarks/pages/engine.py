@@ -91,8 +91,11 @@ ReLU; "alone" is the head that a trillion random pairs were scored with. Teacher
 of a set."""
 EXACT_SEARCH = """{left:,} left texts against {right:,} right ones, real records encoded by trained students; the {k} best of
 each are kept, and are equal to the last bit. Bounds in bytes say which pairs need no exact logit
-([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). Other heads score every pair: bounds over clusters of
-texts, which would serve any head, skipped nothing on real texts before a cluster had six of them."""
+([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). Other heads score every pair."""
+CLUSTERS = """Why other heads have no bounds: the most that bounds over clusters of texts could leave out, by any order of
+visits, on the first student's vectors ({asked} by {texts:,} texts). MaxSim's bound is the tightest that there
+is of tokens, and takes as much work as scoring every pair. Clusters of six leave a sixth of the bounds to be
+computed, which cost what they skip."""
 PEERS = {"bert_base": "BERT-base", "minilm_l6": "MiniLM-L6", "bert_tiny": "BERT-Tiny"}
 BACKENDS = {"fp32": "fp32", "bf16": "bf16", "onnx_int8": "ONNX Runtime int8", "openvino": "OpenVINO"}
 CANDIDATES = {
@@ -262,7 +265,17 @@ def _exact_search(metrics: dict[str, float], result: dict[str, Any]) -> str:
         "right": int(metrics["right_texts"]),
         "k": result["notes"]["top_k"],
     }
-    return f"## Pairs that need no exact score\n\n{markdown_table(titles, rows)}\n\n{EXACT_SEARCH.format(**facts)}"
+    table = f"## Pairs that need no exact score\n\n{markdown_table(titles, rows)}\n\n{EXACT_SEARCH.format(**facts)}"
+    sizes = result["notes"].get("cluster_sizes")
+    if not sizes:
+        return table
+    names = {"cosine": "cosine, by the angle to the centre", "maxsim": "MaxSim, by the largest product with any token"}
+    clusters = [
+        [label, *(f"{100 * metrics[f'{name}_clusters_of_{size}_skipped_fraction']:.1f} %" for size in sizes)]
+        for name, label in names.items()
+    ]
+    titles = ["right texts in clusters that could be left out", *(f"of about {size} texts" for size in sizes)]
+    return f"{table}\n\n{markdown_table(titles, clusters)}\n\n{CLUSTERS.format(**result['notes']['clustered'])}"
 
 
 def _quality_of_heads(metrics: dict[str, float], result: dict[str, Any]) -> str:

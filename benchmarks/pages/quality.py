@@ -42,10 +42,26 @@ JOB_ROWS = {
 }
 
 
+DEDUPLICATED = {
+    "student": "student by default, within categories",
+    "feed_forward_compared": "feed-forward head with products, all pairs",
+    "tfidf": "TF-IDF, cosine, within categories",
+    "tfidf_all": "TF-IDF, cosine, all pairs",
+    "embedding": "untrained encoder, cosine, within categories",
+    "embedding_all": "untrained encoder, cosine, all pairs",
+}
+DEDUPLICATION = """{offers:,} offers of {products:,} products, of which no model saw any; each threshold is that of the best F1 of
+pairs on other offers. A cluster is right where it is a product's offers, all and no other; clusters are joined
+by chains of pairs. Minutes are the commands', from texts to file. On pairs of near misses of the same products
+the teacher's F1 is {teacher:.3f}, the student's {student:.3f}, the feed-forward head's
+{feed_forward_compared:.3f}. One seed."""
+
+
 def render() -> str:
     """The page."""
     writers: dict[str, Callable[[dict[str, Any]], str]] = {
         "quality_products": _comparison,
+        "deduplication": _deduplication,
         "quality_homedepot": _comparison,
         "quality_wikiqa": _comparison,
         "quality_korsts": _comparison,
@@ -149,6 +165,41 @@ minutes. Above dev's threshold it finds {found:,.0f} pairs and {100 * share:.1f}
 {100 * right:.1f} % of its pairs are known, a lower bound of its precision.
 
 {table}"""
+
+
+def _deduplication(result: dict[str, Any]) -> str:
+    metrics = result["metrics"]
+    rows = []
+    for name, label in DEDUPLICATED.items():
+        if f"{name}_pair_f1" in metrics:
+            shares = [
+                f"{metrics[f'{name}_{each}']:.3f}"
+                for each in ("pair_precision", "pair_recall", "pair_f1", "cluster_f1")
+            ]
+            compared = metrics.get(f"{name}_compared")
+            rows.append(
+                [label, *shares, f"{metrics[f'{name}_largest_cluster']:.0f}", f"{metrics[f'{name}_minutes']:.1f}"]
+            )
+            rows[-1].append("" if compared is None else f"{compared / 1e6:.1f} M")
+    titles = [
+        "PriceRunner",
+        "precision",
+        "recall",
+        "F1 of pairs",
+        "F1 of clusters",
+        "largest",
+        "minutes",
+        "pairs scored",
+    ]
+    facts = {
+        "offers": int(metrics["offers"]),
+        "products": int(metrics["products"]),
+        "teacher": metrics["teacher_test_f1"],
+    }
+    facts |= {name: metrics.get(f"{name}_test_f1", float("nan")) for name in ("student", "feed_forward_compared")}
+    text = DEDUPLICATION.format(**facts)
+    command = result["command"].replace("--data data", "--data DIR")
+    return f"## Duplicates in one table\n\n{markdown_table(titles, rows)}\n\n{text} Repeat: `{command}`.\n"
 
 
 def _given(rate: float | None) -> str:
