@@ -103,7 +103,7 @@ def test_a_wanted_precision(place: Path, tmp_path: Path, capsys: Told) -> None:
     [
         (("--threshold", "0.5", "--target-recall", "0.9"), "--threshold and --target-recall all say where to cut"),
         (("--threshold", "0.5", "--labelled-table", "x.csv"), "chooses a threshold by name"),
-        (("--top-k", "1", "--block-on", "kind"), "--block-on and filters read the tables"),
+        (("--top-k", "1", "--block-on", "kind"), "--block-on reads the table that was encoded: give --left-table"),
         (("--top-k", "1", "--left-filter", "a = 1"), "give --left-table"),
         (("--top-k", "1", "--self", "--one-to-one"), "give a threshold instead of top_k"),
         (("--threshold", "0.5", "--clusters", "c.csv"), "clusters are of one table"),

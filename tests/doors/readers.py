@@ -84,6 +84,7 @@ READER_DOORS: dict[str, Callable[[Setup, Path], list[str]]] = {
 
 # What takes a table too, and which door it stands behind.
 INSIDE = {
+    "add_to_store": "reads as encode_table does; tests/store/test_versions.py",
     "folder_filter": "reads as folder_column does; tests/jobs/test_folder_columns.py",
     "check_word_vectors": "a loaded encoder",
     "guess_table": "looks at columns; tests/cli/test_init.py",

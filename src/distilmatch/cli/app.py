@@ -29,6 +29,7 @@ from distilmatch.cli import (
     match,
     plan,
     score,
+    stores,
     train,
     tune,
     verify,
@@ -72,7 +73,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_GROUPS = {
+_GROUPS: dict[str, dict[str, Any]] = {
     "Start here": {"demo": demo, "init": init, "info": info},
     "Train": {
         "finetune-teacher": finetune_teacher,
@@ -83,11 +84,18 @@ _GROUPS = {
         "ladder": ladder,
     },
     "Score and match": {"encode": encode, "score": score, "match": match, "plan": plan},
+    "Items that come and go": {
+        "store-create": stores.create,
+        "store-add": stores.add,
+        "store-delete": stores.delete,
+        "store-show": stores.show,
+        "store-compact": stores.compact,
+    },
     "Check": {"evaluate": evaluate, "evaluate-sts": evaluate_sts, "verify": verify},
 }
 for _group, _commands in _GROUPS.items():
     for _name, _module in _commands.items():
-        app.command(_name, cls=_Command, rich_help_panel=_group)(_module.run)
+        app.command(_name, cls=_Command, rich_help_panel=_group)(getattr(_module, "run", _module))
 
 
 def _show_version(wanted: bool) -> None:

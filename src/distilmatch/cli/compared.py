@@ -93,6 +93,7 @@ def groups_of(
     from distilmatch.errors import ConfigError
     from distilmatch.jobs.folder_columns import folder_column, folder_filter
     from distilmatch.jobs.match_groups import Groups
+    from distilmatch.store.versions import StoreVersion
 
     columns = names(block_on)
     if columns is None and not any(filters):
@@ -101,27 +102,24 @@ def groups_of(
         raise ConfigError(
             "--block-on names a column of both tables, or one of the left and one of the right: LEFT,RIGHT"
         )
-    for side, table, condition in zip(("left", "right"), tables, filters, strict=True):
-        if table is None and (columns is not None or condition):
-            raise ConfigError(
-                f"--block-on and filters read the tables that were encoded: give --{side}-table"
-                if columns is not None
-                else f"--{side}-filter reads the table that was encoded: give --{side}-table"
-            )
     how: dict[str, Any] = {
         "distinct_texts": distinct_texts, "split": read.split, "delimiter": read.delimiter, "quoting": read.quoting
     }  # fmt: skip
-    keys = []
-    for place, (table, folder) in enumerate(zip(tables, folders, strict=True)):
+    keys: list[Any] = []
+    masks: list[Any] = []
+    for place, (side, table, folder) in enumerate(zip(("left", "right"), tables, folders, strict=True)):
+        is_asked = columns is not None or bool(filters[place])
+        if is_asked and table is None and not isinstance(folder, StoreVersion):
+            option = "--block-on" if columns is not None else f"--{side}-filter"
+            raise ConfigError(f"{option} reads the table that was encoded: give --{side}-table")
+        source = folder if table is None else table
         if columns is None:
             items = folder.item_table.first_of_texts() if distinct_texts else folder.item_table
             keys.append(["all"] * len(items))
         else:
-            keys.append(folder_column(table, folder, columns[min(place, len(columns) - 1)], **how))
-    masks = [
-        None if condition is None else folder_filter(table, folder, condition, **how)
-        for table, folder, condition in zip(tables, folders, filters, strict=True)
-    ]
+            keys.append(folder_column(source, folder, columns[min(place, len(columns) - 1)], **how))
+        condition = filters[place]
+        masks.append(None if condition is None else folder_filter(source, folder, condition, **how))
     return Groups.of(keys[0], keys[1]).only(*masks)
 
 

@@ -106,6 +106,27 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "distilmatch plan run/student --left 1e6 --right 1e7 --candidates 100 --sample pairs.csv --machines 4",
         ),
     ),
+    "store-create": (
+        (
+            "A catalogue whose price and country can be asked for",
+            "distilmatch store-create products --model run/student --side product --columns price:number,country:text",
+        ),
+    ),
+    "store-add": (
+        ("New items", "distilmatch store-add products new.csv --model run/student --id-column id --text-column title"),
+        (
+            "Items that may be there, with other texts or prices",
+            "distilmatch store-add products changed.csv --model run/student --id-column id --text-column title --upsert",
+        ),
+    ),
+    "store-delete": (
+        ("Those of a list", "distilmatch store-delete products --ids gone.txt"),
+        ("Those for which a condition holds", "distilmatch store-delete products --where \"country = 'fr'\""),
+    ),
+    "store-show": (("Versions, and what changed since the third", "distilmatch store-show products --since 3"),),
+    "store-compact": (
+        ("One segment, and no version before the fifth", "distilmatch store-compact products --expire-before 5"),
+    ),
     "evaluate": (
         (
             "Beside its teacher, on labels",

@@ -164,12 +164,12 @@ def run(
     from distilmatch.estimates import seconds_so_far
     from distilmatch.jobs.match import check_comparison, check_match, match_folders
     from distilmatch.jobs.outputs import output_file
-    from distilmatch.store.folder import RepresentationFolder
+    from distilmatch.store.opened import opened_folder
 
     threshold = compared.target_of(threshold, target_precision, target_recall)
     ranked = {"by": rank_by, "label": label, "values": values}
     question = _question(top_k, threshold, calibrated, reverse_output is not None, candidates, index=index, **ranked)
-    folders = RepresentationFolder.open(left), RepresentationFolder.open(right)
+    folders = opened_folder(left), opened_folder(right)
     right_table = left_table if same_table and right_table is None else right_table
     has_columns = block_on is not None or left_filter is not None or right_filter is not None
     tables = _tables(candidate_encoder, candidates, texts, has_columns, left_table, right_table)
@@ -215,14 +215,8 @@ def run(
         _show_rehearsal(report, start, {"model": model, "candidate_encoder": candidate_encoder}, device, scorer, output)
         return
     say(**_facts(report, output, reverse_output, top_k), **compared.comparison_facts(report, clusters))
-    asked: dict[str, object] = {
-        "--left": left,
-        "--right": right,
-        "--top-k": top_k,
-        "--threshold": threshold,
-        "--candidates": candidates,
-    }
-    asked |= {"--index": candidates and index, "--candidate-encoder": candidate_encoder}
+    asked: dict[str, object] = {"--left": left, "--right": right, "--top-k": top_k, "--threshold": threshold}
+    asked |= {"--candidates": candidates, "--index": candidates and index, "--candidate-encoder": candidate_encoder}
     _say_next(model, asked, texts, calibrated)
 
 

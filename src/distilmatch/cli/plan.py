@@ -171,7 +171,7 @@ def _on(work: Work, machines: int) -> Work:
 def _folders(left: str, right: str) -> list[RepresentationFolder] | None:
     """The folders of both sides; None where these are numbers."""
     from distilmatch.errors import ConfigError
-    from distilmatch.store.folder import opened_folder
+    from distilmatch.store.opened import opened_folder
 
     found = [Path(value).is_dir() for value in (left, right)]
     if not any(found):

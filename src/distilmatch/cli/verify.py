@@ -69,6 +69,10 @@ def _thing(path: Path) -> tuple[str, Callable[[Path], list[str]]] | None:
         from distilmatch.teachers.label_cache import verify_label_cache
 
         return "label cache", verify_label_cache
+    if (path / "catalogue.sqlite").exists():
+        from distilmatch.store.versions import verify_store
+
+        return "store", verify_store
     if any((path / name).exists() for name in ("manifest.json", "progress.json")):
         if any(path.glob("shard-*.safetensors")) or any(path.glob("ids-*.parquet")) or _says(path, "kept_tokens"):
             from distilmatch.store.folder import verify_folder

@@ -113,7 +113,7 @@ def encode_table(
                 total = counted_items(iter_columns(source, columns, config))[0]
             quiet = None if show_progress_bar is None else not show_progress_bar
             with tqdm(total=total, desc=f"Encode {manifest.side_name}", unit="row", disable=quiet) as bar:
-                encoder = _Encoder(model, writer, index, batch_size, precision)
+                encoder = TextEncoder(model, writer, index, batch_size, precision)
                 for row in iter_columns(source, columns, config):
                     encoder.add(row.texts[0], row.ids[0], row.row - 1)
                     bar.update()
@@ -221,7 +221,7 @@ def _rehearsed(
         place = Path(folder) / "texts"
         started = time.perf_counter()
         with RepresentationWriter(place, manifest) as writer:
-            encoder = _Encoder(model, writer, manifest.side, batch_size, precision)
+            encoder = TextEncoder(model, writer, manifest.side, batch_size, precision)
             for number, row in enumerate(chosen):
                 encoder.add(row.texts[0], row.ids[0], number)
             encoder.flush()
@@ -329,7 +329,7 @@ def counted_items(rows: Iterable[TableRow]) -> tuple[int, int]:
     return count, without_id + len(key_of)
 
 
-class _Encoder:
+class TextEncoder:
     """Collects texts that the folder does not hold yet and encodes them in chunks, sorted by length inside.
 
     A chunk ends where a shard does: a run that goes on after a shard then makes the chunks, and so the batches and the bytes,

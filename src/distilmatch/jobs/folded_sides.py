@@ -13,6 +13,7 @@ from distilmatch.errors import CacheError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.parts import parts_folder
 from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.versions import StoreVersion
 
 
 def load_sides(
@@ -42,6 +43,8 @@ def load_sides(
 def folder_facts(folder: RepresentationFolder) -> list[Any]:
     """JSON-like values that say what a folder holds."""
     facts: list[Any] = [folder.manifest.to_dict()]
+    if isinstance(folder, StoreVersion):  # its manifest names store and version, which never change
+        return facts
     if folder.manifest.checksums is None:
         facts.append({"keys": fingerprint(b"".join(folder.keys).hex()), "ids": fingerprint(folder.items()[2])})
     return facts

@@ -21,8 +21,10 @@ from distilmatch.data.readers import open_source
 from distilmatch.data.sources import RawRow, Source
 from distilmatch.data.values import is_missing
 from distilmatch.errors import ConfigError, DataError
-from distilmatch.store.folder import RepresentationFolder, opened_folder
+from distilmatch.store.folder import RepresentationFolder
 from distilmatch.store.items import Items
+from distilmatch.store.opened import opened_folder
+from distilmatch.store.versions import StoreVersion
 
 _BATCH = 4096
 
@@ -40,13 +42,15 @@ def folder_column(
     """(i,) values of a column for the items of a folder; None where the row has none. Of an item on several rows the first.
 
     Args:
-        source: the table that the folder was encoded from.
+        source: the table that the folder was encoded from; of a store's version itself, for the columns that it keeps.
         distinct_texts: of the first item of each text alone, as `match_folders` with this setting.
         split, delimiter, quoting: as `encode_table` was given them.
 
     Raises:
         DataError: no such column, or a table of fewer rows than the folder was encoded from.
     """
+    if isinstance(source, StoreVersion):
+        return _of_items(source, distinct_texts, source.store.column(column, source.version.number))
     opened, items = _opened(
         source, folder, distinct_texts, TableConfig(split=split, delimiter=delimiter, quoting=quoting)
     )
@@ -84,6 +88,9 @@ def folder_filter(
         ConfigError: a condition that cannot be read, or a column that the table does not have.
         DataError: as `folder_column`.
     """
+    if isinstance(source, StoreVersion):
+        holds = source.store.where(condition, source.version.number)
+        return np.array(_of_items(source, distinct_texts, holds.tolist()), dtype=bool)
     opened, items = _opened(
         source, folder, distinct_texts, TableConfig(split=split, delimiter=delimiter, quoting=quoting)
     )
@@ -114,6 +121,13 @@ def folder_filter(
                 f"the condition {condition!r} cannot be used on {opened.name}: {error}; its columns are {', '.join(columns)}"
             ) from None
     return holds
+
+
+def _of_items(version: StoreVersion, distinct_texts: bool, values: list[Any]) -> list[Any]:
+    if not distinct_texts:
+        return values
+    first = np.unique(version.item_table.texts, return_index=True)[1]
+    return [values[place] for place in first.tolist()]
 
 
 def _only_reads(action: int, *_: Any) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 from distilmatch.config.tables import Quoting, TableConfig
 from distilmatch.data.column_rows import in_batches, iter_columns, one_text
 from distilmatch.errors import DataError
-from distilmatch.store.folder import RepresentationFolder, opened_folder
+from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.opened import opened_folder
 from distilmatch.text_arguments import text_list
 
 _BATCH = 4096

@@ -35,7 +35,8 @@ from distilmatch.jobs.match_run import Matching, MatchRun
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rehearsal import Rehearsal
-from distilmatch.store.folder import RepresentationFolder, opened_folder
+from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.opened import opened_folder
 
 
 @dataclass(frozen=True, kw_only=True)

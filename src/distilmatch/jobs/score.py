@@ -37,7 +37,8 @@ from distilmatch.jobs.rehearsal import Rehearsal
 from distilmatch.metrics.reading import Reading
 from distilmatch.models.dipair import DiPair
 from distilmatch.models.trained_texts import check_reading
-from distilmatch.store.folder import RepresentationFolder, opened_folder
+from distilmatch.store.folder import RepresentationFolder
+from distilmatch.store.opened import opened_folder
 from distilmatch.types import TableRow
 
 _CHECKED_ROWS = 16_384

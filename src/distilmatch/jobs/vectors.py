@@ -22,8 +22,9 @@ from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import output_place
 from distilmatch.pretrained.prompts import query_and_document
 from distilmatch.runtime import Precision
-from distilmatch.store.folder import RepresentationFolder, opened_folder
+from distilmatch.store.folder import RepresentationFolder
 from distilmatch.store.layout import KeyIndex, key_array
+from distilmatch.store.opened import opened_folder
 from distilmatch.teachers import SentenceTeacher, cached_embeddings
 
 logger = logging.getLogger(__name__)

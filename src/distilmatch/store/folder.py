@@ -46,7 +46,7 @@ from distilmatch.store.writer import RepresentationWriter
 from distilmatch.text_arguments import text_list
 from distilmatch.types import TokenRepresentations
 
-__all__ = ["RepresentationFolder", "RepresentationManifest", "RepresentationWriter", "opened_folder", "verify_folder"]
+__all__ = ["RepresentationFolder", "RepresentationManifest", "RepresentationWriter", "verify_folder"]
 
 
 class RepresentationFolder:
@@ -235,6 +235,19 @@ class RepresentationFolder:
             )
         return TokenRepresentations(tokens, mask, self.manifest.side, self.manifest.model_fingerprint)
 
+    def stored(self, start: int, stop: int) -> StoredTokens:
+        """The texts from `start` to `stop` as they are stored.
+
+        Raises:
+            CacheError: a damaged shard.
+        """
+        parts = []
+        for shard, end in enumerate(self._ends.tolist()):
+            first = 0 if shard == 0 else int(self._ends[shard - 1])
+            if start < end and first < stop:
+                parts.append(self._map(shard)[max(start - first, 0) : min(stop, end) - first])
+        return StoredTokens.joined(parts)
+
     def _map(self, shard: int) -> StoredTokens:
         if shard not in self._mapped:
             with self._mapping:  # so that threads do not each compute the checksum
@@ -261,20 +274,6 @@ class RepresentationFolder:
                     "encode the texts again (overwrite)"
                 )
         return StoredTokens(**arrays)
-
-
-def opened_folder(folder: RepresentationFolder | str | Path) -> RepresentationFolder:
-    """A folder that is open already, or the one at a path, opened.
-
-    Raises:
-        ConfigError: it is neither.
-        CacheError: as `RepresentationFolder.open`.
-    """
-    if isinstance(folder, RepresentationFolder):
-        return folder
-    if not isinstance(folder, str | Path) or not str(folder):
-        raise ConfigError(f"a folder of representations, or its path, is wanted, not {folder!r}"[:200])
-    return RepresentationFolder.open(folder)
 
 
 def verify_folder(path: str | Path) -> list[str]:

@@ -66,7 +66,7 @@ IDS_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.binary(DIGEST_BYTES)), (
 ALIASES_SCHEMA = pa.schema([("row", pa.int64()), ("id", pa.string())])
 ITEMS_SCHEMA = pa.schema([("row", pa.int64()), ("text", pa.int64()), ("id", pa.string())])
 
-_KEY_DTYPE = np.dtype(f"S{DIGEST_BYTES}")
+KEY_DTYPE = np.dtype(f"S{DIGEST_BYTES}")
 
 
 class RepresentationManifest(FrozenConfig):
@@ -207,16 +207,16 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 def key_array(keys: Sequence[bytes]) -> np.ndarray:
     """16-byte keys as an (n,) array of NumPy's fixed-width bytes; these compare bytewise, zero bytes included."""
-    return np.frombuffer(b"".join(keys), dtype=_KEY_DTYPE)
+    return np.frombuffer(b"".join(keys), dtype=KEY_DTYPE)
 
 
 def key_column(column: pa.ChunkedArray) -> np.ndarray:
     """A Parquet column of 16-byte keys as `key_array` gives them, (n,)."""
     chunks = []
     for chunk in column.chunks:
-        data = np.frombuffer(chunk.buffers()[1], dtype=_KEY_DTYPE) if len(chunk) else np.empty(0, _KEY_DTYPE)
+        data = np.frombuffer(chunk.buffers()[1], dtype=KEY_DTYPE) if len(chunk) else np.empty(0, KEY_DTYPE)
         chunks.append(data[chunk.offset : chunk.offset + len(chunk)])
-    return np.concatenate(chunks) if chunks else np.empty(0, _KEY_DTYPE)
+    return np.concatenate(chunks) if chunks else np.empty(0, KEY_DTYPE)
 
 
 class KeyIndex:

@@ -226,7 +226,20 @@ class RepresentationWriter:
                 f"the representation of {name_row(int(empty.nonzero()[0, 0]))} has no token, it was not written; every text "
                 "keeps one at least"
             )
-        stored = encode_tokens(representations, self.manifest.dtype, name_row)
+        self._add(names, keys, encode_tokens(representations, self.manifest.dtype, name_row))
+
+    def append_stored(self, keys: Sequence[bytes], stored: StoredTokens) -> None:
+        """Adds rows without ids as they are stored in another folder of these settings, to the bit.
+
+        Args:
+            keys: n 16-byte keys of the texts.
+        """
+        self._check_open()
+        if len(keys):
+            self._add([None] * len(keys), keys, stored)
+
+    def _add(self, names: Sequence[str | None], keys: Sequence[bytes], stored: StoredTokens) -> None:
+        first = self.rows
         if self.rows_written % self.manifest.shard_rows:
             self._take_back()  # only now: rows that cannot be stored leave what is there as it is
         self._buffer.append(stored)
