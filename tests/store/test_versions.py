@@ -14,13 +14,14 @@ from tests.jobs.conftest import make_matcher, make_student
 
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, DataError, ModelError
+from distilmatch.fingerprint import text_key
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import match_folders
 from distilmatch.jobs.store import add_to_store, check_columns, create_store
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.catalogue import Catalogue
 from distilmatch.store.opened import opened_folder
-from distilmatch.store.versions import Store, StoreVersion
+from distilmatch.store.versions import Store, StoreVersion, verify_store
 from distilmatch.store.writer import RepresentationWriter
 
 Item = dict[str, Any]
@@ -220,7 +221,7 @@ def _stopped(patch: pytest.MonkeyPatch, owner: type, name: str, call: int) -> No
     ("owner", "name", "call"),
     [
         (RepresentationWriter, "_write_shard", 2), (RepresentationWriter, "_finish", 1), (Catalogue, "add_segment", 1),
-        (Catalogue, "stage", 1), (Catalogue, "commit_staged", 1), (Catalogue, "_commit", 1), (Catalogue, "known_keys", 1),
+        (Catalogue, "stage_rows", 1), (Catalogue, "commit_staged", 1), (Catalogue, "_commit", 1), (Catalogue, "known_keys", 1),
     ],
 )  # fmt: skip
 def test_a_stopped_change_is_whole_or_not_there(
@@ -358,3 +359,48 @@ def test_the_last_of_an_id_wins_where_asked(student: DiPair, tmp_path: Path) -> 
     assert store.column("price") == [2]
     report = add(student, store, [rows[2]], change="upsert")
     assert report.version.number == 2 and report.encoded == 0  # nothing differs: no version
+
+
+def test_representations_that_are_at_hand(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distilmatch.store.versions._MOST_A_SEGMENT", 6)
+    random = np.random.default_rng(10)
+    rows = [item(f"i{number}", random) | {"text": f"thing {number % 17}"} for number in range(40)]
+    stores = [
+        create_store(student, tmp_path / name, side="document", columns=COLUMNS, dtype="fp16", shard_rows=4)
+        for name in ("texts", "ready")
+    ]
+    add(student, stores[0], rows)
+    of_id = {row["id"]: (row["price"], row["kind"]) for row in rows}
+
+    def batches(some: list[Item]) -> Any:
+        for start in range(0, len(some), 7):
+            texts = [row["text"] for row in some[start : start + 7]]
+            keys = [text_key("", (text,)) for text in texts]
+            yield (
+                [row["id"] for row in some[start : start + 7]],
+                keys,
+                student.encode(texts, "document", show_progress_bar=False),
+            )
+
+    version = stores[1].put(batches(rows), values=lambda ids: [of_id[id] for id in ids])
+    assert (version.number, version.items) == (2, 40)
+    assert len(list((tmp_path / "ready" / "segments").iterdir())) == 3
+    found, expected = seen(stores[1]), seen(stores[0])
+    assert {id: row[:2] for id, row in found.items()} == {id: row[:2] for id, row in expected.items()}
+    for id, row in found.items():
+        one, other = (np.frombuffer(tokens, dtype=np.float32) for tokens in (row[2], expected[id][2]))
+        assert np.allclose(one, other, atol=2e-3)  # batches move an encoding in its last bits
+    before = seen(stores[1])
+    for wrong, message in (
+        (rows[3:5], "'i3' is in .* already"),
+        (doubled, "'x' stands on more than one row"),
+    ):
+        with pytest.raises(DataError, match=message):
+            stores[1].put(batches(wrong))
+        assert seen(stores[1]) == before
+    changed = [rows[5] | {"text": "new"}]
+    assert stores[1].put(batches(changed), change="upsert").removed == 1
+    assert stores[1].difference(2).changed == ["i5"]
+    assert verify_store(tmp_path / "ready") == []
+    shutil.rmtree(tmp_path / "ready" / "segments" / "000002")
+    assert any("000002" in problem for problem in verify_store(tmp_path / "ready"))

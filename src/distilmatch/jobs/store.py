@@ -151,7 +151,8 @@ def add_to_store(
                 catalogue.add_segment(number, segment.keys, catalogue.version(None).number + 1)
             if kinds != opened.kinds:
                 catalogue.set_fact("kinds", kinds)
-            catalogue.stage(table.items(kinds), duplicates == "last", table.name)
+            catalogue.begin_staging(duplicates == "last", table.name)
+            catalogue.stage_rows(table.items(kinds))
             clash = catalogue.append_staged() if change == "append" else None
             if clash is not None:
                 raise DataError(

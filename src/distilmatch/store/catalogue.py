@@ -320,34 +320,40 @@ class Catalogue:
             self._connection.execute("update facts set value = ? where name = ?", (json.dumps(value), name))
         self.facts[name] = value
 
-    def stage(self, rows: Iterable[tuple[str, bytes, tuple[Any, ...]]], last_wins: bool, shown: str) -> int:
-        """Takes (id, key, values of the columns) of new items to one side; how many.
+    def begin_staging(self, last_wins: bool, shown: str) -> None:
+        """Makes room for new items beside those that are there.
 
-        Raises:
-            DataError: an id twice, where the last does not win.
+        Args:
+            last_wins: of an id that comes twice; else that is an error.
+            shown: what messages call the items' origin.
         """
-        columns = self.columns
-        names = "".join(f", {_quoted(column)}" for column in columns)
+        names = "".join(f", {_quoted(column)}" for column in self.columns)
         with self._told():
             self._connection.execute("drop table if exists temp.incoming")
             self._connection.execute(
                 f"create temp table incoming (number integer primary key, id text not null unique, key blob not null{names})"
             )
-        places = ", ".join("?" * (2 + len(columns)))
         verb = "insert or replace" if last_wins else "insert"
-        named = "".join(f", {_quoted(column)}" for column in columns)
-        number = 0
-        for number, (id, key, values) in enumerate(rows, 1):
+        places = ", ".join("?" * (2 + len(self.columns)))
+        self._staging = f"{verb} into temp.incoming (id, key{names}) values ({places})"
+        self._staged_from, self._staged = shown, 0
+
+    def stage_rows(self, rows: Iterable[tuple[str, bytes, tuple[Any, ...]]]) -> None:
+        """Takes (id, key, values of the columns) of new items.
+
+        Raises:
+            DataError: an id twice, where the last does not win.
+        """
+        empty = (None,) * len(self.columns)
+        for id, key, values in rows:
+            self._staged += 1
             try:
-                self._connection.execute(
-                    f"{verb} into temp.incoming (id, key{named}) values ({places})", (id, key, *values)
-                )
+                self._connection.execute(self._staging, (id, key, *(values or empty)))
             except sqlite3.IntegrityError:
                 raise DataError(
-                    f"{shown}: id {id!r} stands on more than one row, row {number} of those with ids among them; give each item "
-                    "its own id, or let the last one win (`duplicates`)"
+                    f"{self._staged_from}: id {id!r} stands on more than one row, the second time on row {self._staged}; "
+                    "give each item its own id, or let the last one win (`duplicates`)"
                 ) from None
-        return number
 
     def append_staged(self) -> tuple[str, int] | None:
         """The first staged id that is there already, and how many are; None where none is."""

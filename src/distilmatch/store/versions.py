@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from distilmatch.errors import CacheError, ConfigError
+from distilmatch.errors import CacheError, ConfigError, DataError
 from distilmatch.files import locked, writing
 from distilmatch.fingerprint import DIGEST_BYTES, text_key
 from distilmatch.store.catalogue import NAME, Catalogue, Version
@@ -34,6 +34,8 @@ from distilmatch.types import TokenRepresentations
 
 _SEGMENTS, _LOCK = "segments", ".lock"
 _COPIED = 4096
+_ROWS = 2**40  # more than a segment has
+_MOST_A_SEGMENT = 2**20
 _SHAPE = ("model_fingerprint", "side", "side_name", "kept_tokens", "width", "dtype", "shard_rows")
 
 
@@ -192,6 +194,66 @@ class Store:
         finally:
             lock.release()
 
+    def put(
+        self,
+        batches: Iterable[tuple[Sequence[str], Sequence[bytes], TokenRepresentations]],
+        *,
+        values: Callable[[Sequence[str]], Iterable[tuple[Any, ...]]] | None = None,
+        change: str = "append",
+    ) -> Version:
+        """Commits a version with items whose representations are at hand, whoever made them.
+
+        Memory is of a segment of a million texts, whatever there is to add. A stopped call leaves the store as it was.
+
+        Args:
+            batches: n ids, n 16-byte keys of their texts (`fingerprint.text_key`) and the representations of n texts, from this
+                store's model and side. A key that the store has keeps the representation that is there.
+            values: gives the values of the kept columns for ids, in the order of the columns; none without.
+            change: "append", which refuses ids that are there, or "upsert".
+
+        Raises:
+            DataError: an id twice, or one that is there; nothing was changed.
+            CacheError: representations of another shape, or as `changing`.
+        """
+        with self.changing() as catalogue, catalogue.transaction():
+            since = catalogue.version(None).number + 1
+            catalogue.begin_staging(last_wins=False, shown="what was given")
+            writer: RepresentationWriter | None = None
+            for ids, keys, representations in batches:
+                if writer is None:
+                    writer = self._new_segment(catalogue.next_segment())
+                known = catalogue.known_keys(keys)
+                first = {key: place for place, key in reversed(list(enumerate(keys)))}
+                new = [place for key, place in first.items() if key not in known and writer.row_of_key(key) < 0]
+                new.sort()
+                if new:
+                    writer.append(None, [keys[place] for place in new], representations[torch.tensor(new)])
+                kept = [()] * len(ids) if values is None else values(ids)
+                catalogue.stage_rows(zip(ids, keys, kept, strict=True))
+                if writer.rows >= _MOST_A_SEGMENT:
+                    self._seal(writer, catalogue, since)
+                    writer = None
+            if writer is not None:
+                self._seal(writer, catalogue, since)
+            clash = catalogue.append_staged() if change == "append" else None
+            if clash is not None:
+                raise DataError(
+                    f"id {clash[0]!r} is in {self.path} already, and so are {clash[1] - 1} others; nothing was changed"
+                )
+            return catalogue.commit_staged(change)
+
+    def _new_segment(self, number: int) -> RepresentationWriter:
+        place = self.segment(number)
+        shutil.rmtree(place, ignore_errors=True)  # what a stopped change has left
+        return RepresentationWriter(place, self.manifest())
+
+    def _seal(self, writer: RepresentationWriter, catalogue: Catalogue, since: int) -> None:
+        writer.close()
+        if writer.rows_written:
+            catalogue.add_segment(int(writer.folder.name), RepresentationFolder.open(writer.folder).keys, since)
+        else:
+            shutil.rmtree(writer.folder)
+
     def delete(self, ids: Sequence[str] | None = None, *, condition: str | None = None) -> Version:
         """A new version without some items: those of ids, or those for which an SQL condition holds.
 
@@ -302,13 +364,13 @@ class StoreVersion(RepresentationFolder):
         # The items, and (n, 2) segment and row of the texts.
         with self.store._read() as catalogue:
             table = catalogue.places(self.version.number)
-        places = np.stack([table["segment"].to_numpy(), table["row"].to_numpy()], axis=1)
-        distinct, first, texts = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        places = table["segment"].to_numpy() * _ROWS + table["row"].to_numpy()
+        distinct, first, texts = np.unique(places, return_index=True, return_inverse=True)
         order = np.argsort(first)
         numbers = np.empty_like(order)
         numbers[order] = np.arange(len(order))
-        items = Items(rows=table["item"].to_numpy(), texts=numbers[texts.reshape(-1)], ids=table["id"])
-        return items, distinct[order]
+        items = Items(rows=table["item"].to_numpy(), texts=numbers[texts], ids=table["id"])
+        return items, np.stack(np.divmod(distinct[order], _ROWS), axis=1)
 
     @property
     def item_table(self) -> Items:  # type: ignore[override]
