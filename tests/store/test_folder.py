@@ -415,3 +415,22 @@ def test_a_dtype_that_is_not_known(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("float32", "int4"))
     with pytest.raises(CacheError, match="dtype"):
         RepresentationFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_what_is_read_is_the_readers_own(tmp_path: Path, dtype: StoredDtype) -> None:
+    tokens = torch.randn(6, 3, 8, generator=torch.Generator().manual_seed(0))
+    manifest = RepresentationManifest(
+        model_fingerprint="m", side=0, side_name="left", kept_tokens=3, width=8, dtype=dtype, shard_rows=4
+    )
+    with RepresentationWriter(tmp_path / "folder", manifest) as writer:
+        keys = [bytes([number + 1]) * 16 for number in range(6)]
+        writer.append(None, keys, TokenRepresentations(tokens, torch.ones(6, 3, dtype=torch.bool)))
+    folder = RepresentationFolder.open(tmp_path / "folder")
+    for rows in ([0, 1, 2], [2, 1, 0], [2, 3, 4], [5], [1, 1]):
+        before = folder.read(rows)
+        expected = torch.stack([folder.read([row]).tokens[0] for row in rows])
+        assert torch.equal(before.tokens, expected)
+        folder.read(rows).tokens.fill_(7.0)
+        folder.read(rows).mask.fill_(False)
+        assert torch.equal(folder.read(rows).tokens, expected) and folder.read(rows).mask.all()

@@ -391,6 +391,7 @@ def test_representations_that_are_at_hand(student: DiPair, tmp_path: Path, monke
         one, other = (np.frombuffer(tokens, dtype=np.float32) for tokens in (row[2], expected[id][2]))
         assert np.allclose(one, other, atol=2e-3)  # batches move an encoding in its last bits
     before = seen(stores[1])
+    doubled = [rows[0] | {"id": "x"}] * 2
     for wrong, message in (
         (rows[3:5], "'i3' is in .* already"),
         (doubled, "'x' stands on more than one row"),

@@ -218,8 +218,29 @@ class RepresentationFolder:
         ]
         for shard, _, _ in pieces:  # before room is made for what a damaged manifest promises
             self._map(shard)
-        tokens = torch.empty(len(wanted), self.manifest.kept_tokens, self.manifest.width)
-        mask = torch.empty(len(wanted), self.manifest.kept_tokens, dtype=torch.bool)
+        if len(pieces) == 1 and len(ordered) == ordered[-1] - ordered[0] + 1 and (np.diff(wanted) == 1).all():
+            # Neighbours in order are looked at where they are.
+            shard = pieces[0][0]
+            first = 0 if shard == 0 else int(self._ends[shard - 1])
+            stored = self._map(shard)[int(ordered[0]) - first : int(ordered[-1]) + 1 - first]
+            decoded = decode_tokens(stored)
+            # The reader's own: fp32 is not converted, and would still be the file's.
+            own = decoded.tokens.data_ptr() != stored.tokens.data_ptr()
+            tokens, mask = decoded.tokens if own else decoded.tokens.clone(), decoded.mask
+        else:
+            tokens, mask = self._gathered(pieces, ordered, order)
+        if len(wanted) and not mask.any(1).all():
+            row = int(wanted[int((~mask.any(1)).nonzero()[0, 0])])
+            raise CacheError(
+                f"{self.path}, row {row}: a representation without a token; encode its text again (overwrite)"
+            )
+        return TokenRepresentations(tokens, mask, self.manifest.side, self.manifest.model_fingerprint)
+
+    def _gathered(
+        self, pieces: list[tuple[int, int, int]], ordered: np.ndarray, order: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = torch.empty(len(ordered), self.manifest.kept_tokens, self.manifest.width)
+        mask = torch.empty(len(ordered), self.manifest.kept_tokens, dtype=torch.bool)
         for shard, start, stop in pieces:
             mapped = self._map(shard)
             first = 0 if shard == 0 else self._ends[shard - 1]
@@ -228,12 +249,7 @@ class RepresentationFolder:
             decoded = decode_tokens(mapped.take(local))
             tokens.index_copy_(0, target, decoded.tokens)
             mask.index_copy_(0, target, decoded.mask)
-        if len(wanted) and not mask.any(1).all():
-            row = int(wanted[int((~mask.any(1)).nonzero()[0, 0])])
-            raise CacheError(
-                f"{self.path}, row {row}: a representation without a token; encode its text again (overwrite)"
-            )
-        return TokenRepresentations(tokens, mask, self.manifest.side, self.manifest.model_fingerprint)
+        return tokens, mask
 
     def stored(self, start: int, stop: int) -> StoredTokens:
         """The texts from `start` to `stop` as they are stored.
