@@ -129,6 +129,7 @@ def render() -> str:
         "engine_tokens": _tokens,
         "quantised_quality": _quantised,
         "plan_accuracy": _plan,
+        "store_operations": _store,
     }
     return sections(HEAD, {name: partial(_section, write) for name, write in writers.items()})
 
@@ -400,6 +401,38 @@ def _plan(metrics: dict[str, float], result: dict[str, Any]) -> str:
 {table}
 
 Median error {_percent(metrics["median_relative_error"])}, largest {_percent(metrics["largest_relative_error"])}."""
+
+
+def _store(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    rows = [
+        ["append", f"{metrics['append_rows_per_s']:,.0f} items a second", ""],
+        [
+            "append one per cent",
+            f"{metrics['append_1_percent_s']:.1f} s",
+            f"{metrics['append_bytes_fraction']:.2%} more bytes",
+        ],
+        ["change one per cent", f"{metrics['upsert_1_percent_s']:.1f} s", ""],
+        ["delete one per cent", f"{metrics['delete_1_percent_s']:.1f} s", ""],
+        ["open a version", f"{metrics['open_s']:.1f} s", ""],
+        ["compact, expire", f"{metrics['compact_s']:.1f} and {metrics['expire_s']:.1f} s", ""],
+        [
+            "read all in order",
+            f"{_rate(metrics['scan_rows_per_s'])} items a second",
+            f"{metrics['scan_fraction_of_mmap']:.2f} of a memory-mapped `.npy` file's rate",
+        ],
+        [
+            "read 256 anywhere",
+            f"{_rate(metrics['random_rows_per_s'])} items a second",
+            f"`.npy` {_rate(metrics['npy_random_rows_per_s'])}, blobs in SQLite {_rate(metrics['sqlite_random_rows_per_s'])}",
+        ],
+    ]
+    table = markdown_table([f"a store of {metrics['items']:,.0f} items of a kilobyte", "", "beside it"], rows)
+    return f"""## What a versioned store costs
+
+{table}
+
+{metrics["bytes_an_item"]:,.0f} bytes an item, {metrics["catalogue_bytes_an_item"]:.0f} of them in the catalogue. The process had
+{metrics["peak_rss_mib"]:,.0f} MiB at most while it added them, PyTorch and mapped files among them."""
 
 
 def _rate(value: float | None) -> str:
