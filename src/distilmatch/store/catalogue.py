@@ -184,8 +184,8 @@ class Catalogue:
             ConfigError: the condition cannot be used.
         """
         query = (
-            "select i.item, i.id, t.segment, t.row from (select * from items where "
-            f"{_LIVING} and {_where(condition)}) i join texts t on t.text = i.text order by i.item"
+            f"select i.item, i.id, t.segment, t.row from (select * from (select * from items where {_LIVING}) "
+            f"where {_where(condition)}) i join texts t on t.text = i.text order by i.item"
         )
         schema = pa.schema([("item", pa.int64()), ("id", pa.string()), ("segment", pa.int64()), ("row", pa.int64())])
         return self._table(query, (version, version), schema, condition)

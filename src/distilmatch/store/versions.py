@@ -36,6 +36,8 @@ _SEGMENTS, _LOCK = "segments", ".lock"
 _COPIED = 4096
 _ROWS = 2**40  # more than a segment has
 _MOST_A_SEGMENT = 2**20
+_Batches = Iterable[tuple[Sequence[str], Sequence[bytes], TokenRepresentations]]
+_Values = Callable[[Sequence[str]], Iterable[tuple[Any, ...]]]
 _SHAPE = ("model_fingerprint", "side", "side_name", "kept_tokens", "width", "dtype", "shard_rows")
 
 
@@ -196,9 +198,9 @@ class Store:
 
     def put(
         self,
-        batches: Iterable[tuple[Sequence[str], Sequence[bytes], TokenRepresentations]],
+        batches: _Batches,
         *,
-        values: Callable[[Sequence[str]], Iterable[tuple[Any, ...]]] | None = None,
+        values: _Values | None = None,
         change: str = "append",
     ) -> Version:
         """Commits a version with items whose representations are at hand, whoever made them.
@@ -218,14 +220,23 @@ class Store:
         with self.changing() as catalogue, catalogue.transaction():
             since = catalogue.version(None).number + 1
             catalogue.begin_staging(last_wins=False, shown="what was given")
-            writer: RepresentationWriter | None = None
+            self._write(batches, values, catalogue, since)
+            clash = catalogue.append_staged() if change == "append" else None
+            if clash is not None:
+                raise DataError(
+                    f"id {clash[0]!r} is in {self.path} already, and so are {clash[1] - 1} others; nothing was changed"
+                )
+            return catalogue.commit_staged(change)
+
+    def _write(self, batches: _Batches, values: _Values | None, catalogue: Catalogue, since: int) -> None:
+        writer: RepresentationWriter | None = None
+        try:
             for ids, keys, representations in batches:
                 if writer is None:
                     writer = self._new_segment(catalogue.next_segment())
                 known = catalogue.known_keys(keys)
                 first = {key: place for place, key in reversed(list(enumerate(keys)))}
-                new = [place for key, place in first.items() if key not in known and writer.row_of_key(key) < 0]
-                new.sort()
+                new = sorted(place for key, place in first.items() if key not in known and writer.row_of_key(key) < 0)
                 if new:
                     writer.append(None, [keys[place] for place in new], representations[torch.tensor(new)])
                 kept = [()] * len(ids) if values is None else values(ids)
@@ -235,12 +246,10 @@ class Store:
                     writer = None
             if writer is not None:
                 self._seal(writer, catalogue, since)
-            clash = catalogue.append_staged() if change == "append" else None
-            if clash is not None:
-                raise DataError(
-                    f"id {clash[0]!r} is in {self.path} already, and so are {clash[1] - 1} others; nothing was changed"
-                )
-            return catalogue.commit_staged(change)
+        except BaseException:
+            if writer is not None:
+                writer.abandon()
+            raise
 
     def _new_segment(self, number: int) -> RepresentationWriter:
         place = self.segment(number)
