@@ -152,6 +152,13 @@ ClustersOutput = typer.Option(
     help="With --self and a threshold: also write all items and the cluster that each is in, to this file.",
     show_default="no file",
 )
+Update = typer.Option(
+    None,
+    "--update",
+    metavar="FILE",
+    help="Go on from this Parquet output of the same match, of earlier versions of the same stores: score what is new.",
+    show_default="everything is scored",
+)
 BlockOn = typer.Option(
     None,
     "--block-on",

@@ -75,6 +75,7 @@ def run(
     right_filter: str | None = compared.RightFilter,
     one_to_one: bool = compared.OneToOne,
     clusters: str | None = compared.ClustersOutput,
+    update: str | None = compared.Update,
     reverse_output: str | None = typer.Option(
         None,
         "--reverse-output",
@@ -178,7 +179,7 @@ def run(
     read = table_config(split=split, delimiter=delimiter, quoting=quoting)
     vectors_place = output_file(output).with_name(f"{output_file(output).name}.vectors")
     inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
-    inputs |= {"the sentence encoder": candidate_encoder, "the labelled table": labelled_table}
+    inputs |= {"the sentence encoder": candidate_encoder, "the labelled table": labelled_table, "--update": update}
     written = {"the folder of vectors": candidate_encoder and vectors_place, "the folder of folded texts": keep_folded}
     written |= {"the file of clusters": clusters}
     # Before any model loads: hours of scoring must not end at an output that cannot be written.
@@ -208,6 +209,7 @@ def run(
         groups=groups,
         one_to_one=one_to_one,
         clusters_output=clusters,
+        previous=update,
         overwrite=overwrite,
         dry_run=dry_run,
     )

@@ -21,7 +21,7 @@ from distilmatch.engine.matches import Recall
 from distilmatch.engine.question import Asked, Question, as_question
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, ModelError
-from distilmatch.files import check_outputs
+from distilmatch.files import check_outputs, checksum
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.folded_sides import check_room, folder_facts, load_sides
 from distilmatch.jobs.folder_texts import check_texts
@@ -32,6 +32,7 @@ from distilmatch.jobs.match_output import MatchedSide, MatchTables
 from distilmatch.jobs.match_rehearsal import rehearse
 from distilmatch.jobs.match_reverse import ReverseMatches
 from distilmatch.jobs.match_run import Matching, MatchRun
+from distilmatch.jobs.match_update import Previous, matched_facts
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rehearsal import Rehearsal
@@ -88,6 +89,7 @@ def match_folders(
     groups: Groups | None = None,
     one_to_one: bool = False,
     clusters_output: str | Path | None = None,
+    previous: str | Path | None = None,
     rows_a_part: int | None = None,
     keep_folded: str | Path | None = None,
     resume: bool = True,
@@ -124,6 +126,8 @@ def match_folders(
             yet.
         clusters_output: with `same_table` and a threshold: all items of the table and the clusters that the pairs of the output
             join them to, in this file: `row`, `id`, `cluster`, `size`. A chain of pairs is one cluster.
+        previous: a Parquet output of an earlier match of the same student and `top_k`. A side is the one of then, or a later
+            version of the same store. Only pairs with a new or changed item are scored, and those of lists that lost one.
         rows_a_part: left texts a part file; as many as there is memory for, of candidates as are done in some minutes. A killed
             job goes on where it was 20 seconds before, of candidates after the last whole part.
         keep_folded: a folder in which folded texts stay, for other jobs of the same model and sides. Without it those that do
@@ -152,7 +156,13 @@ def match_folders(
     if groups is not None:
         groups.check(len(tables.left.items), len(tables.right.items))
     sides = load_sides(scorer, folders, place, keep_folded)
+    asked_facts = [*_facts(scorer, (), question, vectors), [same_table, distinct_texts]]
+    earlier = None
+    if previous is not None:
+        check_update(question, scorer, same_table or groups is not None or distinct_texts)
+        earlier = Previous.of(previous, asked_facts, folders)
     matching = Matching(
+        previous=earlier,
         scorer=scorer,
         sides=sides,
         question=question,
@@ -163,13 +173,15 @@ def match_folders(
     )
     beside: list[Any] = [question.reverse, distinct_texts, texts is not None, tables.schema.names]
     compared = [same_table, one_to_one, clusters_place is not None, None if groups is None else groups.facts()]
+    compared += [] if previous is None else [checksum(previous)]
     # What most jobs do not ask for is not in their fingerprint, so that older ones are known again.
     beside += [compared] if any(compared) else []
     job = fingerprint(*_facts(scorer, folders, question, vectors), beside)
     further = [path for path in (reverse_place, clusters_place) if path is not None]
     _check_further(further, job, overwrite)
+    schema = tables.schema.with_metadata(matched_facts(asked_facts, folders))
     writer_of = partial(
-        PartWriter, place, tables.schema, job, resume=resume, overwrite=overwrite,
+        PartWriter, place, schema, job, resume=resume, overwrite=overwrite,
         part_schema=FOUND if question.top_k is None else None,
     )  # fmt: skip
     if dry_run:
@@ -290,6 +302,21 @@ def check_comparison(
         raise ConfigError(
             "clusters are of one table, of its pairs above a threshold: say that both sides are the same table"
         )
+
+
+def check_update(question: Question, scorer: Scorer, is_narrowed: bool) -> None:
+    """Refuses an earlier output to go on from, where there is no way to.
+
+    Raises:
+        ConfigError: what does not go together.
+    """
+    if question.top_k is None or question.reverse or question.num_candidates is not None or is_narrowed:
+        raise ConfigError(
+            "an earlier match is gone on from for the best of each item alone (top_k): without a threshold, the reverse "
+            "direction, candidates, groups, one table on both sides, or distinct texts"
+        )
+    if scorer.model.task.num_labels > 1 or question.calibrated:
+        raise ConfigError("an earlier match is gone on from by its logits, of models of one label, uncalibrated")
 
 
 def _check_same(folders: Sequence[RepresentationFolder]) -> None:

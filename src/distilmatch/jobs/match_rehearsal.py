@@ -36,7 +36,9 @@ def rehearse(matching: Matching, places: tuple[Path, Path | None], done: int) ->
                 reverse = ReverseMatches(writer, len(right), min(question.top_k, len(left)), named[1], "rehearsal")
                 reverse.take_up()
             whole = MatchRun(matching, writer)
-            run = MatchRun(replace(matching, sides=(left, right), vectors=None, groups=None), writer, reverse)
+            run = MatchRun(
+                replace(matching, sides=(left, right), vectors=None, groups=None, previous=None), writer, reverse
+            )
             times = run.rehearse()
         sizes = [0 if path is None else disk_bytes(path) for path in named]
     exact, asked = 0.0, 1.0

@@ -25,6 +25,7 @@ from distilmatch.jobs.match_groups import GroupedMatch, Groups
 from distilmatch.jobs.match_output import MatchTables
 from distilmatch.jobs.match_pairs import Clusters, ItemPairs, one_to_one, paired
 from distilmatch.jobs.match_reverse import ReverseMatches
+from distilmatch.jobs.match_update import Previous, UpdatedMatch
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.jobs.rehearsal import REHEARSED_SECONDS
 
@@ -51,6 +52,7 @@ class Matching:
         vectors: (n, d) and (m, d), by which candidates are near; None for the student's own.
         groups: which items may be compared; None for all.
         one_to_one: of the pairs above a threshold those alone that give each item one partner.
+        previous: an earlier output to go on from.
     """
 
     scorer: Scorer
@@ -60,6 +62,7 @@ class Matching:
     vectors: tuple[np.ndarray, np.ndarray] | None = None
     groups: Groups | None = None
     one_to_one: bool = False
+    previous: Previous | None = None
 
 
 class MatchRun:
@@ -75,7 +78,7 @@ class MatchRun:
         """`reverse`, `clusters`: further outputs."""
         self.scorer, self.sides, self.vectors = matching.scorer, matching.sides, matching.vectors
         self.tables, self.groups, self.one_to_one = matching.tables, matching.groups, matching.one_to_one
-        self.question = self._of_texts(matching.question)
+        self.question, self.previous = self._of_texts(matching.question), matching.previous
         self.writer, self.reverse, self.clusters = writer, reverse, clusters
         self.clustered: ClusterReport | None = None
         self._found_by: CandidateIndex | None = None
@@ -96,14 +99,16 @@ class MatchRun:
         return self.scorer.kernel.skipped_pairs - self._skipped_before
 
     @cached_property
-    def _exact(self) -> ExactMatch | GroupedMatch:
+    def _exact(self) -> ExactMatch | GroupedMatch | UpdatedMatch:
+        if self.previous is not None:
+            return UpdatedMatch(self.scorer, self.sides, self.question, self.tables, self.previous, self.writer)
         if self.groups is not None:
             return GroupedMatch(self.scorer, self.sides, self.question, self.tables, self.groups, self.writer)
         return ExactMatch(self.scorer, self.sides, self.question, self.tables, self.reverse, self.writer)
 
     @property
     def pairs(self) -> int:
-        """Pairs of texts that are asked for."""
+        """Pairs of texts that are asked for; of a match that goes on from an earlier one those that were scored."""
         if self.question.num_candidates is not None:
             return len(self.sides[0]) * min(self.question.num_candidates, len(self.sides[1]))
         return self._exact.pairs
@@ -112,9 +117,7 @@ class MatchRun:
         """Left texts that an earlier run has matched, or as many as its pairs are."""
         if self.question.num_candidates is not None:
             return int(self.writer.place or 0)
-        if isinstance(self._exact, GroupedMatch):
-            return 0
-        return self._exact.pairs_done() // len(self.sides[1])
+        return self._exact.pairs_done() // len(self.sides[1]) if isinstance(self._exact, ExactMatch) else 0
 
     def write(self, rows_a_part: int | None, show_progress_bar: bool | None) -> None:
         """Scores what is not in a part yet, and joins the parts."""

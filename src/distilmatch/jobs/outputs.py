@@ -138,19 +138,20 @@ def write_rows(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, job: b
     """
     rows = 0
     ending = path.suffix.lower()
-    with row_writer(temporary, ending, schema.with_metadata({JOB: job})) as writer:
+    told = {**(schema.metadata or {}), JOB: job}
+    with row_writer(temporary, ending, schema.with_metadata(told)) as writer:
         for table in tables:
-            writer.write_table(table.cast(schema).replace_schema_metadata({JOB: job}))
+            writer.write_table(table.cast(schema).replace_schema_metadata(told))
             rows += len(table)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = _told(path)
+        beside = _told(path)
         if ending not in ("", ".parquet"):
             # Before the output: with an older output beside it, it is of no job.
-            write_json(told, {"job": job.decode(), "rows": rows, "checksum": checksum(temporary)})
+            write_json(beside, {"job": job.decode(), "rows": rows, "checksum": checksum(temporary)})
         move_into_place(temporary, path)
         if ending in ("", ".parquet"):
-            told.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
     return rows
 
 

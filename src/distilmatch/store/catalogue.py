@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from distilmatch.errors import CacheError, ConfigError, DataError
@@ -236,6 +237,14 @@ class Catalogue:
             ) from None
         finally:
             self._connection.set_authorizer(None)
+
+    def added_since(self, before: int, version: int) -> np.ndarray:
+        """(i,) bool, which items of a version were not there in an earlier one."""
+        with self._told():
+            rows = self._connection.execute(
+                f"select since > ? from items where {_LIVING} order by item", (before, version, version)
+            ).fetchall()
+        return np.array(rows, dtype=bool).reshape(-1)
 
     def difference(self, before: int, after: int) -> tuple[list[str], list[str], list[str]]:
         """The ids that were added, removed and changed between two versions, sorted."""

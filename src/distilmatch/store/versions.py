@@ -159,6 +159,11 @@ class Store:
             items = catalogue.places(version)["item"].to_numpy()
             return np.isin(items, catalogue.places(version, condition)["item"].to_numpy())
 
+    def added_since(self, before: int, number: int | None = None) -> np.ndarray:
+        """(i,) bool, which items of a version came, or were changed, after version `before`, which may have expired."""
+        with self._read() as catalogue:
+            return catalogue.added_since(before, catalogue.version(number).number)
+
     def difference(self, before: int, after: int | None = None) -> Difference:
         """What changed from one version to another.
 
