@@ -10,8 +10,10 @@ is in `WORK/SET/rows` is not made again.
 
 from __future__ import annotations
 
+import json
+
 from benchmarks.harness import compare, comparison_of, figures, notes, options
-from benchmarks.results import publish
+from benchmarks.results import FOLDER, command_of, publish
 from benchmarks.sets import SETS
 
 ROWS = ("teacher", "tfidf", "student", "feed_forward_compared", "feed_forward_relu")
@@ -22,9 +24,15 @@ def main() -> None:
     """Makes each set's rows, and publishes."""
     parser = options(__doc__, "quality_heads")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(USUAL))
+    parser.add_argument("--add", action="store_true", help="publish beside the sets of earlier runs")
     arguments = parser.parse_args()
     metrics: dict[str, float] = {}
     facts: dict[str, dict[str, object]] = {}
+    if arguments.add:
+        earlier = json.loads((FOLDER / "quality_heads.json").read_text())
+        metrics, facts = dict(earlier["metrics"]), dict(earlier["notes"]["sets"])
+        for fact in facts.values():
+            fact.setdefault("command", earlier["command"])
     work = arguments.work
     for name in arguments.sets:
         arguments.work = work / name
@@ -33,6 +41,7 @@ def main() -> None:
         metrics |= {f"{name}_{key}": value for key, value in figures(comparison.one, rows).items()}
         told = notes(comparison, rows)
         facts[name] = {key: told[key] for key in ("set", "main", "rows", "rounds", "epochs", "stage1_epochs")}
+        facts[name]["command"] = command_of("quality_heads")
     publish("quality_heads", metrics, arguments.seeds, {"sets": facts})
 
 

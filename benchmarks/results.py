@@ -29,10 +29,9 @@ def publish(
         notes: what a reader needs besides: the theory of the bottleneck, settings.
         program: the benchmark that makes the result, where it has another name.
     """
-    arguments = [_without_folder(argument) for argument in sys.argv[1:]]
     result = {
         "name": name,
-        "command": shlex.join(["python", "-m", f"benchmarks.{program or name}", *arguments]),
+        "command": command_of(program or name),
         "seeds": list(seeds),
         "metrics": {key: round(float(value), 6) for key, value in metrics.items()},
         "notes": dict(notes or {}),
@@ -40,6 +39,11 @@ def publish(
     }
     write_json(FOLDER / f"{name}.json", result)
     print(json.dumps(result, ensure_ascii=False))
+
+
+def command_of(program: str) -> str:
+    """The command line of this process, without the folders of this machine."""
+    return shlex.join(["python", "-m", f"benchmarks.{program}", *map(_without_folder, sys.argv[1:])])
 
 
 def _without_folder(argument: str) -> str:

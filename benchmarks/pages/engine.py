@@ -294,7 +294,12 @@ def _quality_of_heads(metrics: dict[str, float], result: dict[str, Any]) -> str:
                 ]
             )
     titles = ["test split", "teacher", *_HEAD_ROWS.values()]
-    return f"## What the heads of all pairs are worth\n\n{markdown_table(titles, rows)}\n\n{QUALITY_OF_HEADS}"
+    commands = dict.fromkeys(facts.get("command", result["command"]) for facts in result["notes"]["sets"].values())
+    shown = "\n".join(f"- `{command.replace('--data data', '--data DIR')}`" for command in commands)
+    rounds = {facts["rounds"] for facts in result["notes"]["sets"].values()}
+    fewer = " All learnt from one round of blocks, a third of the default's or half of it." if rounds == {1} else ""
+    text = f"{QUALITY_OF_HEADS}{fewer} Each set's command:"
+    return f"## What the heads of all pairs are worth\n\n{markdown_table(titles, rows)}\n\n{text}\n\n{shown}"
 
 
 def _latency(metrics: dict[str, float], result: dict[str, Any]) -> str:
