@@ -34,7 +34,7 @@ from benchmarks.results import publish
 from benchmarks.sets import SETS, cut
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.files import write_json
-from distilmatch.jobs.match_pairs import Clusters
+from distilmatch.jobs.matching.pairs import Clusters
 from distilmatch.training.pairs.distil import mean_embeddings
 
 ROWS = ("student", "feed_forward_compared")

@@ -33,7 +33,7 @@ from benchmarks.results import publish
 from distilmatch.engine.scorer import Scorer
 from distilmatch.files import write_json
 from distilmatch.jobs.match import match_folders
-from distilmatch.jobs.match_exact import _SAVE_SECONDS
+from distilmatch.jobs.matching.exact import _SAVE_SECONDS
 from distilmatch.models import DiPair
 from distilmatch.planning.planner import Work, calibrate
 from distilmatch.store.codec import bytes_per_item

@@ -252,8 +252,8 @@ def test_a_window_of_pairs_above_a_threshold_is_in_memory(
 def test_a_dry_run_looks_at_a_part_of_a_large_side(
     model: DiPair, folders: list[RepresentationFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("distilmatch.jobs.match_rehearsal._INDEXED", 50)
-    monkeypatch.setattr("distilmatch.jobs.match_run.REHEARSED_SECONDS", 0.05)
+    monkeypatch.setattr("distilmatch.jobs.matching.rehearsal._INDEXED", 50)
+    monkeypatch.setattr("distilmatch.jobs.matching.run.REHEARSED_SECONDS", 0.05)
     reverse = tmp_path / "reverse.parquet" if kind == "both" else None
     scorer = _Counting(model, SMALL)
     asked: dict[str, Any] = {"reverse_output": reverse, "dry_run": True, **QUESTIONS[kind]}

@@ -20,8 +20,8 @@ from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, DataError
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import match_folders
-from distilmatch.jobs.match_groups import Groups
-from distilmatch.jobs.match_pairs import Clusters, ItemPairs, one_to_one, paired
+from distilmatch.jobs.matching.groups import Groups
+from distilmatch.jobs.matching.pairs import Clusters, ItemPairs, one_to_one, paired
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder
@@ -83,7 +83,7 @@ def test_one_partner_each_is_greedy(scored: dict[Pair, float], size: int, same: 
     pairs = [(*pair, score) for pair, score in scored.items() if not same or pair[0] < pair[1]]
     stream = blocks_of(pairs, size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distilmatch.jobs.match_pairs._IN_MEMORY", 0 if anew else 2**25)
+        patch.setattr("distilmatch.jobs.matching.pairs._IN_MEMORY", 0 if anew else 2**25)
         chosen = one_to_one(stream, 7, 7, same_table=same)
     kept = {
         pair
@@ -234,7 +234,7 @@ def test_a_table_with_itself_above_a_threshold(
     texts = len(folders[0])
     assert report.pairs == texts * (texts + 1) // 2
     stopped = tmp_path / "stopped.parquet"
-    monkeypatch.setattr("distilmatch.jobs.match_exact._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("distilmatch.jobs.matching.exact._SAVE_SECONDS", 0.0)
     asked: dict[str, Any] = {"threshold": threshold, "same_table": True}
     for _ in range(8):  # each time three calls on
         with stopped_at(monkeypatch, type(scorer.kernel), "above", 4), pytest.raises(KeyboardInterrupt):
@@ -299,7 +299,7 @@ def test_groups_go_on_where_they_were(
 ) -> None:
     kinds = [row["kind"] for row in ROWS]
     groups = Groups.of(kinds, kinds)
-    monkeypatch.setattr("distilmatch.jobs.match_groups._FOUND_A_PART", 1)
+    monkeypatch.setattr("distilmatch.jobs.matching.groups._FOUND_A_PART", 1)
     scorer = Scorer(student)
     whole, stopped = tmp_path / "whole.parquet", tmp_path / "stopped.parquet"
     match_folders(scorer, *folders, whole, groups=groups, rows_a_part=2, **asked)
@@ -318,7 +318,7 @@ def test_a_part_of_a_groups_output_that_is_damaged(
     output = tmp_path / "out.parquet"
     asked: dict[str, Any] = {"groups": Groups.of(kinds, kinds), "threshold": 0.5, "rows_a_part": 2}
     scorer = Scorer(student, kernel="torch")
-    monkeypatch.setattr("distilmatch.jobs.match_groups._FOUND_A_PART", 1)
+    monkeypatch.setattr("distilmatch.jobs.matching.groups._FOUND_A_PART", 1)
     with stopped_at(monkeypatch, PartWriter, "finish", 1), pytest.raises(KeyboardInterrupt):
         match_folders(scorer, *folders, output, **asked)
     part = tmp_path / "out.parquet.parts" / "part-00001.parquet"

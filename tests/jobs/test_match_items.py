@@ -26,12 +26,12 @@ from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import Ranking
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError, DataError
-from distilmatch.jobs import match_output
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.folder_texts import folder_texts
 from distilmatch.jobs.match import match_folders
-from distilmatch.jobs.match_output import MatchedSide, MatchTables
-from distilmatch.jobs.match_reverse import ReverseMatches
+from distilmatch.jobs.matching import output as match_output
+from distilmatch.jobs.matching.output import MatchedSide, MatchTables
+from distilmatch.jobs.matching.reverse import ReverseMatches
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.folder import RepresentationFolder

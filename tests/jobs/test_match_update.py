@@ -13,7 +13,7 @@ from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import match_folders
-from distilmatch.jobs.match_update import UpdatedMatch
+from distilmatch.jobs.matching.update import UpdatedMatch
 from distilmatch.jobs.store import add_to_store, create_store
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.versions import Store

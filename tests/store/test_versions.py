@@ -21,7 +21,8 @@ from distilmatch.jobs.store import add_to_store, check_columns, create_store
 from distilmatch.models.dipair import DiPair
 from distilmatch.store.catalogue import Catalogue
 from distilmatch.store.opened import opened_folder
-from distilmatch.store.versions import Store, StoreVersion, verify_store
+from distilmatch.store.reading import StoreVersion
+from distilmatch.store.versions import Store, verify_store
 from distilmatch.store.writer import RepresentationWriter
 
 Item = dict[str, Any]

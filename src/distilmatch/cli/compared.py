@@ -12,7 +12,7 @@ from distilmatch.cli.options import names, say, table_config
 if TYPE_CHECKING:
     from distilmatch.config.tables import TableConfig
     from distilmatch.jobs.match import MatchReport
-    from distilmatch.jobs.match_groups import Groups
+    from distilmatch.jobs.matching.groups import Groups
     from distilmatch.models import DiPair
     from distilmatch.store.folder import RepresentationFolder
 
@@ -92,8 +92,8 @@ def groups_of(
     """
     from distilmatch.errors import ConfigError
     from distilmatch.jobs.folder_columns import folder_column, folder_filter
-    from distilmatch.jobs.match_groups import Groups
-    from distilmatch.store.versions import StoreVersion
+    from distilmatch.jobs.matching.groups import Groups
+    from distilmatch.store.reading import StoreVersion
 
     columns = names(block_on)
     if columns is None and not any(filters):

@@ -13,7 +13,7 @@ from distilmatch.errors import CacheError
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.parts import parts_folder
 from distilmatch.store.folder import RepresentationFolder
-from distilmatch.store.versions import StoreVersion
+from distilmatch.store.reading import StoreVersion
 
 
 def load_sides(

@@ -24,7 +24,7 @@ from distilmatch.errors import ConfigError, DataError
 from distilmatch.store.folder import RepresentationFolder
 from distilmatch.store.items import Items
 from distilmatch.store.opened import opened_folder
-from distilmatch.store.versions import StoreVersion
+from distilmatch.store.reading import StoreVersion
 
 _BATCH = 4096
 

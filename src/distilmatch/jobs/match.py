@@ -1,6 +1,6 @@
 """Bulk match: for each item of one side its best of the other, or all pairs above a threshold; to a file, resumable.
 
-The kernels compare distinct texts; `match_output` makes items of them.
+The kernels compare distinct texts; `matching.output` makes items of them.
 
 Shape legend: n, m texts of the two sides; d width of vectors; b texts of a block of the first side; k best.
 """
@@ -25,14 +25,14 @@ from distilmatch.files import check_outputs, checksum
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
 from distilmatch.jobs.folded_sides import check_room, folder_facts, load_sides
 from distilmatch.jobs.folder_texts import check_texts
-from distilmatch.jobs.match_clusters import ClusterOutput, ClusterReport
-from distilmatch.jobs.match_exact import FOUND
-from distilmatch.jobs.match_groups import Groups
-from distilmatch.jobs.match_output import MatchedSide, MatchTables
-from distilmatch.jobs.match_rehearsal import rehearse
-from distilmatch.jobs.match_reverse import ReverseMatches
-from distilmatch.jobs.match_run import Matching, MatchRun
-from distilmatch.jobs.match_update import Previous, matched_facts
+from distilmatch.jobs.matching.clusters import ClusterOutput, ClusterReport
+from distilmatch.jobs.matching.exact import FOUND
+from distilmatch.jobs.matching.groups import Groups
+from distilmatch.jobs.matching.output import MatchedSide, MatchTables
+from distilmatch.jobs.matching.rehearsal import rehearse
+from distilmatch.jobs.matching.reverse import ReverseMatches
+from distilmatch.jobs.matching.run import Matching, MatchRun
+from distilmatch.jobs.matching.update import Previous, matched_facts
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rehearsal import Rehearsal

@@ -54,7 +54,7 @@ class Passes:
 def passes_of(
     counts: Sequence[int], folded_bytes: Sequence[int], memory: int, top_k: int, has_candidates: bool
 ) -> Passes:
-    """As `engine.scan` and `jobs.match_exact` cut a job for so much memory.
+    """As `engine.scan` and `jobs.matching.exact` cut a job for so much memory.
 
     Args:
         counts: texts of both sides; folded_bytes: of each of their texts.

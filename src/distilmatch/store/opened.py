@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distilmatch.errors import ConfigError
 from distilmatch.store.folder import RepresentationFolder
-from distilmatch.store.versions import version_at
+from distilmatch.store.reading import StoreVersion, store_at
 
 
 def opened_folder(folder: RepresentationFolder | str | Path) -> RepresentationFolder:
@@ -20,5 +20,4 @@ def opened_folder(folder: RepresentationFolder | str | Path) -> RepresentationFo
         return folder
     if not isinstance(folder, str | Path) or not str(folder):
         raise ConfigError(f"a folder of representations, or its path, is wanted, not {folder!r}"[:200])
-    version = version_at(folder)
-    return RepresentationFolder.open(folder) if version is None else version
+    return RepresentationFolder.open(folder) if store_at(folder) is None else StoreVersion.open(folder)

@@ -13,49 +13,29 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 
 from distilmatch.errors import CacheError, ConfigError, DataError
 from distilmatch.files import locked, writing
-from distilmatch.fingerprint import DIGEST_BYTES, text_key
 from distilmatch.store.catalogue import NAME, Catalogue, Version
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest, verify_folder
-from distilmatch.store.items import Items
-from distilmatch.store.layout import KEY_DTYPE, KeyIndex, key_array, key_column
+from distilmatch.store.reading import SEGMENTS, SHAPE, StoreReader, StoreVersion
 from distilmatch.store.writer import RepresentationWriter
 from distilmatch.text_arguments import text_list
 from distilmatch.types import TokenRepresentations
 
-_SEGMENTS, _LOCK = "segments", ".lock"
+_LOCK = ".lock"
 _COPIED = 4096
-_ROWS = 2**40  # more than a segment has
 _MOST_A_SEGMENT = 2**20
 _Batches = Iterable[tuple[Sequence[str], Sequence[bytes], TokenRepresentations]]
 _Values = Callable[[Sequence[str]], Iterable[tuple[Any, ...]]]
-_SHAPE = ("model_fingerprint", "side", "side_name", "kept_tokens", "width", "dtype", "shard_rows")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """What lies between two versions: ids, sorted.
-
-    Attributes:
-        added, removed: that only the later, or only the earlier version has.
-        changed: that both have, with another text or other columns.
-    """
-
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-
-
-class Store:
+class Store(StoreReader):
     """A versioned store, by its folder. Many may read it while one process changes it.
 
     Example:
@@ -66,22 +46,6 @@ class Store:
         latest = store.version()  # a side for `match_folders` or a Scorer
         ```
     """
-
-    def __init__(self, path: Path) -> None:
-        """Use `Store.open` or `Store.create`."""
-        self.path = path
-        catalogue = Catalogue(path)
-        self.facts = catalogue.facts
-        catalogue.close()
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Store:
-        """Opens a store.
-
-        Raises:
-            CacheError: there is none, or it is damaged.
-        """
-        return cls(Path(folder))
 
     @classmethod
     def create(
@@ -103,32 +67,14 @@ class Store:
                 raise CacheError(f"{path} exists and is not empty: name a new folder for the store")
             path.mkdir(parents=True, exist_ok=True)
             kinds = dict(columns or {})
-            facts = {name: getattr(manifest, name) for name in _SHAPE} | {"store": uuid.uuid4().hex, "kinds": kinds}
+            facts = {name: getattr(manifest, name) for name in SHAPE} | {"store": uuid.uuid4().hex, "kinds": kinds}
             try:
                 Catalogue.create(path, facts, list(kinds)).close()
             except BaseException:
                 (path / NAME).unlink(missing_ok=True)
                 raise
-            (path / _SEGMENTS).mkdir()
+            (path / SEGMENTS).mkdir()
         return cls(path)
-
-    @property
-    def kinds(self) -> dict[str, str | None]:
-        """The columns of the items and what they hold: "number" or "text", None while no value was seen."""
-        return dict(self.facts["kinds"])
-
-    def manifest(self, texts_source: str | None = None) -> RepresentationManifest:
-        """The settings of its segments."""
-        return RepresentationManifest(**{name: self.facts[name] for name in _SHAPE}, texts_source=texts_source)
-
-    def segment(self, number: int) -> Path:
-        """The folder of a segment."""
-        return self.path / _SEGMENTS / f"{number:06d}"
-
-    def versions(self) -> list[Version]:
-        """The versions that can be read, the first one first."""
-        with self._read() as catalogue:
-            return catalogue.versions()
 
     def version(self, number: int | None = None) -> StoreVersion:
         """A version as a side; the last one where no number is given.
@@ -136,52 +82,8 @@ class Store:
         Raises:
             ConfigError: there is none of this number, or it has expired.
         """
-        with self._read() as catalogue:
+        with self.reading() as catalogue:
             return StoreVersion(self, catalogue.version(number))
-
-    def column(self, name: str, number: int | None = None) -> list[Any]:
-        """(i,) values of a column for the items of a version, in their order.
-
-        Raises:
-            ConfigError: no such column or version.
-        """
-        with self._read() as catalogue:
-            return catalogue.values(catalogue.version(number).number, [name])[name].to_pylist()
-
-    def where(self, condition: str, number: int | None = None) -> np.ndarray:
-        """(i,) bool, whether an SQL condition holds for each item of a version.
-
-        Raises:
-            ConfigError: a condition that cannot be used, or no such version.
-        """
-        with self._read() as catalogue:
-            version = catalogue.version(number).number
-            items = catalogue.places(version)["item"].to_numpy()
-            return np.isin(items, catalogue.places(version, condition)["item"].to_numpy())
-
-    def added_since(self, before: int, number: int | None = None) -> np.ndarray:
-        """(i,) bool, which items of a version came, or were changed, after version `before`, which may have expired."""
-        with self._read() as catalogue:
-            return catalogue.added_since(before, catalogue.version(number).number)
-
-    def difference(self, before: int, after: int | None = None) -> Difference:
-        """What changed from one version to another.
-
-        Raises:
-            ConfigError: no such version.
-        """
-        with self._read() as catalogue:
-            numbers = [catalogue.version(number).number for number in (before, after)]
-            added, removed, changed = catalogue.difference(*numbers)
-        return Difference(added=added, removed=removed, changed=changed)
-
-    @contextmanager
-    def _read(self) -> Iterator[Catalogue]:
-        catalogue = Catalogue(self.path)
-        try:
-            yield catalogue
-        finally:
-            catalogue.close()
 
     @contextmanager
     def changing(self) -> Iterator[Catalogue]:
@@ -340,136 +242,6 @@ class Store:
         return freed
 
 
-class StoreVersion(RepresentationFolder):
-    """One version of a store, with all that a representation folder offers to those who read it.
-
-    Its texts are in the order of their first items, and its items in the order in which they came: the row of an item is its
-    number in the store, which it keeps.
-
-    Attributes:
-        store: it is of; version: which one.
-    """
-
-    def __init__(self, store: Store, version: Version) -> None:
-        """Use `Store.version`."""
-        self.store, self.version = store, version
-        self.path = store.path
-        self._segments: dict[int, RepresentationFolder] = {}
-        items, places = self._loaded
-        self.manifest = store.manifest(f"store {store.facts['store']}, version {version.number}").replaced(
-            rows=len(places)
-        )
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Self:
-        """The last version of a store, or the one that a path such as `products@3` names.
-
-        Raises:
-            CacheError: there is no store, or it is damaged.
-            ConfigError: no such version.
-        """
-        found = version_at(folder)
-        if found is None:
-            raise CacheError(f"{folder} is no store: it has no {NAME}")
-        return found  # type: ignore[return-value]
-
-    @cached_property
-    def _loaded(self) -> tuple[Items, np.ndarray]:
-        # The items, and (n, 2) segment and row of the texts.
-        with self.store._read() as catalogue:
-            table = catalogue.places(self.version.number)
-        places = table["segment"].to_numpy() * _ROWS + table["row"].to_numpy()
-        distinct, first, texts = np.unique(places, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        numbers = np.empty_like(order)
-        numbers[order] = np.arange(len(order))
-        items = Items(rows=table["item"].to_numpy(), texts=numbers[texts], ids=table["id"])
-        return items, np.stack(np.divmod(distinct[order], _ROWS), axis=1)
-
-    @property
-    def item_table(self) -> Items:  # type: ignore[override]
-        """The items, each with its id."""
-        return self._loaded[0]
-
-    @cached_property
-    def keys(self) -> list[bytes]:
-        """The n keys of the texts, in row order."""
-        raw = self._keys.tobytes()
-        return [raw[start : start + DIGEST_BYTES] for start in range(0, len(raw), DIGEST_BYTES)]
-
-    @cached_property
-    def _keys(self) -> np.ndarray:
-        places = self._loaded[1]
-        found = np.empty(len(places), dtype=KEY_DTYPE)
-        for number in np.unique(places[:, 0]).tolist():
-            own = places[:, 0] == number
-            found[own] = key_column(self._segment(number)._table["key"])[places[own, 1]]
-        return found
-
-    @cached_property
-    def ids(self) -> list[str | None]:
-        """The id of each text's first item, in row order."""
-        return self.item_table.first_of_texts().ids.to_pylist()
-
-    @property
-    def has_ids(self) -> bool:
-        """Items of a store have ids."""
-        return len(self) > 0
-
-    @cached_property
-    def _key_index(self) -> KeyIndex:
-        return KeyIndex(self._keys)
-
-    @cached_property
-    def _id_index(self) -> KeyIndex:
-        keys = [text_key("", (id,)) for id in self.item_table.ids.to_pylist()]
-        return KeyIndex(key_array(keys), self.item_table.texts)
-
-    def read(self, rows: np.ndarray | Sequence[int]) -> TokenRepresentations:
-        """As `RepresentationFolder.read`."""
-        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
-        outside = (wanted < 0) | (wanted >= len(self))
-        if outside.any():
-            raise CacheError(
-                f"{self.path}, version {self.version.number}, has no row {int(wanted[outside][0])}: it has {len(self)} rows, "
-                "counted from 0"
-            )
-        places = self._loaded[1][wanted]
-        manifest = self.manifest
-        if len(places) and (places[:, 0] == places[0, 0]).all():
-            return self._segment(int(places[0, 0])).read(places[:, 1])
-        tokens = torch.empty(len(wanted), manifest.kept_tokens, manifest.width)
-        mask = torch.empty(len(wanted), manifest.kept_tokens, dtype=torch.bool)
-        for number in np.unique(places[:, 0]).tolist():
-            own = np.flatnonzero(places[:, 0] == number)
-            part = self._segment(number).read(places[own, 1])
-            target = torch.from_numpy(own)
-            tokens.index_copy_(0, target, part.tokens)
-            mask.index_copy_(0, target, part.mask)
-        return TokenRepresentations(tokens, mask, manifest.side, manifest.model_fingerprint)
-
-    def _segment(self, number: int) -> RepresentationFolder:
-        if number not in self._segments:
-            self._segments[number] = RepresentationFolder.open(self.store.segment(number))
-        return self._segments[number]
-
-
-def version_at(place: str | Path) -> StoreVersion | None:
-    """The version of a store that a path names, `products` or `products@3`; None where no store is there.
-
-    Raises:
-        ConfigError: no such version.
-        CacheError: the store is damaged.
-    """
-    path = Path(place)
-    if (path / NAME).is_file():
-        return Store.open(path).version()
-    name, at, number = path.name.rpartition("@")
-    if at and number.isdigit() and (path.with_name(name) / NAME).is_file():
-        return Store.open(path.with_name(name)).version(int(number))
-    return None
-
-
 def verify_store(path: str | Path) -> list[str]:
     """Reads a store whole and compares its segments with their checksums, and its catalogue with them.
 
@@ -478,7 +250,7 @@ def verify_store(path: str | Path) -> list[str]:
     """
     try:
         store = Store.open(path)
-        with store._read() as catalogue:
+        with store.reading() as catalogue:
             problems = catalogue.problems()
             segments = catalogue.segments()
     except CacheError as error:

@@ -17,7 +17,7 @@ from distilmatch.engine.matches import BestMatches
 from distilmatch.engine.ranking import best_first
 from distilmatch.errors import CacheError
 from distilmatch.files import move_into_place, writing
-from distilmatch.jobs.match_output import MatchTables
+from distilmatch.jobs.matching.output import MatchTables
 from distilmatch.jobs.outputs import write_rows
 from distilmatch.jobs.parts import PartWriter
 

@@ -20,7 +20,7 @@ import torch
 
 from distilmatch.engine.matches import BestMatches, Matches
 from distilmatch.engine.ranking import Ranking, best_first
-from distilmatch.jobs.match_pairs import ItemPairs
+from distilmatch.jobs.matching.pairs import ItemPairs
 from distilmatch.metrics.calibration import Calibration
 from distilmatch.store.items import Items
 

@@ -23,9 +23,9 @@ from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import CacheError, DataError
 from distilmatch.fingerprint import fingerprint
-from distilmatch.jobs.match_exact import FOUND
-from distilmatch.jobs.match_output import MatchTables
-from distilmatch.jobs.match_pairs import ItemPairs
+from distilmatch.jobs.matching.exact import FOUND
+from distilmatch.jobs.matching.output import MatchTables
+from distilmatch.jobs.matching.pairs import ItemPairs
 from distilmatch.jobs.parts import PartWriter
 
 _PAIRS_A_PIECE = 2**28

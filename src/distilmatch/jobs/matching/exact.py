@@ -26,10 +26,10 @@ from distilmatch.engine.scan import Place, best_matches, rows_in_memory, upper_p
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import CacheError
-from distilmatch.jobs.match_output import MatchTables
-from distilmatch.jobs.match_pairs import ItemPairs
-from distilmatch.jobs.match_reverse import ReverseMatches
-from distilmatch.jobs.match_state import MatchState
+from distilmatch.jobs.matching.output import MatchTables
+from distilmatch.jobs.matching.pairs import ItemPairs
+from distilmatch.jobs.matching.reverse import ReverseMatches
+from distilmatch.jobs.matching.state import MatchState
 from distilmatch.jobs.parts import PartWriter
 
 FOUND = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("ranked", pa.float32())])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distilmatch.engine.matches import sampled_texts
 from distilmatch.estimates import disk_bytes
-from distilmatch.jobs.match_reverse import ReverseMatches
-from distilmatch.jobs.match_run import Matching, MatchRun
+from distilmatch.jobs.matching.reverse import ReverseMatches
+from distilmatch.jobs.matching.run import Matching, MatchRun
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.jobs.rehearsal import Rehearsal
 

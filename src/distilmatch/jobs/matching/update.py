@@ -27,11 +27,11 @@ from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.fingerprint import fingerprint
 from distilmatch.jobs.folded_sides import folder_facts
-from distilmatch.jobs.match_output import MatchTables
-from distilmatch.jobs.match_pairs import ItemPairs
+from distilmatch.jobs.matching.output import MatchTables
+from distilmatch.jobs.matching.pairs import ItemPairs
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.store.folder import RepresentationFolder
-from distilmatch.store.versions import StoreVersion
+from distilmatch.store.reading import StoreVersion
 
 MATCHED = b"distilmatch.matched"
 """Where a Parquet output says what was asked of which sides."""

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from distilmatch.files import writing
-from distilmatch.jobs.match_output import MatchedSide
-from distilmatch.jobs.match_pairs import Clusters
+from distilmatch.jobs.matching.output import MatchedSide
+from distilmatch.jobs.matching.pairs import Clusters
 from distilmatch.jobs.outputs import write_rows
 
 _ROWS_A_TURN = 2**20

@@ -19,13 +19,13 @@ from distilmatch.engine.question import Question
 from distilmatch.engine.scorer import Scorer
 from distilmatch.engine.sides import LoadedSide
 from distilmatch.engine.sources import Representations
-from distilmatch.jobs.match_clusters import ClusterOutput, ClusterReport
-from distilmatch.jobs.match_exact import ExactMatch
-from distilmatch.jobs.match_groups import GroupedMatch, Groups
-from distilmatch.jobs.match_output import MatchTables
-from distilmatch.jobs.match_pairs import Clusters, ItemPairs, one_to_one, paired
-from distilmatch.jobs.match_reverse import ReverseMatches
-from distilmatch.jobs.match_update import Previous, UpdatedMatch
+from distilmatch.jobs.matching.clusters import ClusterOutput, ClusterReport
+from distilmatch.jobs.matching.exact import ExactMatch
+from distilmatch.jobs.matching.groups import GroupedMatch, Groups
+from distilmatch.jobs.matching.output import MatchTables
+from distilmatch.jobs.matching.pairs import Clusters, ItemPairs, one_to_one, paired
+from distilmatch.jobs.matching.reverse import ReverseMatches
+from distilmatch.jobs.matching.update import Previous, UpdatedMatch
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.jobs.rehearsal import REHEARSED_SECONDS
 

@@ -1,0 +1,1 @@
+"""What a match is made of: how pairs are scored, and what is written of what was found."""
