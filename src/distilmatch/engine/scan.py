@@ -29,10 +29,8 @@ from distilmatch.engine.sides import LoadedSide
 _HIT_BYTES = 40  # of a match that is kept: in its heap, and twice as it is saved
 _HEAPS_SHARE = 4  # of the memory
 _FEWEST_ROWS = 64
-_BLOCKS_OF_A_HALF, _FEWEST_COLUMNS = (
-    32,
-    256,
-)  # where pairs are shown once: a 64th of all is shown twice, in steps worth a call
+_BLOCKS_OF_A_HALF = 32  # where pairs are shown once: a 64th of all is shown twice
+_FEWEST_COLUMNS = 256  # of such a block
 
 _CALL_SECONDS = 2.0  # after which a progress bar should move
 _MANY_FOUND = 2**20  # pairs that one call finds, beyond which the next one is smaller

@@ -121,10 +121,9 @@ class UpdatedMatch:
         self.scorer, self.sides, self.question, self.tables, self.writer = scorer, sides, question, tables, writer
         self.previous, self.top_k = previous, tables.top_k
         self.new_left, self.new_right = previous.new
-        self.pairs = len(self.new_left) * int(
-            self.new_right.sum()
-        )  # of items, about; lists that lost an entry come on top
-        self.pairs += int(self.new_left.sum()) * int((~self.new_right).sum())
+        # Of items, about; lists that lost an entry come on top.
+        new_left, new_right = int(self.new_left.sum()), int(self.new_right.sum())
+        self.pairs = len(self.new_left) * new_right + new_left * (len(self.new_right) - new_right)
         self.scored = 0
 
     def write(self, rows_a_part: int | None, scored: Callable[[int], object]) -> None:
