@@ -168,26 +168,29 @@ def run(
     from distilmatch.store.opened import opened_folder
 
     threshold = compared.target_of(threshold, target_precision, target_recall)
-    ranked = {"by": rank_by, "label": label, "values": values}
-    question = _question(top_k, threshold, calibrated, reverse_output is not None, candidates, index=index, **ranked)
+    question = _question(
+        top_k, threshold, calibrated, reverse_output is not None, candidates, index=index, by=rank_by, label=label, values=values
+    )  # fmt: skip
     folders = opened_folder(left), opened_folder(right)
     right_table = left_table if same_table and right_table is None else right_table
-    has_columns = block_on is not None or left_filter is not None or right_filter is not None
+    has_columns = any(asked is not None for asked in (block_on, left_filter, right_filter))
     tables = _tables(candidate_encoder, candidates, texts, has_columns, left_table, right_table)
     check_comparison(question, same_table, has_columns, one_to_one, clusters is not None)
     columns = _columns(text_columns, text_templates, tables)
     read = table_config(split=split, delimiter=delimiter, quoting=quoting)
     vectors_place = output_file(output).with_name(f"{output_file(output).name}.vectors")
-    inputs = {"the model": model, "the left table": left_table, "the right table": right_table}
-    inputs |= {"the sentence encoder": candidate_encoder, "the labelled table": labelled_table, "--update": update}
+    inputs = {
+        "the model": model, "the left table": left_table, "the right table": right_table, "--update": update,
+        "the sentence encoder": candidate_encoder, "--labelled-table": labelled_table,
+    }  # fmt: skip
     written = {"the folder of vectors": candidate_encoder and vectors_place, "the folder of folded texts": keep_folded}
     written |= {"the file of clusters": clusters}
     # Before any model loads: hours of scoring must not end at an output that cannot be written.
     check_match(output, reverse_output, folders, inputs, written)
     student = student_of(model, device)
     compared.decide_on(student, labelled_table, labelled_columns, label_column, read, threshold)
-    filters, both = (left_filter, right_filter), (left_table, right_table)
-    groups = compared.groups_of(block_on, filters, both, folders, distinct_texts, read)
+    asked_of = (block_on, (left_filter, right_filter), (left_table, right_table))
+    groups = compared.groups_of(*asked_of, folders, distinct_texts, read)
     scorer = Scorer(student, kernel=kernel, threads=threads, memory_bytes=bytes_of(memory))  # type: ignore[arg-type]
     start = seconds_so_far()
     if not dry_run:
@@ -196,30 +199,19 @@ def run(
     if candidate_encoder is not None and not dry_run:
         vectors = _vectors(candidate_encoder, tables, folders, vectors_place, columns, read, device)
     report = match_folders(
-        scorer,
-        *folders,
-        output,
-        question,
-        reverse_output=reverse_output,
-        vectors=vectors,
-        distinct_texts=distinct_texts,
-        texts=_texts(tables, folders, columns, read) if texts else None,
-        keep_folded=keep_folded,
-        same_table=same_table,
-        groups=groups,
-        one_to_one=one_to_one,
-        clusters_output=clusters,
-        previous=update,
-        overwrite=overwrite,
-        dry_run=dry_run,
-    )
+        scorer, *folders, output, question, reverse_output=reverse_output, vectors=vectors, distinct_texts=distinct_texts,
+        texts=_texts(tables, folders, columns, read) if texts else None, keep_folded=keep_folded, same_table=same_table,
+        groups=groups, one_to_one=one_to_one, clusters_output=clusters, previous=update, overwrite=overwrite, dry_run=dry_run,
+    )  # fmt: skip
     if dry_run:
         _show_rehearsal(report, start, {"model": model, "candidate_encoder": candidate_encoder}, device, scorer, output)
         return
     say(**_facts(report, output, reverse_output, top_k), **compared.comparison_facts(report, clusters))
-    asked: dict[str, object] = {"--left": left, "--right": right, "--top-k": top_k, "--threshold": threshold}
-    asked |= {"--candidates": candidates, "--index": candidates and index, "--candidate-encoder": candidate_encoder}
-    _say_next(model, asked, texts, calibrated)
+    _say_next(
+        model, texts, left=left, right=right, top_k=top_k, threshold=threshold, candidates=candidates,
+        index=candidates and index, candidate_encoder=candidate_encoder, self=same_table, block_on=block_on,
+        left_filter=left_filter, right_filter=right_filter, one_to_one=one_to_one, calibrated=calibrated,
+    )  # fmt: skip
 
 
 def _question(
@@ -276,14 +268,17 @@ def recall_of(report: MatchReport) -> str:
     return f"{report.recall:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _say_next(model: str, asked: dict[str, object], with_texts: bool, calibrated: bool) -> None:
+def _say_next(model: str, with_texts: bool, **asked: object) -> None:
     """Prints the command that shows the matches with their texts; of matches that have them, what more would take."""
     if with_texts:
         say_next("plan", model, "--left", "1e6", "--right", "1e6")
         return
     tables = ["--left-table", "TABLE", "--right-table", "TABLE"]
-    words = [word for option, value in asked.items() if value is not None for word in (option, value)]
-    words += ["--calibrated"] if calibrated else []
+    words: list[object] = []
+    for name, value in asked.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is not None and value is not False:
+            words += [option] if value is True else [option, value]
     say_next("match", model, *words, *tables, "--texts", "--output", "FILE.csv")
 
 
