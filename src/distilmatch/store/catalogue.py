@@ -79,7 +79,7 @@ class Catalogue:
         """
         self.path = folder / NAME
         if not self.path.is_file():
-            raise CacheError(f"{folder} is no store: it has no {NAME}; make one with `distilmatch store create`")
+            raise CacheError(f"{folder} is no store: it has no {NAME}; make one with `distilmatch store-create`")
         with self._told():
             try:
                 self._open("mode=rw" if writes else "mode=ro")

@@ -42,7 +42,7 @@ class Store(StoreReader):
         ```python
         from distilmatch.store.versions import Store
 
-        store = Store.open("products")  # made by: distilmatch store create
+        store = Store.open("products")  # made by: distilmatch store-create
         latest = store.version()  # a side for `match_folders` or a Scorer
         ```
     """
