@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -406,3 +408,44 @@ def test_representations_that_are_at_hand(student: DiPair, tmp_path: Path, monke
     assert verify_store(tmp_path / "ready") == []
     shutil.rmtree(tmp_path / "ready" / "segments" / "000002")
     assert any("000002" in problem for problem in verify_store(tmp_path / "ready"))
+
+
+def _add_in_a_process(model: str, place: str, rows: list[Item], started: Any) -> None:
+    student = DiPair.from_pretrained(model)
+    started.set()
+    add(student, Store.open(place), rows)
+
+
+def test_a_change_that_is_killed(student: DiPair, tmp_path: Path) -> None:
+    """SIGKILL at some moments of a change, which is started again each time, and at last let be."""
+    random = np.random.default_rng(11)
+    student.save_pretrained(tmp_path / "student")
+    rows = [item(f"i{number}", random) | {"text": f"thing {number % 700}"} for number in range(900)]
+    stores = [
+        create_store(student, tmp_path / name, side="document", columns=COLUMNS, shard_rows=50)
+        for name in ("plain", "killed")
+    ]
+    add(student, stores[0], rows)
+    spawned = multiprocessing.get_context("spawn")
+    for delay in (0.05, 0.5, 1.0):
+        started = spawned.Event()
+        process = spawned.Process(
+            target=_add_in_a_process, args=(str(tmp_path / "student"), str(tmp_path / "killed"), rows, started)
+        )
+        process.start()
+        assert started.wait(120)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        assert len(stores[1].versions()) in (1, 2)
+        assert verify_store(tmp_path / "killed") == []
+        if len(stores[1].versions()) == 2:
+            break
+    if len(stores[1].versions()) == 1:
+        add(student, stores[1], rows)
+    same(seen(stores[1]), wanted(student, {row["id"]: row for row in rows}))
+    found, expected = seen(stores[1]), seen(stores[0])
+    assert found.keys() == expected.keys()
+    for id, row in found.items():
+        one, other = (np.frombuffer(tokens, dtype=np.float32) for tokens in (row[2], expected[id][2]))
+        assert np.allclose(one, other, atol=1e-4)
