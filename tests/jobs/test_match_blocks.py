@@ -15,8 +15,8 @@ from tests.engine.shared import stored
 from distilmatch.config.tables import TaskConfig
 from distilmatch.engine.scorer import Scorer
 from distilmatch.errors import CacheError, ConfigError
-from distilmatch.jobs import match_exact
 from distilmatch.jobs.match import match_folders
+from distilmatch.jobs.matching import exact as match_exact
 from distilmatch.models import DiPair
 from distilmatch.store.folder import RepresentationFolder
 
