@@ -209,6 +209,27 @@ class RepresentationFolder:
             raise CacheError(
                 f"{self.path} has no row {int(wanted[unknown][0])}: it has {len(self)} rows, counted from 0"
             )
+        if len(wanted) and wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all():
+            tokens, mask = self._neighbours(int(wanted[0]), int(wanted[-1]) + 1)
+        else:
+            tokens, mask = self._gathered(wanted)
+        if len(wanted) and not mask.any(1).all():
+            row = int(wanted[int((~mask.any(1)).nonzero()[0, 0])])
+            raise CacheError(
+                f"{self.path}, row {row}: a representation without a token; encode its text again (overwrite)"
+            )
+        return TokenRepresentations(tokens, mask, self.manifest.side, self.manifest.model_fingerprint)
+
+    def _neighbours(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # Converted where they are, not gathered.
+        parts = [decode_tokens(part) for part in self._parts(start, stop)]
+        if len(parts) > 1:
+            return torch.cat([part.tokens for part in parts]), torch.cat([part.mask for part in parts])
+        # The reader's own: fp32 is not converted, and would still be the file's.
+        tokens = parts[0].tokens
+        return tokens.clone() if self.manifest.dtype == "float32" else tokens, parts[0].mask
+
+    def _gathered(self, wanted: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         # In the order of the file, so that the pages of a shard are touched once and from front to back.
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order].astype(np.int64)
@@ -218,27 +239,6 @@ class RepresentationFolder:
         ]
         for shard, _, _ in pieces:  # before room is made for what a damaged manifest promises
             self._map(shard)
-        if len(pieces) == 1 and len(ordered) == ordered[-1] - ordered[0] + 1 and (np.diff(wanted) == 1).all():
-            # Neighbours in order are looked at where they are.
-            shard = pieces[0][0]
-            first = 0 if shard == 0 else int(self._ends[shard - 1])
-            stored = self._map(shard)[int(ordered[0]) - first : int(ordered[-1]) + 1 - first]
-            decoded = decode_tokens(stored)
-            # The reader's own: fp32 is not converted, and would still be the file's.
-            own = decoded.tokens.data_ptr() != stored.tokens.data_ptr()
-            tokens, mask = decoded.tokens if own else decoded.tokens.clone(), decoded.mask
-        else:
-            tokens, mask = self._gathered(pieces, ordered, order)
-        if len(wanted) and not mask.any(1).all():
-            row = int(wanted[int((~mask.any(1)).nonzero()[0, 0])])
-            raise CacheError(
-                f"{self.path}, row {row}: a representation without a token; encode its text again (overwrite)"
-            )
-        return TokenRepresentations(tokens, mask, self.manifest.side, self.manifest.model_fingerprint)
-
-    def _gathered(
-        self, pieces: list[tuple[int, int, int]], ordered: np.ndarray, order: np.ndarray
-    ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = torch.empty(len(ordered), self.manifest.kept_tokens, self.manifest.width)
         mask = torch.empty(len(ordered), self.manifest.kept_tokens, dtype=torch.bool)
         for shard, start, stop in pieces:
@@ -257,12 +257,16 @@ class RepresentationFolder:
         Raises:
             CacheError: a damaged shard.
         """
+        return StoredTokens.joined(self._parts(start, stop))
+
+    def _parts(self, start: int, stop: int) -> list[StoredTokens]:
         parts = []
-        for shard, end in enumerate(self._ends.tolist()):
+        for shard in range(int(np.searchsorted(self._ends, start, "right")), len(self._ends)):
             first = 0 if shard == 0 else int(self._ends[shard - 1])
-            if start < end and first < stop:
-                parts.append(self._map(shard)[max(start - first, 0) : min(stop, end) - first])
-        return StoredTokens.joined(parts)
+            if first >= stop:
+                break
+            parts.append(self._map(shard)[max(start - first, 0) : min(stop, int(self._ends[shard])) - first])
+        return parts
 
     def _map(self, shard: int) -> StoredTokens:
         if shard not in self._mapped:
