@@ -64,9 +64,8 @@ def test_a_store_by_commands(tiny_encoder: Path, tmp_path: Path, capsys: Told, m
         capsys, "match", "student", "--left", "queries", "--right", "products", "--top-k", "2", "--output", "d.jsonl",
         "--right-filter", "country = 'd' and price > 7",
     )  # fmt: skip
-    assert {row["document_id"] for row in read_jsonl("d.jsonl")} == {"i8", "i10", "i12"} & {
-        row["document_id"] for row in read_jsonl("d.jsonl")
-    }
+    found = {row["document_id"] for row in read_jsonl("d.jsonl")}
+    assert found and found <= {"i8", "i10", "i12"}
     assert "versions 1" in run(capsys, "store-compact", "products", "--expire-before", "5")
     assert len(list(Path("products/segments").iterdir())) == 1
     assert "store" in run(capsys, "verify", "products")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -411,7 +410,7 @@ def test_texts_are_shown_in_clusters(student: DiPair, folders: Folders, tmp_path
     )  # fmt: skip
     lines = clusters.read_text().splitlines()
     assert lines[0] == "row,id,text,cluster,size" and lines[1].startswith(f"0,i0,{ROWS[0]['text']},0,")
-    assert isinstance(pa.array(lines), pa.Array) and len(lines) == len(ROWS) + 1
+    assert len(lines) == len(ROWS) + 1
 
 
 @pytest.mark.parametrize("asked", [{"top_k": 2}, {"threshold": 0.1}])

@@ -89,7 +89,6 @@ def test_an_update_is_a_match_of_everything(
 
 
 def test_only_what_is_new_is_scored(student: DiPair, tmp_path: Path) -> None:
-    random = np.random.default_rng(9)
     stores = [store_of(student, tmp_path / side, side) for side in ("query", "document")]
     for store in stores:
         rows_of = [{"id": f"i{number}", "text": f"thing {number}"} for number in range(30)]
@@ -108,7 +107,6 @@ def test_only_what_is_new_is_scored(student: DiPair, tmp_path: Path) -> None:
         scorer, *(store.version() for store in stores), tmp_path / "same.parquet", top_k=3, previous=third
     )
     assert nothing.pairs == 0 and pq.read_table(tmp_path / "same.parquet").equals(pq.read_table(third))
-    del random
 
 
 def test_a_stopped_update_goes_on(student: DiPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +149,11 @@ def test_what_cannot_be_gone_on_from(student: DiPair, tiny_encoder: Path, tmp_pa
         student, [{"text": "a"}, {"text": "b"}], tmp_path / "folder", side="query", text_column="text"
     )
     other = make_student(Path(tiny_encoder), seed=3)
+    things = [{"text": f"thing {number}"} for number in range(4)]
+    strange = [
+        encode_table(other, things, tmp_path / f"other-{side}", side=side, text_column="text")
+        for side in ("query", "document")
+    ]
     pq.write_table(pq.read_table(first).replace_schema_metadata({}), tmp_path / "plain.parquet")
     match_folders(scorer, *versions, tmp_path / "first.csv", top_k=2)
     cases: list[tuple[str, Scorer, list[Any], dict[str, Any]]] = [
@@ -158,6 +161,7 @@ def test_what_cannot_be_gone_on_from(student: DiPair, tiny_encoder: Path, tmp_pa
         ("does not say what was matched", scorer, versions, {"top_k": 2, "previous": tmp_path / "plain.parquet"}),
         ("cannot read", scorer, versions, {"top_k": 2, "previous": tmp_path / "first.csv"}),
         ("cannot read", scorer, versions, {"top_k": 2, "previous": tmp_path / "nothing.parquet"}),
+        ("is of another student", Scorer(other, kernel="torch"), strange, {"top_k": 2, "previous": first}),
         ("another left side", scorer, [folder, versions[1]], {"top_k": 2, "previous": first}),
         ("for the best of each item alone", scorer, versions, {"threshold": 0.5, "previous": first}),
         ("for the best of each item alone", scorer, versions, {"top_k": 2, "num_candidates": 5, "previous": first}),
@@ -173,7 +177,6 @@ def test_what_cannot_be_gone_on_from(student: DiPair, tiny_encoder: Path, tmp_pa
     assert not output.exists()
     with pytest.raises(CacheError, match="is being written|exists|something else"):
         match_folders(scorer, *versions, first, top_k=1)
-    del other
 
 
 def test_a_dry_run_of_an_update(student: DiPair, tmp_path: Path) -> None:

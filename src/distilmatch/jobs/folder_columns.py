@@ -21,6 +21,7 @@ from distilmatch.data.readers import open_source
 from distilmatch.data.sources import RawRow, Source
 from distilmatch.data.values import is_missing
 from distilmatch.errors import ConfigError, DataError
+from distilmatch.store.catalogue import only_reads
 from distilmatch.store.folder import RepresentationFolder
 from distilmatch.store.items import Items
 from distilmatch.store.opened import opened_folder
@@ -103,7 +104,7 @@ def folder_filter(
         quoted = ['"' + name.replace('"', '""') + '"' for name in columns]
         try:
             database.execute(f"create table rows ({', '.join(f'{name} numeric' for name in quoted)})")
-            database.set_authorizer(_only_reads)
+            database.set_authorizer(only_reads)
             start = 0
             while batch := list(islice(rows, _BATCH)):
                 database.set_authorizer(None)
@@ -112,7 +113,7 @@ def folder_filter(
                 plain = ([_plain(row.get(name)) for name in columns] for row in batch)
                 database.executemany(f"insert into rows values ({places})", plain)
                 first = database.execute("select min(rowid) from rows").fetchone()[0]
-                database.set_authorizer(_only_reads)
+                database.set_authorizer(only_reads)
                 for (row,) in database.execute(f"select rowid from rows where ({condition}\n)"):
                     holds[start + row - first] = True
                 start += len(batch)
@@ -128,11 +129,6 @@ def _of_items(version: StoreVersion, distinct_texts: bool, values: list[Any]) ->
         return values
     first = np.unique(version.item_table.texts, return_index=True)[1]
     return [values[place] for place in first.tolist()]
-
-
-def _only_reads(action: int, *_: Any) -> int:
-    reads = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION)
-    return sqlite3.SQLITE_OK if action in reads else sqlite3.SQLITE_DENY
 
 
 def _plain(value: Any) -> Any:

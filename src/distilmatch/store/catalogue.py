@@ -227,7 +227,7 @@ class Catalogue:
             with self._told():
                 yield
             return
-        self._connection.set_authorizer(_only_reads)
+        self._connection.set_authorizer(only_reads)
         try:
             yield
         except sqlite3.Error as error:
@@ -483,6 +483,7 @@ def _quoted(column: str) -> str:
     return f'"{column}"'
 
 
-def _only_reads(action: int, *_: Any) -> int:
+def only_reads(action: int, *_: Any) -> int:
+    """An authorizer for SQLite that lets a user's condition read, and no more."""
     reads = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION)
     return sqlite3.SQLITE_OK if action in reads else sqlite3.SQLITE_DENY

@@ -133,10 +133,10 @@ class MatchRun:
             exact.write(rows_a_part, bar.update)
         if self.reverse is not None:
             self.reverse.finish(self.tables)
-        if self.question.top_k is None:
-            self._write_pairs(exact.item_pairs)
-        else:
+        if self.question.top_k is not None or isinstance(exact, UpdatedMatch):
             self.writer.finish(exact.order)
+        else:
+            self._write_pairs(exact.item_pairs)
 
     def _write_pairs(self, found: Callable[[], Iterator[ItemPairs]]) -> None:
         """Writes pairs above a threshold, and their clusters.

@@ -181,10 +181,6 @@ class UpdatedMatch:
         for pairs in tables.pairs_of_block(best, 0, len(lefts)):
             yield ItemPairs(left=left[pairs.left], right=right[pairs.right], ranked=pairs.ranked)
 
-    def item_pairs(self) -> Iterator[ItemPairs]:
-        """There are none: only the best of each are updated."""
-        raise NotImplementedError
-
 
 def _texts(texts: np.ndarray) -> np.ndarray:
     # In the order of their first items, as `MatchedSide.part` numbers them.
