@@ -156,7 +156,8 @@ def match_folders(
     if groups is not None:
         groups.check(len(tables.left.items), len(tables.right.items))
     sides = load_sides(scorer, folders, place, keep_folded)
-    asked_facts = [*_facts(scorer, (), question, vectors), [same_table, distinct_texts]]
+    facts = _facts(scorer, question, vectors)
+    asked_facts = [*facts, [same_table, distinct_texts]]
     earlier = None
     if previous is not None:
         check_update(question, scorer, same_table or groups is not None or distinct_texts)
@@ -176,7 +177,8 @@ def match_folders(
     compared += [] if previous is None else [checksum(previous)]
     # What most jobs do not ask for is not in their fingerprint, so that older ones are known again.
     beside += [compared] if any(compared) else []
-    job = fingerprint(*_facts(scorer, folders, question, vectors), beside)
+    held = [fact for folder in folders for fact in folder_facts(folder)]
+    job = fingerprint(facts[0], held, *facts[1:], beside)
     further = [path for path in (reverse_place, clusters_place) if path is not None]
     _check_further(further, job, overwrite)
     schema = tables.schema.with_metadata(matched_facts(asked_facts, folders))
@@ -330,19 +332,12 @@ def _check_same(folders: Sequence[RepresentationFolder]) -> None:
         )
 
 
-def _facts(
-    scorer: Scorer,
-    folders: Sequence[RepresentationFolder],
-    question: Question,
-    vectors: tuple[np.ndarray, np.ndarray] | None,
-) -> list[Any]:
-    """What the job's fingerprint is of."""
+def _facts(scorer: Scorer, question: Question, vectors: tuple[np.ndarray, np.ndarray] | None) -> list[list[Any]]:
+    """What a match is of beside its sides, for fingerprints: the model first."""
     model = scorer.model
-    held = [fact for folder in folders for fact in folder_facts(folder)]
     asked, ranked = question.facts()
     facts = [
         [fingerprint_tensors(model.state_dict()), model.task.to_dict(), model.student.to_dict()],
-        held,
         asked,
         [*ranked, scorer.kernel.name],
     ]
