@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ TRIED = ("feed_forward_relu", "transformer_default")
 TIMES = 4  # as large as the memory, each side
 TOP_K = 10
 _SHARD = 4096
-_START = 8.0  # seconds of Python
+START = 8.0  # seconds of Python
 _FIRST = 1024  # texts whose folded size is looked at
 _PLANNED = 200_000  # texts a side of a job whose rate chooses the size of this one
 
@@ -125,22 +126,48 @@ def finished(work: Path, name: str, memory: int | None) -> dict[str, Any]:
     return dict(json.loads(told.read_text()))
 
 
-def killed(work: Path, memory: int, seconds: float, kills: int) -> tuple[float, int]:
-    """Seconds of all processes of a job that is killed so often at random times, and how often it was."""
-    told, chance = work / "killed.json", random.Random(0)
-    total, times = 0.0, 0
+def ended_on_the_way(
+    work: Path, name: str, memory: int | None, wait: Callable[[], float], kills: int
+) -> dict[str, float]:
+    """Starts a job until it is done, and ends it so often with SIGKILL.
+
+    Args:
+        wait: seconds that the next process has before it is ended.
+
+    Returns:
+        The wall `seconds` of all processes, `kills` and `starts`: kept in a file, so that earlier runs of the benchmark count.
+
+    Raises:
+        SystemExit: the job failed.
+    """
+    told, spent_file = work / f"{name}.json", work / f"{name}_spent.json"
+    spent = json.loads(spent_file.read_text()) if spent_file.is_file() else {"seconds": 0.0, "kills": 0, "starts": 0}
     while not told.is_file():
         began = time.perf_counter()
-        process = started_job(work, "killed", memory)
-        if times < kills:
-            try:
-                process.wait(_START + chance.uniform(0.5, 1.0) * (seconds / (kills + 1) + _SAVE_SECONDS))
-            except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                times += 1
-        process.wait()
-        total += time.perf_counter() - began
-    return total, times
+        process = started_job(work, name, memory)
+        try:
+            process.wait(wait() if spent["kills"] < kills else None)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            spent["kills"] += 1
+        spent["seconds"] += time.perf_counter() - began
+        spent["starts"] += 1
+        write_json(spent_file, spent)
+        print(f"{spent['kills']} kills, {spent['seconds']:,.0f} s", flush=True)
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise SystemExit("the job failed")
+    return {key: float(value) for key, value in spent.items()}
+
+
+def killed(work: Path, memory: int, seconds: float, kills: int) -> dict[str, float]:
+    """A job of about so many seconds, ended at random times."""
+    chance = random.Random(0)
+
+    def wait() -> float:
+        return START + chance.uniform(0.5, 1.0) * (seconds / (kills + 1) + _SAVE_SECONDS)
+
+    return ended_on_the_way(work, "killed", memory, wait, kills)
 
 
 def measured(head: str, work: Path, seconds: float, kills: int, memory: int | None) -> tuple[dict[str, float], str]:
@@ -157,7 +184,7 @@ def measured(head: str, work: Path, seconds: float, kills: int, memory: int | No
         write_side(model, j, texts, work / name)
     inside = finished(work, "inside", 2**40)
     outside = finished(work, "outside", memory)
-    spent, times = killed(work, memory, outside["seconds"], kills)
+    spent = killed(work, memory, outside["seconds"], kills)
     tables = [pq.read_table(work / f"{name}.parquet") for name in ("inside", "outside", "killed")]
     folders = [RepresentationFolder.open(work / name / "folder") for name in ("left", "right")]
     scorer = Scorer(model, memory_bytes=memory)
@@ -181,8 +208,8 @@ def measured(head: str, work: Path, seconds: float, kills: int, memory: int | No
         "bytes_over_bound": (outside["files_read"] + stored) / bound,
         "peak_rss_mb": outside["peak_rss"] / 1e6,
         "in_memory_peak_rss_mb": inside["peak_rss"] / 1e6,
-        "kills": float(times),
-        "killed_s": spent,
+        "kills": spent["kills"],
+        "killed_s": spent["seconds"],
         "equal": float(tables[0].equals(tables[1]) and tables[1].equals(tables[2])),
         "pairs_per_s": texts * texts / outside["seconds"],
     }

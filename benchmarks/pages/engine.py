@@ -73,6 +73,8 @@ kept, and are those that scoring every pair would give: nearly all pairs are lef
 ([how](../explanation/folding.md#pairs-that-need-no-exact-logit)). The job was ended {kills} times with SIGKILL and went
 on: {hours} hours of all its processes, what the stops lost included; planned {planned_hours}. {rate} pairs a second. The
 last process had {memory} GiB, mapped files included, and folded each text {passes} times."""
+EXTRAPOLATED = """The same job with the {head}, by {kernel}, was run to {pairs} pairs: {rate} pairs a second. A trillion would
+take {hours:,.0f} hours of these two cores: scaled up, not run."""
 _SEARCHED = {
     "feed_forward_relu": HEADS["feed_forward_relu"],
     "feed_forward_gelu": HEADS["feed_forward"],
@@ -124,6 +126,7 @@ def render() -> str:
         "engine_scaling": _scaling,
         "engine_out_of_memory": _out_of_memory,
         "trillion": _trillion,
+        "trillion_by_transformer": _extrapolated,
         "engine_latency": _latency,
         "engine_kernels": _kernels,
         "engine_tokens": _tokens,
@@ -246,6 +249,12 @@ def _trillion(metrics: dict[str, float], result: dict[str, Any]) -> str:
     facts |= {"kills": f"{metrics['kills']:.0f}", "memory": f"{metrics['peak_rss_gib']:.1f}", "rate": rate}
     facts |= {"head": HEADS[notes["head"]], "kernel": notes["kernel"]}
     return f"## {metrics['pairs']:,.0f} pairs\n\n{TRILLION.format(**facts)}"
+
+
+def _extrapolated(metrics: dict[str, float], result: dict[str, Any]) -> str:
+    notes = result["notes"]
+    facts = {"head": HEADS[notes["head"]], "kernel": notes["kernel"], "hours": metrics["hours_of_a_trillion"]}
+    return EXTRAPOLATED.format(**facts, pairs=f"{metrics['pairs']:,.0f}", rate=_rate(metrics["pairs_per_s"]))
 
 
 def _exact_search(metrics: dict[str, float], result: dict[str, Any]) -> str:
