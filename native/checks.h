@@ -98,7 +98,8 @@ class Filled {
  public:
   Filled(TopK* best, int64_t offset, int64_t texts, const char* name) : best_(best) {
     if (!best_) return;
-    need(offset >= 0 && texts <= best_->rows() && offset <= best_->rows() - texts,
+    const int64_t row = offset - best_->first();
+    need(row >= 0 && texts <= best_->rows() && row <= best_->rows() - texts,
          std::string(name) + " is to hold texts of rows that there are none of");
     if (!best_->take()) throw std::runtime_error(std::string(name) + " is being filled by another call");
   }

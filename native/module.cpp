@@ -94,7 +94,7 @@ nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::initializer_list<s
 }
 
 nb::tuple best(TopK& top) {
-  const Filled used(&top, 0, 0, "this TopK");
+  const Filled used(&top, top.first(), 0, "this TopK");
   const size_t n = top.rows(), k = top.k();
   std::vector<float> scores(n * k, -std::numeric_limits<float>::infinity());
   std::vector<int64_t> ids(n * k, -1);
@@ -102,7 +102,7 @@ nb::tuple best(TopK& top) {
     nb::gil_scoped_release release;
     std::vector<Hit> ranked;
     for (size_t row = 0; row < n; ++row) {
-      top.ranked(row, ranked);
+      top.ranked(top.first() + static_cast<int64_t>(row), ranked);
       for (size_t i = 0; i < ranked.size(); ++i) {
         scores[row * k + i] = ranked[i].score;
         ids[row * k + i] = ranked[i].id;
@@ -357,11 +357,12 @@ NB_MODULE(_native, m) {
   nb::class_<TopK>(m, "TopK")
       .def(
           "__init__",
-          [](TopK* self, int64_t rows, int64_t k) {
+          [](TopK* self, int64_t rows, int64_t k, int64_t first) {
             check_best(rows, k);
-            new (self) TopK(rows, static_cast<int>(k));
+            check_offsets(first, first);
+            new (self) TopK(rows, static_cast<int>(k), first);
           },
-          "rows"_a, "k"_a)
+          "rows"_a, "k"_a, "first"_a = 0)
       .def("best", &best)
       .def(
           "restore",
@@ -369,11 +370,12 @@ NB_MODULE(_native, m) {
             const size_t n = self.rows(), k = self.k();
             need(scores.shape(0) == n && scores.shape(1) == k && ids.shape(0) == n && ids.shape(1) == k,
                  "scores and ids must be (rows, k)");
-            const Filled used(&self, 0, static_cast<int64_t>(n), "this TopK");
+            const Filled used(&self, self.first(), static_cast<int64_t>(n), "this TopK");
             nb::gil_scoped_release release;
             for (size_t row = 0; row < n; ++row)
               for (size_t i = row * k; i < (row + 1) * k; ++i)
-                if (ids.data()[i] >= 0) self.add(static_cast<int64_t>(row), {scores.data()[i], ids.data()[i]});
+                if (ids.data()[i] >= 0)
+                  self.add(self.first() + static_cast<int64_t>(row), {scores.data()[i], ids.data()[i]});
           },
           "scores"_a, "ids"_a, "Adds what `best` gave before; an id below 0 is none.")
       .def(

@@ -83,10 +83,12 @@ inline bool better(const Hit& one, const Hit& other) {
   return one.score > other.score || (one.score == other.score && one.id < other.id);
 }
 
-// The k best of each of n rows; a heap a row, the worst kept one first. NaN is never kept.
+// The k best of each of n rows, which are numbered from `first`; a heap a row, the worst kept one first. NaN is never
+// kept.
 class TopK {
  public:
-  TopK(int64_t rows, int k) : rows_(rows), k_(k), hits_(rows * k), sizes_(rows), locks_(rows) {}
+  TopK(int64_t rows, int k, int64_t first = 0)
+      : rows_(rows), first_(first), k_(k), hits_(rows * k), sizes_(rows), locks_(rows) {}
   TopK(const TopK&) = delete;
   TopK& operator=(const TopK&) = delete;
   // Takes it for one call; false where another call has it.
@@ -94,13 +96,14 @@ class TopK {
   void give_back() { taken_.clear(std::memory_order_release); }
   int k() const { return k_; }
   int64_t rows() const { return rows_; }
-  const Hit* hits(int64_t row) const { return hits_.data() + row * k_; }
-  int size(int64_t row) const { return sizes_.data()[row]; }
+  int64_t first() const { return first_; }
+  const Hit* hits(int64_t row) const { return hits_.data() + (row - first_) * k_; }
+  int size(int64_t row) const { return sizes_.data()[row - first_]; }
 
   // A row that only one thread fills.
   void add(int64_t row, Hit hit) {
-    Hit* heap = hits_.data() + row * k_;
-    int& size = sizes_.data()[row];
+    Hit* heap = hits_.data() + (row - first_) * k_;
+    int& size = sizes_.data()[row - first_];
     if (size < k_) {
       if (hit.score != hit.score) return;
       heap[size++] = hit;
@@ -114,7 +117,7 @@ class TopK {
 
   // A row that several threads fill.
   void add_shared(int64_t row, Hit hit) {
-    std::atomic<uint8_t>& lock = locks_.data()[row];
+    std::atomic<uint8_t>& lock = locks_.data()[row - first_];
     while (lock.exchange(1, std::memory_order_acquire)) {
     }
     add(row, hit);
@@ -128,7 +131,7 @@ class TopK {
   }
 
  private:
-  int64_t rows_;
+  int64_t rows_, first_;
   int k_;
   Zeros<Hit> hits_;
   Zeros<int> sizes_;

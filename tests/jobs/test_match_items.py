@@ -144,7 +144,8 @@ def test_k_texts_are_enough_for_k_items(
             reverse = ReverseMatches(writer, len(others), min(k, len(texts)), Path(folder) / "reverse.parquet", "job")
             for start in range(0, len(texts), step):
                 block = scores[start : start + step]
-                reverse.add(top_texts(block.T, min(k, len(texts), len(block))), start)
+                of_right = top_texts(block.T, min(k, len(texts), len(block)))
+                reverse.add((of_right.ranked, of_right.rows), start)
                 writer.append(made.of_block(top_texts(block, k), start, len(block)))
             reverse.finish(made)
             writer.finish(made.order)
@@ -381,7 +382,7 @@ def test_a_stopped_match_of_items_goes_on(
     kept = {path: path.read_bytes() for path in state.parent.glob("reverse-*")}
     for path in kept:
         path.write_bytes(path.read_bytes()[:-1] + b"\x77")
-    with pytest.raises(CacheError, match=r"reverse-\d+\.safetensors is damaged"):
+    with pytest.raises(CacheError, match=r"reverse-[\d-]+\.safetensors is damaged"):
         match_folders(scorer, *folders, parts, top_k=3, reverse_output=tmp_path / "p.parquet", rows_a_part=3)
     for path, content in kept.items():
         path.write_bytes(content)

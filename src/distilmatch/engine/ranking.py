@@ -160,12 +160,14 @@ class BestRows:
     A score and its column are one int64, the score's bits in their order above the column's complement.
     """
 
-    def __init__(self, rows: int, k: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, rows: int, k: int, device: torch.device | str = "cpu", first: int = 0) -> None:
+        """`first`: the number of the first row."""
+        self.first = first
         self.keys = torch.full((rows, k), _NOTHING, dtype=torch.int64, device=device)
 
     def add(self, first_row: int, scores: torch.Tensor, first_column: int) -> None:
         """Sees a block of (n, m) fp32 scores; NaN is never kept."""
-        kept = self.keys[first_row : first_row + len(scores)]
+        kept = self.keys[first_row - self.first : first_row - self.first + len(scores)]
         k, m = kept.shape[1], scores.shape[1]
         columns = torch.arange(m, device=scores.device)
         if m >= max(_WIDE, 16 * k):

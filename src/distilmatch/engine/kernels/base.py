@@ -54,8 +54,10 @@ class Kernel(Protocol):
         """(p, c) fp32 logits of tuples of prepared texts; `rows` is (p, s) int64."""
         ...
 
-    def best_rows(self, rows: int, k: int) -> Any:
-        """What `top_k` fills; `best` tells what it has kept so far, and `restore` adds what it told before."""
+    def best_rows(self, rows: int, k: int, first: int = 0) -> Any:
+        """What `top_k` fills, of texts that are numbered from `first`; `best` tells what it has kept so far, and `restore`
+        adds what it told before.
+        """
         ...
 
     @property

@@ -226,9 +226,9 @@ class NativeKernel:
         self.head.score(*sides, np.ascontiguousarray(rows), logits, self.threads)
         return logits
 
-    def best_rows(self, rows: int, k: int) -> Any:
+    def best_rows(self, rows: int, k: int, first: int = 0) -> Any:
         """As `Kernel.best_rows`."""
-        return self.native.TopK(rows, k)
+        return self.native.TopK(rows, k, first)
 
     def top_k(
         self, left: Any, right: Any, ranking: Ranking, of_left: Any, of_right: Any, offsets: tuple[int, int]

@@ -30,8 +30,8 @@ def runs_native() -> bool:
 class NativeBestRows:
     """`BestRows` on the CPU, compiled: a block of scores is read once and compared with the worst that is kept."""
 
-    def __init__(self, rows: int, k: int) -> None:
-        self.top = native_module().TopK(rows, k)
+    def __init__(self, rows: int, k: int, first: int = 0) -> None:
+        self.top = native_module().TopK(rows, k, first)
 
     def add(self, first_row: int, scores: torch.Tensor, first_column: int) -> None:
         """As `BestRows.add`."""

@@ -70,10 +70,10 @@ class TorchKernel:
             logits[start : start + len(block)] = block.cpu().numpy()
         return logits
 
-    def best_rows(self, rows: int, k: int) -> BestRows | NativeBestRows:
+    def best_rows(self, rows: int, k: int, first: int = 0) -> BestRows | NativeBestRows:
         """As `Kernel.best_rows`."""
         native = self.device.type == "cpu" and runs_native()
-        return NativeBestRows(rows, k) if native else BestRows(rows, k, self.device)
+        return NativeBestRows(rows, k, first) if native else BestRows(rows, k, self.device, first)
 
     def top_k(
         self,

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilmatch.engine.finite import NotFinite
-from distilmatch.engine.matches import BestMatches, Matches
+from distilmatch.engine.matches import Matches
 from distilmatch.engine.question import Question
 from distilmatch.engine.scan import Place, best_matches, rows_in_memory, upper_pairs
 from distilmatch.engine.scorer import Scorer
@@ -29,7 +29,7 @@ from distilmatch.errors import CacheError
 from distilmatch.jobs.matching.output import MatchTables
 from distilmatch.jobs.matching.pairs import ItemPairs
 from distilmatch.jobs.matching.reverse import ReverseMatches
-from distilmatch.jobs.matching.state import MatchState
+from distilmatch.jobs.matching.state import Found, MatchState
 from distilmatch.jobs.parts import PartWriter
 
 FOUND = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("ranked", pa.float32())])
@@ -114,29 +114,30 @@ class ExactMatch:
     def _write_best(self, rows: range, state: MatchState | None, scored: Callable[[int], object]) -> None:
         kernel, top_k = self.scorer.kernel, self.question.top_k
         assert top_k is not None
-        of_left, of_right = kernel.best_rows(len(rows), top_k), None
-        if self.reverse is not None:  # a few texts are fewer than each right one wants of the whole side
-            of_right = kernel.best_rows(len(self.right), min(self.reverse.ranked.shape[1], len(rows)))
+        begun = Place(row=rows.start) if state is None else state.place
+        of_left = kernel.best_rows(len(rows), top_k)
         if state is not None:
             of_left.restore(*state.of_left)
-            if of_right is not None and state.of_right is not None:
-                of_right.restore(*state.of_right)
+        of_right = None
+        if self.reverse is not None:
+            of_right = _OfBlock(self.scorer, self.reverse, rows.start, min(self.reverse.k, len(rows)))
+            of_right.begin(begun, None if state is None else state.of_right)
 
         def keep(lefts: Any, rights: Any, offsets: tuple[int, int]) -> None:
+            others = None if of_right is None else of_right.of(len(rights), offsets[1])
             try:
-                kernel.top_k(lefts, rights, self.ranking, of_left, of_right, (offsets[0] - rows.start, offsets[1]))
+                kernel.top_k(lefts, rights, self.ranking, of_left, others, (offsets[0] - rows.start, offsets[1]))
             except NotFinite as error:
                 raise NotFinite(rows.start + error.rows[0], error.rows[1]) from None
 
-        begun = Place(row=rows.start) if state is None else state.place
         for place in self.scorer.scan(self.left, self.right, keep, rows, begun, scored):
+            if of_right is not None and place.row == rows.stop:
+                of_right.end()
             if self._should_save():
-                others = None if of_right is None else of_right.best()
+                others = None if of_right is None else of_right.found()
                 saved = MatchState(rows=rows, place=place, of_left=of_left.best(), of_right=others)
                 self._save(lambda saved=saved: saved.save(self.writer.state))  # type: ignore[misc]
         best = best_matches(of_left, self.ranking, self.left, rows.start)
-        if self.reverse is not None:
-            self.reverse.add(_so_far(of_right), rows.start)
         self.writer.append(self.tables.of_block(best, rows.start, len(rows)), str(rows.stop))
         self.writer.state.unlink(missing_ok=True)
 
@@ -209,13 +210,38 @@ class ExactMatch:
             ) from error
 
 
+class _OfBlock:
+    """The best of some left texts for each right text of the block at work, which are kept in a piece when it ends."""
+
+    def __init__(self, scorer: Scorer, reverse: ReverseMatches, first_left: int, k: int) -> None:
+        self.kernel, self.reverse, self.first_left, self.k = scorer.kernel, reverse, first_left, k
+        self.first, self.best = 0, None
+
+    def begin(self, place: Place, found: Found | None) -> None:
+        """Takes up what an earlier run has found of the block that is at work there."""
+        self.reverse.begin(place.first if found is not None or not place.last else place.last)
+        if found is not None:
+            self.of(len(found[0]), place.first).restore(*found)
+
+    def of(self, texts: int, first: int) -> Any:
+        """What the kernel fills for a block, of right texts that are numbered from `first`."""
+        if self.best is None:
+            self.first, self.best = first, self.kernel.best_rows(texts, self.k, first)
+        return self.best
+
+    def found(self) -> Found | None:
+        """What it has so far; None between blocks."""
+        return None if self.best is None else self.best.best()
+
+    def end(self) -> None:
+        """Keeps it: the block has met all of the left texts."""
+        assert self.best is not None
+        self.reverse.add(self.best.best(), self.first_left, self.first)
+        self.best = None
+
+
 def _place(told: str) -> Place:
     return Place(**json.loads(told)) if told else Place()
-
-
-def _so_far(of_right: Any) -> BestMatches:
-    ranked, rows = of_right.best()
-    return BestMatches(scores=ranked, rows=rows, ranked=ranked)
 
 
 def _upper(matches: Matches) -> Matches:

@@ -214,9 +214,9 @@ class MatchRun:
         if self.reverse is None:
             return self.scorer.best(block, right, question)
         # A last, small block has fewer texts than each right text wants of the whole side.
-        of_right = min(self.reverse.ranked.shape[1], len(block))
+        of_right = min(self.reverse.k, len(block))
         of_block, others = self.scorer.best_of_both(block, right, question, of_right)
-        self.reverse.add(others, start)
+        self.reverse.add((others.ranked, others.rows), start)
         return of_block
 
     def _candidates(self, block: Representations | LoadedSide, rows: np.ndarray) -> BestMatches:

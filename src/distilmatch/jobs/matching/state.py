@@ -1,6 +1,6 @@
 """What a match has found since its last part: the best so far of some texts, and where the scan is. Whole or not there.
 
-Shape legend: g left texts at work; m right texts; k best.
+Shape legend: g left texts at work; b right texts of the block at work; k best.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class MatchState:
         rows: of the left side.
         place: how far their scan is.
         of_left: (g, k) fp32 scores of the best so far, and (g, k) int64 right rows.
-        of_right: the same of the right texts, (m, k), with left rows counted from the first of `rows`; None without.
+        of_right: the same of the right texts of the block at work, (b, k), with left rows counted from the first of `rows`;
+            None without, and where the block has met all of them.
     """
 
     rows: range
