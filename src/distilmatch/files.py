@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 2**22
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = 2**16  # bytes; SQLite's shared memory grows by 32 KiB
 _FULL_WORDS = (
     "no space left",
     "file too large",
@@ -101,14 +103,23 @@ def reserve(path: str | Path) -> None:
     Raises:
         OSError: there is not that much space.
     """
+    with open(path, "r+b") as file:
+        reserve_open(file.fileno())
+
+
+def reserve_open(handle: int) -> None:
+    """As `reserve`, of an open file.
+
+    Raises:
+        OSError: there is not that much space.
+    """
     if not hasattr(os, "posix_fallocate"):
         return
-    with open(path, "r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
+    try:
+        os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -176,10 +187,25 @@ def check_writable(place: Path) -> None:
         raise write_error(place, PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there)))
 
 
+def is_full(path: str | Path, error: BaseException) -> bool:
+    """Whether an error is that of a full disk.
+
+    SQLite calls it an I/O error where its shared memory cannot grow; then the disk itself is asked.
+    """
+    if getattr(error, "errno", None) in _FULL or any(word in str(error).lower() for word in _FULL_WORDS):
+        return True
+    if not isinstance(error, sqlite3.OperationalError) or "disk i/o error" not in str(error).lower():
+        return False
+    try:
+        return shutil.disk_usage(Path(path).parent).free < _NO_ROOM
+    except OSError:
+        return False
+
+
 def write_error(path: str | Path, error: BaseException) -> CacheError:
     """The error that a failed write of `path` is told as."""
     reason = getattr(error, "strerror", None) or str(error)
-    if getattr(error, "errno", None) in _FULL or any(word in str(error).lower() for word in _FULL_WORDS):
+    if is_full(path, error):
         return CacheError(
             f"cannot write {path}: the disk is full, or a limit on the size of files is reached ({reason}); free some space "
             "and run the same command again: it goes on where it stopped"

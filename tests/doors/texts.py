@@ -91,7 +91,6 @@ INSIDE = {
     "jobs.encode.TextEncoder.add(text)": "behind encode_table and add_to_store",
     "store.catalogue.Catalogue.add_segment(keys)": "of a segment that was written",
     "store.catalogue.Catalogue.known_keys(keys)": "behind add_to_store",
-    "store.catalogue.Catalogue.move_texts(texts)": "numbers of texts",
     "store.catalogue.Catalogue.remove(ids)": "behind Store.delete",
     "store.versions.Store.delete(ids)": "a list of ids; tests/store/test_versions.py",
     "store.writer.RepresentationWriter.append_stored(keys)": "behind Store.compact",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from distilmatch.arguments import whole_number
@@ -325,7 +326,8 @@ def _check_same(folders: Sequence[RepresentationFolder]) -> None:
     left, right = folders
     items = left.item_table, right.item_table
     same = len(left) == len(right) and np.array_equal(items[0].texts, items[1].texts)
-    same = same and np.array_equal(items[0].rows, items[1].rows) and items[0].ids.equals(items[1].ids)
+    ids = [side.ids.cast(pa.large_string()) for side in items]
+    same = same and np.array_equal(items[0].rows, items[1].rows) and ids[0].equals(ids[1])
     if not (same and left.keys == right.keys):
         raise ConfigError(
             f"{left.path} and {right.path} are not of the same table: encode one table twice, once for each side"

@@ -42,6 +42,7 @@ _OWN_PATTERNS = (
     *("folded-*", "index", f"{_WRITING}*", _LOCK),
 )
 _ROWS_SORTED = 4_000_000
+_ROWS_A_TURN = 2**18
 
 
 def parts_folder(output: str | Path) -> Path:
@@ -223,11 +224,12 @@ class PartWriter:
     def _tables(self) -> Iterator[pa.Table]:
         for number in range(self.parts):
             try:
-                table = pq.read_table(self._part(number), page_checksum_verification=True)
+                with pq.ParquetFile(self._part(number), page_checksum_verification=True) as file:
+                    self._check_columns(number, file.schema_arrow)
+                    for batch in file.iter_batches(_ROWS_A_TURN):
+                        yield pa.Table.from_batches([batch])
             except (OSError, pa.ArrowException) as error:
                 raise self._damaged(number, error) from error
-            self._check_columns(number, table.schema)
-            yield table
 
     def _damaged(self, number: int, reason: object) -> CacheError:
         return CacheError(f"{self._part(number)} is damaged: {reason}; delete {self.folder}, run it again")

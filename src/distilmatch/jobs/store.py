@@ -148,7 +148,7 @@ def add_to_store(
             kinds = table.kinds_seen()
         with catalogue.transaction(), nothing_set_aside():
             if len(segment):
-                catalogue.add_segment(number, segment.keys, catalogue.version(None).number + 1)
+                catalogue.add_segment(number, segment.keys_between(0, len(segment)), catalogue.version(None).number + 1)
             if kinds != opened.kinds:
                 catalogue.set_fact("kinds", kinds)
             catalogue.begin_staging(duplicates == "last", table.name)

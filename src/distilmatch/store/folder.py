@@ -6,7 +6,7 @@ Shape legend: n rows; k kept tokens; d width; m rows asked for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from distilmatch.store.layout import (
     ALIASES_NAME,
     IDS_SCHEMA,
     ITEMS_NAME,
+    KEY_DTYPE,
     MANIFEST_NAME,
     PROGRESS_NAME,
     KeyIndex,
@@ -50,7 +51,7 @@ __all__ = ["RepresentationFolder", "RepresentationManifest", "RepresentationWrit
 
 
 class RepresentationFolder:
-    """A finished representation folder, memory-mapped: opening it reads the ids, a read touches the rows asked for.
+    """A finished representation folder, memory-mapped: opening it checks the ids, a read touches the rows asked for.
 
     Each file is compared with its checksum when it is first read in a process; see `verify_folder` for all of them at once.
     Several threads may use one.
@@ -68,12 +69,12 @@ class RepresentationFolder:
         ```
     """
 
-    def __init__(self, path: Path, manifest: RepresentationManifest, table: pa.Table, ends: np.ndarray) -> None:
+    def __init__(self, path: Path, manifest: RepresentationManifest, ends: np.ndarray, named: int) -> None:
         """Use `RepresentationFolder.open`."""
         self.path = path
         self.manifest = manifest
-        self._table = table
-        self._ends = ends
+        self._ends, self._named = ends, named
+        self._last_ids: tuple[int, pa.Table] | None = None
         self._mapped: dict[int, StoredTokens] = {}
         self._mapping = threading.Lock()
 
@@ -95,37 +96,65 @@ class RepresentationFolder:
         checked_manifest_files(path, manifest)
         if manifest.checksums is None:
             tell_unchecked(path)
-        shards = finished_shards(path)
-        tables: list[pa.Table] = []
+        ends, named = [], 0
         rows = 0
-        for index in range(shards):
-            wanted = None if manifest.checksums is None else manifest.rows_of_shard(index)
-            tables.append(read_ids(path, index, rows, wanted, _expected(manifest, f"ids-{index:05d}.parquet")))
-            rows += len(tables[-1])
+        for index in range(finished_shards(path)):
+            table = _shard_ids(path, manifest, index, rows)
+            rows += len(table)
+            named += len(table) - table["id"].null_count
+            ends.append(rows)
         if rows != manifest.rows:
             raise CacheError(
                 f"{path} is damaged: its manifest says {manifest.rows} rows, its shards hold {rows}; encode again"
             )
-        table = pa.concat_tables(tables) if tables else IDS_SCHEMA.empty_table()
-        return cls(path, manifest, table, np.cumsum([len(shard_table) for shard_table in tables], dtype=np.int64))
+        return cls(path, manifest, np.array(ends, dtype=np.int64), named)
 
     def __len__(self) -> int:
         return self.manifest.rows
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        # Ids and keys of all rows; a match needs none of them.
+        tables = [self._ids_of(shard) for shard in range(len(self._ends))]
+        return pa.concat_tables(tables) if tables else IDS_SCHEMA.empty_table()
+
+    def _ids_of(self, shard: int) -> pa.Table:
+        held = self._last_ids
+        if held is None or held[0] != shard:
+            first = int(self._ends[shard - 1]) if shard else 0
+            held = self._last_ids = (shard, _shard_ids(self.path, self.manifest, shard, first))
+        return held[1]
 
     @cached_property
     def keys(self) -> list[bytes]:
         """The n keys of the texts, in row order."""
         return self._table["key"].to_pylist()
 
+    def keys_between(self, start: int, stop: int) -> np.ndarray:
+        """The keys of the texts from `start` to `stop`, as of `layout.key_array`; only their shards are read.
+
+        Raises:
+            CacheError: a damaged shard.
+        """
+        parts = [np.empty(0, dtype=KEY_DTYPE)]
+        for shard, first, last in self._shards_between(start, stop):
+            parts.append(key_column(self._ids_of(shard)["key"])[first:last])
+        return np.concatenate(parts)
+
     @cached_property
     def ids(self) -> list[str | None]:
         """The n ids, in row order, None for a row without one; further ids of a row are known to `row_of_id` alone."""
         return self._table["id"].to_pylist()
 
+    def key_list(self, start: int, stop: int) -> list[bytes]:
+        """As `keys_between`, a list."""
+        raw = self.keys_between(start, stop).tobytes()  # NumPy's own list would end keys before their last zeros
+        return [raw[place : place + DIGEST_BYTES] for place in range(0, len(raw), DIGEST_BYTES)]
+
     @property
     def has_ids(self) -> bool:
         """Whether any row has an id."""
-        return self._table["id"].null_count < len(self)
+        return self._named > 0
 
     @cached_property
     def _key_index(self) -> KeyIndex:
@@ -260,13 +289,15 @@ class RepresentationFolder:
         return StoredTokens.joined(self._parts(start, stop))
 
     def _parts(self, start: int, stop: int) -> list[StoredTokens]:
-        parts = []
+        return [self._map(shard)[first:last] for shard, first, last in self._shards_between(start, stop)]
+
+    def _shards_between(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        # The shards that rows from `start` to `stop` lie in, and which of each shard's own rows they are.
         for shard in range(int(np.searchsorted(self._ends, start, "right")), len(self._ends)):
             first = 0 if shard == 0 else int(self._ends[shard - 1])
             if first >= stop:
                 break
-            parts.append(self._map(shard)[max(start - first, 0) : min(stop, int(self._ends[shard])) - first])
-        return parts
+            yield shard, max(start - first, 0), min(stop, int(self._ends[shard])) - first
 
     def _map(self, shard: int) -> StoredTokens:
         if shard not in self._mapped:
@@ -316,6 +347,11 @@ def verify_folder(path: str | Path) -> list[str]:
         except CacheError as error:
             problems.append(str(error))
     return problems
+
+
+def _shard_ids(path: Path, manifest: RepresentationManifest, shard: int, first: int) -> pa.Table:
+    rows = None if manifest.checksums is None else manifest.rows_of_shard(shard)
+    return read_ids(path, shard, first, rows, _expected(manifest, f"ids-{shard:05d}.parquet"))
 
 
 def _expected(manifest: RepresentationManifest, name: str) -> str | None:

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from distilmatch.errors import CacheError
 from distilmatch.files import move_into_place, writing
 from distilmatch.store.integrity import check_file
-from distilmatch.store.layout import ITEMS_NAME, ITEMS_SCHEMA, TEMPORARY_PREFIX, read_table
+from distilmatch.store.layout import ITEMS_NAME, ITEMS_SCHEMA, TEMPORARY_PREFIX, read_batches
+from distilmatch.store.scratch import LongColumn, LongStrings
 
 _ROWS_A_GROUP = 65_536
 
@@ -126,24 +127,49 @@ class ItemsWriter:
 
 
 def read_items(folder: Path, texts: int, expected: str | None) -> Items:
-    """The items file of a folder of `texts` texts.
+    """The items file of a folder of `texts` texts; what is long of it is mapped (`scratch`).
 
     Raises:
         CacheError: it is damaged, or names a text that the folder does not have.
     """
     path = folder / ITEMS_NAME
     check_file(path, expected)
-    table = read_table(path, ITEMS_SCHEMA)
+    found = ItemColumns(folder)
     damaged = f"{path} is damaged: %s; encode the texts again (overwrite)"
-    if table["row"].null_count or table["text"].null_count:
-        raise CacheError(damaged % "a row or text is missing")
-    rows, places = table["row"].to_numpy(), table["text"].to_numpy()
-    if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
-        raise CacheError(damaged % "its rows do not ascend")
-    before = np.concatenate([[-1], np.maximum.accumulate(places)])
-    if (places < 0).any() or (np.diff(before) > 1).any() or before[-1] != texts - 1:
+    row, most = -1, -1  # the last row, and the largest text
+    for table in read_batches(path, ITEMS_SCHEMA):
+        if table["row"].null_count or table["text"].null_count:
+            raise CacheError(damaged % "a row or text is missing")
+        rows, places = table["row"].to_numpy(), table["text"].to_numpy()
+        if len(rows) and (np.diff(rows, prepend=row) <= 0).any():
+            raise CacheError(damaged % "its rows do not ascend")
+        before = np.maximum.accumulate(np.concatenate([[most], places]))
+        if (places < 0).any() or (np.diff(before) > 1).any():
+            raise CacheError(damaged % f"its texts are not the rows 0 to {texts - 1} of the folder in their order")
+        row, most = int(rows[-1]) if len(rows) else row, int(before[-1])
+        found.extend(rows, places, table["id"])
+    if most != texts - 1:
         raise CacheError(damaged % f"its texts are not the rows 0 to {texts - 1} of the folder in their order")
-    return Items(rows=rows, texts=places, ids=table["id"])
+    return found.finished()
+
+
+class ItemColumns:
+    """Items that come in parts, such as those of a file or of a catalogue."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: as of `scratch.LongColumn`."""
+        self._rows, self._texts = LongColumn(np.int64, folder), LongColumn(np.int64, folder)
+        self._ids = LongStrings(folder)
+
+    def extend(self, rows: np.ndarray, texts: np.ndarray, ids: pa.Array) -> None:
+        """Adds items, as `Items` has them."""
+        self._rows.extend(rows)
+        self._texts.extend(texts)
+        self._ids.extend(ids)
+
+    def finished(self) -> Items:
+        """All of them."""
+        return Items(rows=self._rows.finished(), texts=self._texts.finished(), ids=self._ids.finished())
 
 
 def items_of_texts(ids: pa.ChunkedArray, aliases: pa.Table | None) -> Items:

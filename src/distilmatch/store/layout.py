@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -199,10 +199,30 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             table = file.read()
         table.validate(full=True)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise CacheError(f"cannot read {path}: {error}; write the folder again (overwrite)") from error
-    if table.schema.names != schema.names or table.schema.types != schema.types:
-        raise CacheError(f"{path} has the columns {table.schema.names}, not {schema.names}; write the folder again")
+        raise _unreadable(path, error) from error
+    _check_columns(path, table.schema, schema)
     return table
+
+
+def read_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """As `read_table`, some rows at a time; the columns are checked before the first."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow, schema)
+            for batch in file.iter_batches():
+                batch.validate(full=True)
+                yield batch
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> CacheError:
+    return CacheError(f"cannot read {path}: {error}; write the folder again (overwrite)")
+
+
+def _check_columns(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    if found.names != schema.names or found.types != schema.types:
+        raise CacheError(f"{path} has the columns {found.names}, not {schema.names}; write the folder again")
 
 
 def key_array(keys: Sequence[bytes]) -> np.ndarray:

@@ -19,14 +19,14 @@ from distilmatch.errors import CacheError
 from distilmatch.fingerprint import DIGEST_BYTES, text_key
 from distilmatch.store.catalogue import NAME, Catalogue, Version
 from distilmatch.store.folder import RepresentationFolder, RepresentationManifest
-from distilmatch.store.items import Items
-from distilmatch.store.layout import KEY_DTYPE, KeyIndex, key_array, key_column
+from distilmatch.store.items import ItemColumns, Items
+from distilmatch.store.layout import KEY_DTYPE, KeyIndex, key_array
+from distilmatch.store.scratch import LongColumn, zeros
 from distilmatch.types import TokenRepresentations
 
 SEGMENTS = "segments"
 SHAPE = ("model_fingerprint", "side", "side_name", "kept_tokens", "width", "dtype", "shard_rows")
 """Settings that all segments have."""
-_ROWS = 2**40  # more than a segment has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,7 @@ class StoreReader:
         """
         with self.reading() as catalogue:
             version = catalogue.version(number).number
-            items = catalogue.places(version)["item"].to_numpy()
-            return np.isin(items, catalogue.places(version, condition)["item"].to_numpy())
+            return catalogue.holds(version, condition)
 
     def added_since(self, before: int, number: int | None = None) -> np.ndarray:
         """(i,) bool, which items of a version came, or were changed, after version `before`, which may have expired."""
@@ -168,16 +167,19 @@ class StoreVersion(RepresentationFolder):
 
     @cached_property
     def _loaded(self) -> tuple[Items, np.ndarray]:
-        # The items, and (n, 2) segment and row of the texts.
+        # The items, and (n, 2) segment and row of the texts, which are numbered in the order of their first items.
+        items, places = ItemColumns(self.path), LongColumn(np.int64, self.path)
         with self.store.reading() as catalogue:
-            table = catalogue.places(self.version.number)
-        places = table["segment"].to_numpy() * _ROWS + table["row"].to_numpy()
-        distinct, first, texts = np.unique(places, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        numbers = np.empty_like(order)
-        numbers[order] = np.arange(len(order))
-        items = Items(rows=table["item"].to_numpy(), texts=numbers[texts], ids=table["id"])
-        return items, np.stack(np.divmod(distinct[order], _ROWS), axis=1)
+            number_of = zeros(catalogue.last_text() + 1, self.path)  # from 1; 0 where none was seen
+            for batch in catalogue.item_batches(self.version.number):
+                texts = batch["text"].to_numpy()
+                new = np.flatnonzero(number_of[texts] == 0)
+                new = new[np.sort(np.unique(texts[new], return_index=True)[1])]
+                number_of[texts[new]] = len(places) // 2 + 1 + np.arange(len(new))
+                found = [batch[name].to_numpy()[new] for name in ("segment", "row")]
+                places.extend(np.stack(found, axis=1).reshape(-1))
+                items.extend(batch["item"].to_numpy(), number_of[texts] - 1, batch["id"])
+        return items.finished(), places.finished().reshape(-1, 2)
 
     @property
     def item_table(self) -> Items:  # type: ignore[override]
@@ -195,8 +197,8 @@ class StoreVersion(RepresentationFolder):
         places = self._loaded[1]
         found = np.empty(len(places), dtype=KEY_DTYPE)
         for number in np.unique(places[:, 0]).tolist():
-            own = places[:, 0] == number
-            found[own] = key_column(self._segment(number)._table["key"])[places[own, 1]]
+            own, segment = places[:, 0] == number, self._segment(number)
+            found[own] = segment.keys_between(0, len(segment))[places[own, 1]]
         return found
 
     @cached_property
@@ -215,7 +217,7 @@ class StoreVersion(RepresentationFolder):
 
     @cached_property
     def _id_index(self) -> KeyIndex:
-        keys = [text_key("", (id,)) for id in self.item_table.ids.to_pylist()]
+        keys = [text_key("", (id.as_py(),)) for id in self.item_table.ids]
         return KeyIndex(key_array(keys), self.item_table.texts)
 
     def read(self, rows: np.ndarray | Sequence[int]) -> TokenRepresentations:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from distilmatch.errors import CacheError, ConfigError, DataError
@@ -30,7 +31,7 @@ from distilmatch.types import TokenRepresentations
 
 _LOCK = ".lock"
 _COPIED = 4096
-_MOST_A_SEGMENT = 2**20
+_MOST_A_SEGMENT = 2**18
 _Batches = Iterable[tuple[Sequence[str], Sequence[bytes], TokenRepresentations]]
 _Values = Callable[[Sequence[str]], Iterable[tuple[Any, ...]]]
 
@@ -112,7 +113,7 @@ class Store(StoreReader):
     ) -> Version:
         """Commits a version with items whose representations are at hand, whoever made them.
 
-        Memory is of a segment of a million texts, whatever there is to add. A stopped call leaves the store as it was.
+        Memory is of a segment of a quarter of a million texts, whatever there is to add. A stopped call changes nothing.
 
         Args:
             batches: n ids, n 16-byte keys of their texts (`fingerprint.text_key`) and the representations of n texts, from this
@@ -166,7 +167,8 @@ class Store(StoreReader):
     def _seal(self, writer: RepresentationWriter, catalogue: Catalogue, since: int) -> None:
         writer.close()
         if writer.rows_written:
-            catalogue.add_segment(int(writer.folder.name), RepresentationFolder.open(writer.folder).keys, since)
+            keys = RepresentationFolder.open(writer.folder).keys_between(0, writer.rows_written)
+            catalogue.add_segment(int(writer.folder.name), keys, since)
         else:
             shutil.rmtree(writer.folder)
 
@@ -193,29 +195,41 @@ class Store(StoreReader):
             CacheError: as `changing`, or a segment is damaged.
         """
         with self.changing() as catalogue:
-            needed = catalogue.needed_texts()
             before = sum(texts for _, texts in catalogue.segments())
-            number = catalogue.next_segment()
+            number, needed = catalogue.next_segment(), catalogue.number_needed()
+            source = f"compacted at {catalogue.version(None).number}"
+            segments = [
+                (number + place, min(_MOST_A_SEGMENT, needed - first))
+                for place, first in enumerate(range(0, needed, _MOST_A_SEGMENT))
+            ]
+            self._copy(catalogue.needed_places(), segments, source)
+            with catalogue.transaction():
+                catalogue.move_texts(segments)
+        return before - needed
+
+    def _copy(self, places: Iterable[pa.RecordBatch], segments: Sequence[tuple[int, int]], source: str) -> None:
+        """Writes the texts at places into new segments.
+
+        Args:
+            segments: number and texts of each.
+        """
+        runs = _runs(places)
+        opened: dict[int, RepresentationFolder] = {}
+        left = (0, 0, 0)  # of a run: segment, the next row, where it ends
+        for number, texts in segments:
             place = self.segment(number)
             shutil.rmtree(place, ignore_errors=True)  # what a stopped change has left
-            if len(needed):
-                with RepresentationWriter(
-                    place, self.manifest(f"compacted at {catalogue.version(None).number}")
-                ) as writer:
-                    segments, rows = needed["segment"].to_numpy(), needed["row"].to_numpy()
-                    self._copy(segments, rows, writer)
-            with catalogue.transaction():
-                catalogue.move_texts(number, needed["text"].to_pylist())
-        return before - len(needed)
-
-    def _copy(self, segments: np.ndarray, rows: np.ndarray, writer: RepresentationWriter) -> None:
-        opened = {int(number): RepresentationFolder.open(self.segment(int(number))) for number in np.unique(segments)}
-        runs = np.flatnonzero((np.diff(segments, prepend=-1) != 0) | (np.diff(rows, prepend=-2) != 1))
-        for start, stop in zip(runs, [*runs[1:], len(rows)], strict=True):
-            folder = opened[int(segments[start])]
-            for first in range(int(rows[start]), int(rows[start]) + int(stop - start), _COPIED):
-                last = min(first + _COPIED, int(rows[start]) + int(stop - start))
-                writer.append_stored(folder.keys[first:last], folder.stored(first, last))
+            with RepresentationWriter(place, self.manifest(source), finds_rows=False) as writer:
+                while writer.rows < texts:
+                    segment, first, stop = left if left[1] < left[2] else next(runs)
+                    if segment not in opened:
+                        opened[segment] = RepresentationFolder.open(self.segment(segment))
+                    last = min(stop, first + _COPIED, first + texts - writer.rows)
+                    folder = opened[segment]
+                    writer.append_stored(folder.key_list(first, last), folder.stored(first, last))
+                    left = (segment, last, stop)
+        rest = next(runs, None)  # asked for, so that the catalogue is no longer being read
+        assert rest is None and left[1] == left[2], "the catalogue counted other texts than it named"
 
     def expire(self, before: int) -> int:
         """Forgets all versions before a number, and deletes the files that no other one needs; how many bytes.
@@ -240,6 +254,15 @@ class Store(StoreReader):
             with catalogue.transaction():
                 catalogue.forget_dropped()
         return freed
+
+
+def _runs(places: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours among texts: segment, first row, and the row behind the last."""
+    for batch in places:
+        segments, rows = batch["segment"].to_numpy(), batch["row"].to_numpy()
+        starts = np.flatnonzero((np.diff(segments, prepend=-1) != 0) | (np.diff(rows, prepend=-2) != 1))
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            yield int(segments[start]), int(rows[start]), int(rows[start]) + int(stop - start)
 
 
 def verify_store(path: str | Path) -> list[str]:

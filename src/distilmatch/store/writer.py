@@ -66,7 +66,12 @@ class RepresentationWriter:
     """
 
     def __init__(
-        self, folder: str | Path, manifest: RepresentationManifest, resume: bool = True, overwrite: bool = False
+        self,
+        folder: str | Path,
+        manifest: RepresentationManifest,
+        resume: bool = True,
+        overwrite: bool = False,
+        finds_rows: bool = True,
     ) -> None:
         """Opens `folder` for writing, making it where there is none.
 
@@ -74,12 +79,13 @@ class RepresentationWriter:
             manifest: its settings; `rows` and `checksums` are ignored.
             resume: go on with a folder of the same settings; otherwise a folder that is not empty is an error.
             overwrite: delete the representations that are in the folder and start anew.
+            finds_rows: remember keys, so that `row_of_key` finds them; without, memory does not grow with rows that have no id.
 
         Raises:
             CacheError: the folder holds other things, or representations of other settings, or damaged ones, is being
                 written by another process, or cannot be written.
         """
-        self.folder = Path(folder)
+        self.folder, self._finds_rows = Path(folder), finds_rows
         self.manifest = manifest.replaced(rows=0, checksums=None, format_version=FORMAT_VERSION)
         with writing(self.folder):
             _check_foreign(self.folder)
@@ -157,7 +163,8 @@ class RepresentationWriter:
         return table
 
     def _remember(self, key: bytes, id: str | None, row: int) -> None:
-        self._row_of_key.setdefault(key, row)
+        if self._finds_rows:
+            self._row_of_key.setdefault(key, row)
         if id is not None:
             self._row_of_id[id] = row
 

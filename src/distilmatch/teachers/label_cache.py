@@ -20,7 +20,7 @@ import xxhash
 from tqdm.auto import tqdm
 
 from distilmatch.errors import CacheError
-from distilmatch.files import writing
+from distilmatch.files import is_full, write_error, writing
 from distilmatch.fingerprint import text_key
 from distilmatch.teachers.base import Pairs, Teacher, check_logits, pair_list
 from distilmatch.teachers.classes import InTaskOrder
@@ -245,6 +245,8 @@ class SoftLabelCache:
         return connection
 
     def _unusable(self, error: Exception) -> CacheError:
+        if is_full(self.path, error):
+            return write_error(self.path, error)
         return CacheError(
             f"the soft-label cache {self.path} cannot be used: {error}; if another job holds it, wait for that job, "
             "if it is damaged, delete it and label again"

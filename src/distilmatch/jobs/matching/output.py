@@ -36,26 +36,30 @@ class MatchedSide:
         items: in the order in which equal scores are ranked.
         one_each: whether each text has one item.
         in_order: whether the items of earlier texts all stand before those of later ones.
-        text_order: (n,) int64, rising in the order in which the texts stand in the table.
     """
 
     def __init__(self, name: str, items: Items, texts: Sequence[str] | None = None) -> None:
         """`texts`: the n texts, where the output shows them."""
         self.name, self.items = name, items
         # Large strings, so that all of them are one array, out of which picking is fast.
-        self._ids = items.ids.cast(pa.large_string()).combine_chunks() if items.has_ids else None
+        self._ids = _one_array(items.ids.cast(pa.large_string())) if items.has_ids else None
         self._texts = None if texts is None else pa.array(texts, pa.large_string())
         count = int(items.texts.max()) + 1 if len(items) else 0
+        self.one_each, self.in_order = len(items) == count, _never_falls(items.texts)
+        self._text_order: np.ndarray | None = None
+        if self.one_each and self.in_order:
+            return  # items are texts: no list of either is needed
         self._counts = np.bincount(items.texts, minlength=count)
         self._starts = np.cumsum(self._counts) - self._counts
         self._by_text = np.argsort(items.texts, kind="stable")
-        self.one_each = len(items) == count
-        self.in_order = bool((np.diff(items.texts) >= 0).all())
-        self.text_order = np.arange(count)
+
+    def text_order(self, texts: np.ndarray) -> np.ndarray:
+        """Numbers of texts that rise in the order in which they stand in the table."""
+        return texts if self._text_order is None else self._text_order[texts]
 
     def count(self, texts: np.ndarray) -> np.ndarray:
         """How many items each text has."""
-        return self._counts[texts]
+        return np.ones_like(texts) if self.one_each else self._counts[texts]
 
     def of(self, texts: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The items of texts, the first `most` of each.
@@ -63,6 +67,8 @@ class MatchedSide:
         Returns:
             (q,) int64 place in `texts`, and (q,) int64 item, in order for each text.
         """
+        if self.one_each and self.in_order:
+            return np.arange(len(texts)), texts
         counts = self._counts[texts] if most is None else np.minimum(self._counts[texts], most)
         places = np.repeat(np.arange(len(texts)), counts)
         return places, self._by_text[self._starts[texts][places] + _within(counts)]
@@ -79,9 +85,9 @@ class MatchedSide:
         numbers[order] = np.arange(len(order))
         ids = self.items.ids.take(pa.array(items))
         chosen = MatchedSide(self.name, Items(rows=self.items.rows[items], texts=numbers[places], ids=ids), None)
-        chosen._ids = None if self._ids is None else ids.cast(pa.large_string()).combine_chunks()
+        chosen._ids = None if self._ids is None else _one_array(ids.cast(pa.large_string()))
         chosen._texts = None if self._texts is None else self._texts.take(pa.array(texts[order]))
-        chosen.text_order = self.text_order[texts[order]]
+        chosen._text_order = self.text_order(texts[order])
         return chosen
 
     def fields(self) -> list[pa.Field]:
@@ -265,7 +271,7 @@ class MatchTables:
         if self.top_k is not None:
             return np.asarray(found.left != found.right)
         texts = [
-            side.text_order[side.items.texts[items]]
+            side.text_order(side.items.texts[items])
             for side, items in ((self.left, found.left), (self.right, found.right))
         ]
         return np.asarray((texts[0] < texts[1]) | ((texts[0] == texts[1]) & (found.left < found.right)))
@@ -281,6 +287,17 @@ class MatchTables:
         if self.calibration is not None:
             return self.calibration(ranked).astype(np.float32)
         return _sigmoid(ranked) if self.one_label else self.ranking.shown(ranked)
+
+
+def _one_array(strings: pa.ChunkedArray) -> pa.Array:
+    # What is one array already is not copied: it may be a mapped file.
+    return strings.chunk(0) if strings.num_chunks == 1 else strings.combine_chunks()
+
+
+def _never_falls(numbers: np.ndarray) -> bool:
+    # A part at a time, since there may be tens of millions.
+    starts = range(0, len(numbers), _ROWS_A_TURN)
+    return all((np.diff(numbers[start : start + _ROWS_A_TURN + 1]) >= 0).all() for start in starts)
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
