@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks.pages import jobs
 from benchmarks.pages.parts import PAGES, markdown_table, sections
 
 TARGET = PAGES / "engine.md"
@@ -133,6 +134,8 @@ def render() -> str:
         "quantised_quality": _quantised,
         "plan_accuracy": _plan,
         "store_operations": _store,
+        "jobs_scale": jobs.scale,
+        "jobs_faults": jobs.faults,
     }
     return sections(HEAD, {name: partial(_section, write) for name, write in writers.items()})
 
