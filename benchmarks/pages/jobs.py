@@ -34,8 +34,8 @@ _STEPS = {
     "expire": "expire",
 }
 _KILLED = """Each job was ended with SIGKILL at a moment drawn evenly from its undisturbed seconds, up to three times, and
-then let be. Kills that came too late are not counted. “Identical” are jobs that wrote the rows of an undisturbed one, in order and to
-the bit. Models are tiny, so that jobs take seconds."""
+then let be. Kills that came too late are not counted. “Identical” are jobs that wrote the rows of an undisturbed one,
+in order and to the bit. Models are tiny, so that jobs take seconds."""
 _OTHER = """“Told” are cases in which the job ended in an error that says what is wrong, and names the file that is damaged;
 of two processes the second is refused, or shares the work (labels), and a clock says nothing. “Mended” are those in which the
 job, where the fault was gone, wrote what an undisturbed one does."""

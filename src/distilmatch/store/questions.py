@@ -179,9 +179,9 @@ class CatalogueReader:
             ).fetchall()
         return pa.table({column: [row[place] for row in rows] for place, column in enumerate(columns)})
 
-    def batches(self, query: str, values: tuple[Any, ...], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def batches(self, statement: str, values: tuple[Any, ...], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """What a query finds, some rows at a time."""
-        cursor = self.connection.execute(query, values)
+        cursor = self.connection.execute(statement, values)
         while rows := cursor.fetchmany(FETCHED):
             columns = [
                 pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
