@@ -24,7 +24,7 @@ from distilmatch.errors import CacheError, ConfigError, DistilmatchError
 from distilmatch.jobs.encode import encode_table
 from distilmatch.jobs.match import match_folders
 from distilmatch.jobs.outputs import JOB
-from distilmatch.jobs.parts import PartWriter, job_of
+from distilmatch.jobs.parts import PartWriter, job_of, parts_folder
 from distilmatch.jobs.score import score_table
 from distilmatch.jobs.vectors import folder_vectors
 from distilmatch.models.dipair import DiPair
@@ -412,3 +412,25 @@ def test_damaged_and_swapped_parts_are_refused(
     assert refused > 15
     one.write_bytes(whole[0])
     assert score_table(student, pair_rows(), output, folders, table=TABLE, batch_rows=7) == 30
+
+
+def test_a_file_that_another_process_renames_meanwhile_is_not_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by `benchmarks.jobs_faults`: a second process said "other files" of the first one's half-written file."""
+    folder = parts_folder(tmp_path / "out.parquet")
+    folder.mkdir()
+    half = folder / "reverse-00001.writing"
+    half.write_bytes(b"")
+    glob = Path.glob
+
+    def renamed(place: Path, pattern: str) -> list[Path]:
+        found = list(glob(place, pattern))
+        if pattern == "*" and half.exists():
+            half.rename(half.with_suffix(".safetensors"))
+        return found
+
+    monkeypatch.setattr(Path, "glob", renamed)
+    with PartWriter(tmp_path / "out.parquet", pa.schema([("a", pa.int64())]), "job") as writer:
+        assert writer.parts == 0
+    assert not half.exists()

@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -133,7 +134,9 @@ class PartWriter:
     def _check_foreign(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise CacheError(f"{self.folder}, where the parts of {self.output.name} are to be, is a file; move it away")
-        foreign = sorted(path.name for path in self.folder.glob("*") if path not in self._own())
+        # By name: a process at work here renames its files between two looks at the folder.
+        names = [path.name for path in self.folder.glob("*")]
+        foreign = sorted(name for name in names if not any(fnmatch(name, pattern) for pattern in _OWN_PATTERNS))
         if foreign:
             raise CacheError(
                 f"{self.folder}, where the parts of {self.output.name} are to be, holds other files "
