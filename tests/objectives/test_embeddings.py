@@ -19,6 +19,7 @@ from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.objectives import (
     MemoryBank,
+    comparative_mse,
     contrastive_distillation,
     embedding_distillation_loss,
     embedding_mse,
@@ -97,6 +98,79 @@ def test_similarity_distillation_against_a_loop(seed: int, temperature: float, n
     loss = similarity_distillation(student, teacher, bank, temperature=temperature)
     assert loss.item() == pytest.approx(expected / n, rel=1e-3, abs=1e-5)
     assert similarity_distillation(3 * teacher, teacher, bank).item() == pytest.approx(0, abs=1e-5)
+
+
+@given(seeds, st.integers(1, 5), st.integers(0, 9), st.integers(1, 4), st.booleans(), st.booleans())
+def test_relations_of_two_temperatures_against_a_loop(
+    seed: int, n: int, m: int, block: int, own_key: bool, with_ids: bool
+) -> None:
+    """Loss and gradients, each text's softmaxes taken over the keys that count, one by one."""
+    student = _random(seed, n, 4).requires_grad_()
+    teacher, bank = _random(seed + 1, n, 4), _random(seed + 2, m, 4)
+    random = torch.Generator().manual_seed(seed)
+    ids, bank_ids = (torch.randint(0, 4, (size,), generator=random) for size in (n, m))
+    keys, every = torch.cat([teacher, bank]), [*ids.tolist(), *bank_ids.tolist()]
+    expected = torch.zeros(())
+    for i in range(n):
+        counted = [
+            k for k in range(n + m) if own_key or not (k == i or (with_ids and every[k] == every[i]))
+        ]  # fmt: skip
+        if counted:
+            cosines = [torch.nn.functional.cosine_similarity(x[i], keys[counted], dim=-1) for x in (student, teacher)]
+            mine, theirs = (cosines[0] / 0.1).softmax(0), (cosines[1] / 0.04).softmax(0)
+            expected = expected + sum(p * (p.log() - q.log()) for p, q in zip(theirs, mine, strict=True) if p > 0) / n
+    with patch.object(key_losses, "_BLOCK", block):
+        found = similarity_distillation(
+            student, teacher, bank, temperature=0.1, teacher_temperature=0.04, own_key=own_key,
+            ids=ids if with_ids else None, negative_ids=bank_ids if with_ids else None,
+        )  # fmt: skip
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+        gradient = torch.autograd.grad(found, student)[0]
+    if expected.requires_grad:
+        torch.testing.assert_close(gradient, torch.autograd.grad(expected, student)[0], atol=1e-3, rtol=2e-3)
+    else:
+        assert not gradient.any()
+
+
+@given(seeds, st.integers(1, 6), st.integers(1, 5), st.sampled_from([0.0, 0.3, 1.0]))
+def test_comparative_mse_against_all_pairs(seed: int, n: int, d: int, anchor: float) -> None:
+    student, teacher = _random(seed, n, d).requires_grad_(), _random(seed + 1, n, d)
+    errors = student - teacher
+    pairs = [(errors[i] - errors[j]).square().mean() for i in range(n) for j in range(n)]
+    expected = sum(pairs) / (2 * len(pairs)) + anchor * (sum(errors) / n).square().mean()  # type: ignore[arg-type]
+    found = comparative_mse(student, teacher, anchor=anchor)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    gradients = [torch.autograd.grad(loss, student)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(comparative_mse(student, teacher, anchor=1.0), embedding_mse(student, teacher))
+
+
+def test_relational_and_comparative_configs_reach_their_losses() -> None:
+    own, teacher, ids = _random(0, 3, 4), _random(2, 3, 4), torch.tensor([4, 5, 6])
+    bank = MemoryBank(5, 4)
+    bank.push(_random(3, 4, 4), torch.tensor([5, 7, 8, 9]))
+    unit = [normalize(part, dim=-1) for part in (own, teacher)]
+    shared = {"ids": ids, "negative_ids": bank.ids}
+    expected = {
+        EmbeddingObjectiveConfig(kind="rrd", own_key=False): similarity_distillation(
+            own, teacher, bank.embeddings, temperature=0.1, teacher_temperature=0.02, own_key=False, **shared
+        ),
+        EmbeddingObjectiveConfig(kind="rrd"): similarity_distillation(
+            own, teacher, bank.embeddings, temperature=0.1, teacher_temperature=0.02, **shared
+        ),
+        EmbeddingObjectiveConfig(kind="seed", temperature=0.2): similarity_distillation(
+            own, teacher, bank.embeddings, temperature=0.2
+        ),
+        EmbeddingObjectiveConfig(kind="comparative", anchor=0.2): comparative_mse(*unit, anchor=0.2),
+    }
+    for config, loss in expected.items():
+        torch.testing.assert_close(embedding_distillation_loss([own], teacher, config, ids=ids, bank=bank), loss)
+        assert config.uses_bank == (config.kind != "comparative")
+    for kind in ("rrd", "seed"):
+        with pytest.raises(ValueError, match="leave `similarity_weight` out"):
+            EmbeddingObjectiveConfig(kind=kind, similarity_weight=0.5)
+    with pytest.raises(ValueError, match="greater than 0"):
+        EmbeddingObjectiveConfig(kind="rrd", teacher_temperature=0)
 
 
 @given(seeds, temperatures, st.integers(1, 4), st.integers(0, 3))
@@ -287,7 +361,7 @@ _TWO = """
 import sys
 import torch, torch.distributed as dist
 from safetensors.torch import save_file
-from distilmatch.objectives import contrastive_distillation, gather_rows, info_nce, similarity_distillation
+from distilmatch.objectives import comparative_mse, contrastive_distillation, gather_rows, info_nce, similarity_distillation
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -308,8 +382,9 @@ second = info_nce(
     positive_ids=ids[own] + 10, negative_ids=torch.stack([ids, ids + 10], 1)[own] + 1, gather=not joint,
 )
 third = similarity_distillation(student, teacher[own], bank, temperature=0.3, gather=not joint)
-(first + second + third).backward()
-found = {"loss": torch.stack([first, second, third]).detach(), "weight": weight.grad, "scale": scale.grad.reshape(1)}
+fourth = comparative_mse(student, teacher[own], anchor=0.3, gather=not joint)
+(first + second + third + fourth).backward()
+found = {"loss": torch.stack([first, second, third, fourth]).detach(), "weight": weight.grad, "scale": scale.grad.reshape(1)}
 if not joint:
     assert torch.equal(gather_rows(teacher[own]), teacher)
     for value in found.values():

@@ -7,11 +7,13 @@ class here and a function there.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distilmatch.config.kinds import ConfigOfKinds
+
+Relational = TypeVar("Relational", bound="EmbeddingObjectiveConfig")
 
 
 class ObjectiveConfig(ConfigOfKinds):
@@ -129,7 +131,8 @@ class EmbeddingObjectiveConfig(ConfigOfKinds):
     """What stage 1 minimises (DisCo, section 3.2). Each kind has parameters of its own.
 
     Attributes:
-        kind: "ckd", contrastive distillation; "mse"; or "both", `ckd + mse_weight * mse`.
+        kind: "ckd", contrastive distillation; "mse"; "both", `ckd + mse_weight * mse`; "rrd" or "seed", all that the teacher
+            finds near a text; or "comparative", how texts differ from one another.
         bank_size: how many earlier embeddings of the teacher are negatives; 0 none.
         gather: whether the texts of all processes are negatives.
         similarity_weight: of a further part, which asks for the teacher's whole distribution of similarities to the batch
@@ -220,3 +223,63 @@ class CkdMseObjective(EmbeddingObjectiveConfig):
     def learned_temperature(self) -> float | None:
         """What a learned temperature begins with; None where none is learned."""
         return self.temperature if self.learn_temperature else None
+
+
+class RelationalObjective(EmbeddingObjectiveConfig):
+    """How near each text is to those of the batch and the bank, as the teacher has it (RRD, Giakoumoglou and Stathaki 2024).
+
+    Attributes:
+        student_temperature, teacher_temperature: of the two distributions; the lower the teacher's, the fewer texts count.
+        own_key: whether the text itself is one of those; at the teacher's low temperature it takes nearly all of the weight.
+    """
+
+    kind: Literal["rrd"] = "rrd"
+    student_temperature: float = Field(default=0.1, gt=0)
+    teacher_temperature: float = Field(default=0.02, gt=0)
+    own_key: bool = True
+
+    contrasts: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _without_similarities(self)
+
+
+class SeedObjective(EmbeddingObjectiveConfig):
+    """The same with one temperature for both (SEED, Fang et al. 2021).
+
+    Attributes:
+        temperature: of both distributions.
+    """
+
+    kind: Literal["seed"] = "seed"
+    temperature: float = Field(default=0.1, gt=0)
+
+    contrasts: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _without_similarities(self)
+
+
+class ComparativeEmbeddingObjective(EmbeddingObjectiveConfig):
+    """The squared difference of the embeddings once the batch's mean error is taken out (Comparative KD, Wilf et al. 2024): how
+    texts differ from one another is learnt, not where they all lie.
+
+    Attributes:
+        normalize: whether it is of embeddings at length one.
+        anchor: weight of the mean error; 1 is "mse".
+    """
+
+    kind: Literal["comparative"] = "comparative"
+    normalize: bool = True
+    anchor: float = Field(default=0.1, ge=0)
+
+
+def _without_similarities(objective: Relational) -> Relational:
+    if objective.similarity_weight:
+        raise ValueError(
+            f"kind {objective.kind} is a distillation of similarities itself: leave `similarity_weight` out, or add it to "
+            "ckd, mse or both"
+        )
+    return objective

@@ -2,6 +2,7 @@
 
 from distilmatch.objectives.batches import EmbeddingBatch, PairBatch
 from distilmatch.objectives.contrastive import (
+    comparative_mse,
     contrastive_distillation,
     embedding_mse,
     info_nce,
@@ -39,6 +40,7 @@ __all__ = [
     "MemoryBank",
     "PairBatch",
     "check_soft_labels",
+    "comparative_mse",
     "contrastive_distillation",
     "decoupled_kl",
     "distillation_loss",

@@ -25,6 +25,35 @@ def embedding_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return mse_loss(student.float(), teacher.detach().float())
 
 
+def comparative_mse(
+    student: torch.Tensor, teacher: torch.Tensor, *, anchor: float = 0.0, gather: bool = False
+) -> torch.Tensor:
+    """Comparative distillation (Wilf et al. 2024) of embeddings: with errors `e = student - teacher`, half the mean over all
+    pairs of texts i, j of `(e_i - e_j)^2`, and `anchor` times the square of the mean error; means over the width.
+
+    Half the mean over the pairs is the mean of `(e_i - mean e)^2`, so that no pair is formed. An `anchor` of 1 gives
+    `embedding_mse`, one of 0 leaves open where the embeddings lie as a whole.
+
+    Args:
+        student, teacher: (n, d).
+        gather: whether the texts of all processes are compared.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ConfigError: embeddings of different widths.
+    """
+    _check_same_width(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        own = student.float() - teacher.detach().float()
+        errors, _, counts = gathered(own, gather)
+        centre = errors.mean(0)
+        # Processes may hold batches of different sizes, so that each weighs its sum.
+        spread = (own - centre).square().mean(1).sum() * (len(counts) / sum(counts))
+        return spread + anchor * centre.square().mean()
+
+
 def contrastive_distillation(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -66,19 +95,29 @@ def similarity_distillation(
     negatives: torch.Tensor | None = None,
     *,
     temperature: float = 0.1,
+    teacher_temperature: float | None = None,
+    own_key: bool = True,
+    ids: torch.Tensor | None = None,
+    negative_ids: torch.Tensor | None = None,
     gather: bool = False,
 ) -> torch.Tensor:
-    """The distribution of a text's similarities (SEED, Fang et al. 2021, eq. 4 and 5): with
-    `p(x)_k = softmax over k of cos(x, key_k) / T`, the mean over i of `KL(p(teacher_i) || p(student_i))`.
+    """The distribution of a text's similarities (SEED, Fang et al. 2021, eq. 4 and 5; with two temperatures RRD, Giakoumoglou and
+    Stathaki 2024): with `p(x, T)_k = softmax over k of cos(x, key_k) / T`, the mean over i of
+    `KL(p(teacher_i, T_t) || p(student_i, T))`, whose gradients are those of RRD's cross-entropy.
 
-    The keys are the teacher's embeddings of the batch, the text's own included, and `negatives`, as in
-    `contrastive_distillation`, whose target is the text's own alone; here it is all that the teacher finds near.
+    The keys are the teacher's embeddings of the batch and `negatives`, as in `contrastive_distillation`, whose target is
+    the text's own alone; here it is all that the teacher finds near. At a low `teacher_temperature` the own key takes nearly
+    all of the teacher's mass; without it the distribution is of the other texts.
 
     Args:
         student: (n, d) projected embeddings.
         teacher: (n, d) the teacher's embeddings of the same texts.
         negatives: (m, d) earlier embeddings of the teacher, or None.
-        temperature: T > 0, of both.
+        temperature: T > 0, of the student.
+        teacher_temperature: T_t > 0; None is `temperature`.
+        own_key: whether the keys of the text itself count.
+        ids: (n,) int64, which text each row is: without `own_key` every key of that text is left out.
+        negative_ids: (m,) int64, the same of `negatives`.
         gather: whether the texts of all processes are keys.
 
     Returns:
@@ -87,7 +126,17 @@ def similarity_distillation(
     Raises:
         ConfigError: embeddings of different widths.
     """
-    return key_distillation(student, teacher, negatives, similarity_temperature=temperature, gather=gather)[1]
+    return key_distillation(
+        student,
+        teacher,
+        negatives,
+        similarity_temperature=temperature,
+        teacher_temperature=teacher_temperature,
+        own_key=own_key,
+        ids=ids,
+        negative_ids=negative_ids,
+        gather=gather,
+    )[1]
 
 
 def key_distillation(
@@ -97,6 +146,8 @@ def key_distillation(
     *,
     temperature: float | torch.Tensor | None = None,
     similarity_temperature: float | None = None,
+    teacher_temperature: float | None = None,
+    own_key: bool = True,
     ids: torch.Tensor | None = None,
     negative_ids: torch.Tensor | None = None,
     gather: bool = False,
@@ -106,6 +157,8 @@ def key_distillation(
     Args:
         temperature: of the first; None leaves it out.
         similarity_temperature: of the second; None leaves it out.
+        teacher_temperature: the teacher's in it; None is the same.
+        own_key: whether the keys of the text itself count in it.
 
     Returns:
         Two scalars, 0 for what is left out.
@@ -130,9 +183,10 @@ def key_distillation(
         student_unit, teacher_unit = (normalize(vectors.float(), dim=-1) for vectors in (student, teacher.detach()))
         if temperature is not None:
             temperature = torch.as_tensor(temperature, dtype=torch.float32, device=student.device)
-        sums = KeyLosses.apply(
-            student_unit, temperature, teacher_unit, keys, targets, same, similarity_temperature, products
-        )
+        both = None
+        if similarity_temperature is not None:
+            both = (similarity_temperature, teacher_temperature or similarity_temperature)
+        sums = KeyLosses.apply(student_unit, temperature, teacher_unit, keys, targets, same, both, own_key, products)
         contrast, similarity = (total * (len(counts) / sum(counts)) for total in sums)
     return contrast, similarity
 

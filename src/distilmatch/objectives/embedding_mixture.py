@@ -13,12 +13,15 @@ from torch.nn.functional import normalize
 from distilmatch.config.objectives import (
     CkdMseObjective,
     CkdObjective,
+    ComparativeEmbeddingObjective,
     EmbeddingMseObjective,
     EmbeddingObjectiveConfig,
+    RelationalObjective,
+    SeedObjective,
 )
 from distilmatch.errors import ConfigError
 from distilmatch.objectives.batches import EmbeddingBatch
-from distilmatch.objectives.contrastive import embedding_mse, key_distillation
+from distilmatch.objectives.contrastive import comparative_mse, embedding_mse, key_distillation, similarity_distillation
 from distilmatch.objectives.memory_bank import MemoryBank
 from distilmatch.objectives.registry import EMBEDDING_LOSSES, embedding_loss
 
@@ -71,6 +74,49 @@ def _both(objective: CkdMseObjective, batch: EmbeddingBatch, projected: torch.Te
     error = _squared_error(projected, batch.teacher, objective.normalize)
     contrast = _against_keys(objective, batch, projected, objective.temperature)
     return contrast + objective.mse_weight * projected.shape[-1] * error
+
+
+@embedding_loss(ComparativeEmbeddingObjective)
+def _comparative(
+    objective: ComparativeEmbeddingObjective, batch: EmbeddingBatch, projected: torch.Tensor
+) -> torch.Tensor:
+    student, target = projected.float(), batch.teacher.float()
+    if objective.normalize:
+        student, target = normalize(student, dim=-1), normalize(target, dim=-1)
+    error = comparative_mse(student, target, anchor=objective.anchor, gather=objective.gather)
+    return _against_keys(objective, batch, projected, None) + error
+
+
+@embedding_loss(RelationalObjective)
+def _rrd(objective: RelationalObjective, batch: EmbeddingBatch, projected: torch.Tensor) -> torch.Tensor:
+    temperatures = objective.student_temperature, objective.teacher_temperature
+    return _similarities(objective, batch, projected, temperatures, objective.own_key)
+
+
+@embedding_loss(SeedObjective)
+def _seed(objective: SeedObjective, batch: EmbeddingBatch, projected: torch.Tensor) -> torch.Tensor:
+    return _similarities(objective, batch, projected, (objective.temperature, objective.temperature), True)
+
+
+def _similarities(
+    objective: EmbeddingObjectiveConfig,
+    batch: EmbeddingBatch,
+    projected: torch.Tensor,
+    temperatures: tuple[float, float],
+    own_key: bool,
+) -> torch.Tensor:
+    bank = batch.bank
+    return similarity_distillation(
+        projected,
+        batch.teacher,
+        None if bank is None else bank.embeddings,
+        temperature=temperatures[0],
+        teacher_temperature=temperatures[1],
+        own_key=own_key,
+        ids=batch.ids,
+        negative_ids=None if bank is None else bank.ids,
+        gather=objective.gather,
+    )
 
 
 def _squared_error(projected: torch.Tensor, teacher: torch.Tensor, normalized: bool) -> torch.Tensor:

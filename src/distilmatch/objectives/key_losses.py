@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 _BLOCK = 2048  # keys a block on a CPU: 128 rows of it are 1 MiB
+_NOWHERE = -1e30  # a logit of no weight; finite, so that a text without any other key has a divergence, of 0
 
 
 class KeyLosses(torch.autograd.Function):
@@ -22,7 +23,8 @@ class KeyLosses(torch.autograd.Function):
     `similarity_distillation`; either is 0 where it is not asked for.
 
     Gradients go to `unit` and `temperature`. With `p(T) = softmax(cosines / T)` they are, for a text's cosines,
-    `(p(temperature) - 1 at the target) / temperature` and `(p(similarity_temperature) - the teacher's) / similarity_temperature`.
+    `(p(temperature) - 1 at the target) / temperature` and `(p(student's) - p(teacher's)) / student's`, of the two temperatures
+    of the divergence.
     """
 
     @staticmethod
@@ -34,7 +36,8 @@ class KeyLosses(torch.autograd.Function):
         keys: Sequence[torch.Tensor],
         targets: torch.Tensor,
         same: tuple[torch.Tensor, torch.Tensor] | None,
-        similarity_temperature: float | None,
+        similarity_temperatures: tuple[float, float] | None,
+        own_key: bool,
         product_dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both losses.
@@ -47,12 +50,13 @@ class KeyLosses(torch.autograd.Function):
             targets: (n,) which key is a text's own.
             same: (n,) and (k,) which texts the rows and the keys are; a key of the row's own text, but for the target, is
                 left out of the cross-entropy.
-            similarity_temperature: of the divergence; None leaves it out.
+            similarity_temperatures: of the divergence, the student's and the teacher's; None leaves it out.
+            own_key: whether the keys of a row's own text count in the divergence; else all of them are left out.
             product_dtype: in which embeddings are multiplied; all else is in fp32.
         """
         blocks = _blocks(keys, unit.device)
         count = sum(len(vectors) for vectors in keys)
-        both = [unit] if similarity_temperature is None else [unit, teacher]
+        both = [unit] if similarity_temperatures is None else [unit, teacher]
         cosines = [unit.new_empty(len(unit), count) for _ in both]
         inverse = [1 / torch.linalg.vector_norm(vectors.float(), dim=-1).clamp_min(1e-12) for vectors in keys]
         sums = _Sums(len(unit), unit)
@@ -68,28 +72,31 @@ class KeyLosses(torch.autograd.Function):
                 if same is not None:
                     logits = _leave_out(logits, same, targets, place)
                 sums.contrast(logits)
-            if similarity_temperature is not None:
-                sums.similarity(cosine_blocks[0] / similarity_temperature, cosine_blocks[1] / similarity_temperature)
+            if similarity_temperatures is not None:
+                warm = [held / own for held, own in zip(cosine_blocks, similarity_temperatures, strict=True)]
+                if not own_key:
+                    warm = [_without_own(logits, same, targets, place) for logits in warm]
+                sums.similarity(*warm)
         ctx.save_for_backward(*cosines, *keys, *inverse, targets, *(same or ()))
         ctx.blocks, ctx.parts, ctx.has_same = blocks, len(keys), same is not None
-        ctx.temperature, ctx.similarity_temperature, ctx.sums = temperature, similarity_temperature, sums
-        ctx.product_dtype = product_dtype
+        ctx.temperature, ctx.similarity_temperatures, ctx.sums = temperature, similarity_temperatures, sums
+        ctx.own_key, ctx.product_dtype = own_key, product_dtype
         positive = cosines[0].gather(1, targets[:, None]).squeeze(1)
         zero = unit.new_zeros(())
         contrast = zero if temperature is None else (sums.contrast_lse - positive / temperature).sum()
-        return contrast, zero if similarity_temperature is None else sums.divergence().sum()
+        return contrast, zero if similarity_temperatures is None else sums.divergence().sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Recomputes the probabilities block by block."""
         of_contrast, of_similarity = gradients
         saved = list(ctx.saved_tensors)
-        cosines = [saved.pop(0) for _ in range(1 if ctx.similarity_temperature is None else 2)]
+        cosines = [saved.pop(0) for _ in range(1 if ctx.similarity_temperatures is None else 2)]
         keys = [saved.pop(0) for _ in range(ctx.parts)]
         inverse = [saved.pop(0) for _ in range(ctx.parts)]
         targets = saved.pop(0)
         same = (saved[0], saved[1]) if ctx.has_same else None
-        temperature, warmth, sums = ctx.temperature, ctx.similarity_temperature, ctx.sums
+        temperature, warmths, sums = ctx.temperature, ctx.similarity_temperatures, ctx.sums
         total = cosines[0].new_zeros(len(cosines[0]), keys[0].shape[1])
         expected = cosines[0].new_zeros(())  # of the cosine, under the contrastive probabilities
         for source, rows, place in ctx.blocks:
@@ -102,18 +109,21 @@ class KeyLosses(torch.autograd.Function):
                 chances = logits.sub_(sums.contrast_lse[:, None]).exp_()
                 expected = expected + (chances * mine).sum()
                 slope = chances.mul_(of_contrast / temperature)
-            if warmth is not None:
-                differ = (mine / warmth).sub_(sums.mine_lse[:, None]).exp_()
-                differ.sub_((cosines[1][:, place] / warmth).sub_(sums.teacher_lse[:, None]).exp_())
-                slope.add_(differ.mul_(of_similarity / warmth))
+            if warmths is not None:
+                warm = [mine / warmths[0], cosines[1][:, place] / warmths[1]]
+                if not ctx.own_key:
+                    warm = [_without_own(logits, same, targets, place) for logits in warm]
+                differ = warm[0].sub_(sums.mine_lse[:, None]).exp_()
+                differ.sub_(warm[1].sub_(sums.teacher_lse[:, None]).exp_())
+                slope.add_(differ.mul_(of_similarity / warmths[0]))
             total.add_(_product(slope.mul_(inverse[source][rows]), keys[source][rows], ctx.product_dtype))
         if temperature is None:
-            return total, *[None] * 7
+            return total, *[None] * 8
         positive = cosines[0].gather(1, targets[:, None]).squeeze(1)
         # A target is a key of the batch, the first of the parts.
         total.sub_(keys[0][targets].float() * inverse[0][targets, None] * (of_contrast / temperature))
         of_temperature = of_contrast * (positive.sum() - expected) / temperature**2
-        return total, of_temperature.reshape(temperature.shape), *[None] * 6
+        return total, of_temperature.reshape(temperature.shape), *[None] * 7
 
 
 class _Sums:
@@ -171,3 +181,13 @@ def _leave_out(
         return logits
     here = torch.arange(place.start, place.stop, device=logits.device)
     return logits.masked_fill(out & (here[None, :] != targets[:, None]), -torch.inf)
+
+
+def _without_own(
+    logits: torch.Tensor, same: tuple[torch.Tensor, torch.Tensor] | None, targets: torch.Tensor, place: slice
+) -> torch.Tensor:
+    here = torch.arange(place.start, place.stop, device=logits.device)
+    out = here[None, :] == targets[:, None]
+    if same is not None:
+        out = out | (same[0][:, None] == same[1][None, place])
+    return logits.masked_fill(out, _NOWHERE)
