@@ -22,7 +22,7 @@ FLAT = {"temperature": 2.0, "non_target_weight": 1.0, "skew": 0.1, "gold_weight"
         ("auto", {"temperature": 2.0}),
         ("kl", {"temperature": 2.0}),
         ("decoupled_kl", {"temperature": 2.0, "non_target_weight": 1.0}),
-        ("skewed_kl", {"temperature": 2.0, "skew": 0.1}),
+        ("skewed_kl", {"temperature": 2.0, "skew": 0.1, "reverse": False}),
         ("bce", {"temperature": 2.0, "match_weight": 1.0}),
         ("mse", {}),
         ("margin_mse", {}),

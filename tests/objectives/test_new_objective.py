@@ -113,7 +113,7 @@ def test_tokens_are_those_of_the_tuples(tiny_encoder: Path) -> None:
     model = DiPair.from_encoder(str(tiny_encoder), shape, BINARY).eval()
     blocks = BlockDataset(table)
     inputs = TextCollator(table, model)([blocks[2], blocks[7]])
-    labels = {name: inputs.pop(name) for name in ("teacher", "queries", "texts")}
+    labels = {name: inputs.pop(name) for name in ("teacher", "queries", "blocks", "texts")}
     with torch.no_grad():
         outputs = model(**inputs)
     batch = PairBatch(logits=outputs.logits, tokens=outputs.sides, rows=inputs["rows"], **labels)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from distilmatch.config.kinds import ConfigOfKinds
+from distilmatch.config.tables import TaskConfig
+from distilmatch.errors import ConfigError
 
 Relational = TypeVar("Relational", bound="EmbeddingObjectiveConfig")
 
@@ -40,6 +42,13 @@ class ObjectiveConfig(ConfigOfKinds):
     if TYPE_CHECKING:  # the settings of the kind that is named
 
         def __init__(self, **settings: Any) -> None: ...
+
+    def check_task(self, task: TaskConfig) -> None:
+        """Refuses a task from which this kind could learn nothing, or not what it is for; by default none.
+
+        Raises:
+            ConfigError: it does not go with the task.
+        """
 
 
 class AutoObjective(ObjectiveConfig):
@@ -78,16 +87,46 @@ class DecoupledKlObjective(ObjectiveConfig):
 
 
 class SkewedKlObjective(ObjectiveConfig):
-    """The divergence from a mixture of teacher and student (DistiLLM, Ko et al. 2024).
+    """The divergence from a mixture of teacher and student (DistiLLM, Ko et al. 2024): of the classes, of a ranking of each
+    query's texts, of another single label of match and no match.
 
     Attributes:
         temperature: of both, above 0.
-        skew: share of the teacher in the mixture that the student is compared as.
+        skew: share in the mixture of the one that is compared with it: the teacher, or reversed the student.
+        reverse: false is KL(teacher || mixture), which covers all that the teacher finds likely; true is
+            KL(student || mixture), which keeps to what the teacher finds most likely.
     """
 
     kind: Literal["skewed_kl"] = "skewed_kl"
     temperature: float = Field(default=1.0, gt=0)
     skew: float = Field(default=0.1, ge=0, lt=1)
+    reverse: bool = False
+
+
+class AtkdObjective(ObjectiveConfig):
+    """Easy and hard examples apart (ATKD, Zhong et al. 2024), for rankings and for three classes or more.
+
+    Easy is what the teacher is surer of than of half of the batch: there only how the other classes (of a ranking, the texts
+    behind the best one) compare is learnt; of the hard half the best against the rest too. Which half a list is in depends on
+    the batch that it is in.
+
+    Attributes:
+        temperature: of both, above 0.
+        easy_weight: of the easy half; the hard half has the rest.
+    """
+
+    kind: Literal["atkd"] = "atkd"
+    temperature: float = Field(default=1.0, gt=0)
+    easy_weight: float = Field(default=0.2, ge=0, le=1)
+
+    def check_task(self, task: TaskConfig) -> None:
+        """Refuses a task with two outcomes, of which the one that is not the teacher's is alone."""
+        if task.kind != "ranking" and task.num_labels < 3:
+            raise ConfigError(
+                f"objective atkd compares what the teacher does not choose, and a {task.kind} task of {max(2, task.num_labels)} "
+                "outcomes has nothing to compare there: easy rows would teach nothing. It is for rankings and for three classes "
+                "or more; use kl, bce or skewed_kl"
+            )
 
 
 class BceObjective(ObjectiveConfig):
@@ -108,6 +147,20 @@ class MseObjective(ObjectiveConfig):
     """The squared difference of the logits (Ba and Caruana 2014)."""
 
     kind: Literal["mse"] = "mse"
+
+
+class ComparativeObjective(ObjectiveConfig):
+    """The squared difference of differences between all pairs of a block (Comparative KD, Wilf et al. 2024): what pairs lack of
+    one another, not what each is worth. n labels compare n(n - 1)/2 pairs of pairs, so it is made for few of them
+    (`teacher.budget`).
+
+    Attributes:
+        anchor: weight of the squared difference of the logits themselves, without which their level stays open; above 0 where
+            a score's level matters.
+    """
+
+    kind: Literal["comparative"] = "comparative"
+    anchor: float = Field(default=0.1, ge=0)
 
 
 class MarginMseObjective(ObjectiveConfig):

@@ -1,6 +1,8 @@
 """Objectives: pure functions of tensors; a loss never owns a model."""
 
+from distilmatch.objectives.adaptive import atkd
 from distilmatch.objectives.batches import EmbeddingBatch, PairBatch
+from distilmatch.objectives.comparative import comparative_mse
 from distilmatch.objectives.contrastive import (
     comparative_mse,
     contrastive_distillation,
@@ -27,6 +29,7 @@ from distilmatch.objectives.sentence_loss import ContrastiveDistillationLoss
 from distilmatch.objectives.soft_labels import (
     decoupled_kl,
     listwise_kl,
+    listwise_skewed_kl,
     logit_mse,
     margin_mse,
     skewed_kl,
@@ -39,6 +42,7 @@ __all__ = [
     "EmbeddingBatch",
     "MemoryBank",
     "PairBatch",
+    "atkd",
     "check_soft_labels",
     "comparative_mse",
     "contrastive_distillation",
@@ -57,6 +61,7 @@ __all__ = [
     "lists",
     "listwise_gold",
     "listwise_kl",
+    "listwise_skewed_kl",
     "logit_mse",
     "loss_items",
     "margin_mse",

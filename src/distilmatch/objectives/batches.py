@@ -23,6 +23,7 @@ class PairBatch:
         teacher: (p, c) logits.
         gold: (p,), NaN where a row has none; None where the table has no labels.
         queries: (p,) numbers; tuples with the same number are one list, within a block of the transfer set.
+        blocks: (p,) numbers of the blocks; None makes the batch one block.
         tokens: for each side the (n, k, d) kept tokens of the batch's distinct texts, with a gradient; None from a caller
             that has logits alone.
         rows: (p, s) which of them each tuple is made of.
@@ -33,6 +34,7 @@ class PairBatch:
     teacher: torch.Tensor
     gold: torch.Tensor | None = None
     queries: torch.Tensor | None = None
+    blocks: torch.Tensor | None = None
     tokens: Sequence[TokenRepresentations] | None = None
     rows: torch.Tensor | None = None
     texts: torch.Tensor | None = None

@@ -13,8 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from distilmatch.config.objectives import AutoObjective, BceObjective, KlObjective, ListwiseObjective, ObjectiveConfig
 from distilmatch.config.tables import TaskConfig
-from distilmatch.errors import ConfigError
-from distilmatch.objectives import soft_labels  # noqa: F401 - registers its losses
+from distilmatch.objectives import adaptive, comparative, soft_labels  # noqa: F401 - they register their losses
 from distilmatch.objectives.batches import PairBatch
 from distilmatch.objectives.registry import registered_loss
 
@@ -33,11 +32,8 @@ def objective_for(config: ObjectiveConfig, task: TaskConfig) -> ObjectiveConfig:
     if isinstance(config, AutoObjective):
         usual = _USUAL.get(task.kind, BceObjective)
         config = usual(temperature=config.temperature, gold_weight=config.gold_weight)
-    labels = registered_loss(config).labels
-    if labels == "several" and task.num_labels == 1:
-        raise ConfigError(f"objective {config.kind} needs two or more labels, {task.kind} has one: use bce or mse")
-    if labels == "one" and task.num_labels > 1:
-        raise ConfigError(f"objective {config.kind} needs one label, this task has {task.num_labels}: use kl or mse")
+    config.check_task(task)
+    registered_loss(config, task)
     return config
 
 
@@ -108,7 +104,7 @@ def pair_objective_loss(
             a step is made of several batches. The sum over its batches is then the loss of the whole step.
     """
     objective = objective_for(config, task)
-    soft = shares[0] * registered_loss(objective).compute(objective, batch)
+    soft = shares[0] * registered_loss(objective, task).compute(objective, batch)
     if objective.gold_weight == 0 or batch.gold is None:
         return soft
     labelled = shares[1] * gold_loss(batch.logits, batch.gold, task, highest_grade)
@@ -154,5 +150,5 @@ def loss_items(
         gold, queries: (p,) as of `distillation_loss`.
     """
     counts = torch.tensor([rows]) if queries is None else torch.unique(queries, return_counts=True)[1]
-    soft = registered_loss(objective_for(config, task)).items(counts)
+    soft = registered_loss(objective_for(config, task), task).items(counts)
     return soft, 0 if gold is None else int((~torch.isnan(gold)).sum())

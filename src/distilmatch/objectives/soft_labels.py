@@ -77,24 +77,65 @@ def _decoupled_kl(objective: DecoupledKlObjective, batch: PairBatch) -> torch.Te
 
 
 def skewed_kl(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0, skew: float = 0.1
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float = 1.0,
+    skew: float = 0.1,
+    *,
+    reverse: bool = False,
 ) -> torch.Tensor:
-    """T^2 KL(p || skew p + (1 - skew) q), teacher p and student q (DistiLLM, Ko et al. 2024, eq. 4), mean over rows.
+    """T^2 KL(p || skew p + (1 - skew) q), or reversed T^2 KL(q || (1 - skew) p + skew q), teacher p and student q (DistiLLM,
+    Ko et al. 2024, section 3.1), the mean over rows.
 
     Args:
-        student, teacher: (p, c) logits, c >= 2.
+        student, teacher: (p, c) logits; one alone is the log-odds of two classes.
         skew: in [0, 1); 0 is the plain divergence.
     """
-    target = log_softmax(teacher.float() / temperature, dim=-1)
-    log_student = log_softmax(student.float() / temperature, dim=-1)
-    if skew > 0:
-        log_student = torch.logaddexp(target + math.log(skew), log_student + math.log1p(-skew))
-    return temperature**2 * kl_div(log_student, target, reduction="batchmean", log_target=True)
+    rows = torch.arange(len(student), device=student.device)
+    if student.shape[1] == 1:
+        student, teacher = (torch.cat([torch.zeros_like(logits), logits], 1) for logits in (student, teacher))
+    groups = rows.repeat_interleave(student.shape[1])
+    return listwise_skewed_kl(
+        student.reshape(-1, 1), teacher.reshape(-1, 1), groups, temperature, skew, reverse=reverse
+    )
 
 
-@pair_loss(SkewedKlObjective, labels="several")
+@pair_loss(SkewedKlObjective)
 def _skewed_kl(objective: SkewedKlObjective, batch: PairBatch) -> torch.Tensor:
-    return skewed_kl(batch.logits, batch.teacher, objective.temperature, objective.skew)
+    return skewed_kl(batch.logits, batch.teacher, objective.temperature, objective.skew, reverse=objective.reverse)
+
+
+def listwise_skewed_kl(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    queries: torch.Tensor,
+    temperature: float = 1.0,
+    skew: float = 0.1,
+    *,
+    reverse: bool = False,
+) -> torch.Tensor:
+    """`skewed_kl` of the softmaxes over each query's tuples, the mean over queries with two or more.
+
+    The mixture is of probabilities, its logarithm is taken of their sum, in fp32.
+
+    Args:
+        student, teacher: (p, 1) logits.
+        queries: (p,) as in `margin_mse`.
+    """
+    _, groups = torch.unique(queries, return_inverse=True)
+    log_p = grouped_log_softmax(teacher.float()[:, 0] / temperature, groups)
+    log_q = grouped_log_softmax(student.float()[:, 0] / temperature, groups)
+    own, other = (log_q, log_p) if reverse else (log_p, log_q)
+    mixed = torch.logaddexp(own + math.log(skew), other + math.log1p(-skew)) if skew > 0 else other
+    divergence = (own.exp() * (own - mixed)).sum()
+    return temperature**2 * divergence / (torch.bincount(groups) >= 2).sum().clamp_min(1)
+
+
+@pair_loss(SkewedKlObjective, labels="ranking", items=lists)
+def _listwise_skewed_kl(objective: SkewedKlObjective, batch: PairBatch) -> torch.Tensor:
+    return listwise_skewed_kl(
+        batch.logits, batch.teacher, batch.lists, objective.temperature, objective.skew, reverse=objective.reverse
+    )
 
 
 def soft_binary_cross_entropy(
@@ -178,9 +219,13 @@ def grouped_sum(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     return values.new_zeros(int(groups.max()) + 1).index_add(0, groups, values)
 
 
+def grouped_max(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """The largest of (p,) values in each group, without a gradient; arguments as of `grouped_sum`."""
+    lowest = values.new_full((int(groups.max()) + 1,), -torch.inf)
+    return lowest.scatter_reduce(0, groups, values.detach(), "amax")
+
+
 def grouped_log_softmax(values: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """(p,) log-softmax of (p,) values within each group; arguments as of `grouped_sum`."""
-    size = int(groups.max()) + 1
-    highest = values.new_full((size,), -torch.inf).scatter_reduce(0, groups, values.detach(), "amax")
-    shifted = values - highest[groups]
+    shifted = values - grouped_max(values, groups)[groups]
     return shifted - grouped_sum(shifted.exp(), groups).log()[groups]

@@ -61,16 +61,13 @@ class _Collator:
             batch["teacher"] = torch.from_numpy(table.teacher[chosen])
         if table.gold is not None:
             batch["gold"] = torch.from_numpy(table.gold[chosen])
-        batch["queries"] = torch.from_numpy(self._lists(blocks, chosen))
-        return batch | self.inputs(table.rows[chosen])
-
-    def _lists(self, blocks: Sequence[np.ndarray], chosen: np.ndarray) -> np.ndarray:
+        number = np.repeat(np.arange(len(blocks)), [len(rows) for rows in blocks])
+        batch["blocks"] = torch.from_numpy(number)
         # A list ends with its block: what a row is compared with must not depend on which blocks a batch, an accumulated
         # step or a process happens to hold beside it.
-        number = np.repeat(np.arange(len(blocks)), [len(rows) for rows in blocks])
-        if self.table.queries is None:
-            return number
-        return number * self.span + self.table.queries[chosen]
+        lists = number if table.queries is None else number * self.span + table.queries[chosen]
+        batch["queries"] = torch.from_numpy(lists)
+        return batch | self.inputs(table.rows[chosen])
 
     def inputs(self, rows: np.ndarray) -> Batch:
         """The model's part of a batch from (p, s) text numbers."""

@@ -183,7 +183,7 @@ class BlockTrainer(CheckpointTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
-        labels = {name: inputs.pop(name, None) for name in ("teacher", "gold", "queries", "texts")}
+        labels = {name: inputs.pop(name, None) for name in ("teacher", "gold", "queries", "blocks", "texts")}
         shares = inputs.pop("shares", None)
         outputs = model(**inputs)
         self.pairs_supervised += len(outputs.logits)
