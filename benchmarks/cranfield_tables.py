@@ -17,7 +17,7 @@ import numpy as np
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.config.tables import TaskConfig
 from distilmatch.data.neighbours import nearest
-from distilmatch.training.pairs.distil import mean_embeddings
+from distilmatch.training.pairs.labelling import mean_embeddings
 
 TOP = 100
 _DEV_TITLES = 100

@@ -35,7 +35,7 @@ from benchmarks.sets import SETS, cut
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.files import write_json
 from distilmatch.jobs.matching.pairs import Clusters
-from distilmatch.training.pairs.distil import mean_embeddings
+from distilmatch.training.pairs.labelling import mean_embeddings
 
 ROWS = ("student", "feed_forward_compared")
 LOW = 0.02  # a score below which no pair of dev can be a match at the best F1

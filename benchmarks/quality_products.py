@@ -30,7 +30,7 @@ from benchmarks.sets import DataSet, read_lines
 from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.neighbours import nearest
 from distilmatch.files import write_json
-from distilmatch.training.pairs.distil import mean_embeddings
+from distilmatch.training.pairs.labelling import mean_embeddings
 
 KEPT = 100
 SHOWN = (1, 5, 10, 20, 50, 100)

@@ -138,7 +138,7 @@ INSIDE = {
     "teachers.base.check_logits(pairs)": "behind the teachers",
     "teachers.sentence.EmbeddingTeacher.embed(texts)": "a protocol",
     "teachers.sentence.PrecomputedTeacher.embed(texts)": "found by row, not by text",
-    "training.pairs.distil.mean_embeddings(texts)": "of a table that was read",
+    "training.pairs.labelling.mean_embeddings(texts)": "of a table that was read",
     "training.embeddings.batches.StudentTokens.ids(texts)": "of a corpus that was read",
     "training.embeddings.batches.StudentTokens.features(ids)": "token ids",
 }

@@ -112,7 +112,9 @@ def _report(settings: PairRecipe, student: DiPair, folder: Path) -> bool:
     test = _test_table(settings)
     if test is None or int(os.environ.get("RANK", "0")):  # of several processes the first one reports
         return False
-    teacher = None if settings.teacher is None else load_teacher(settings.teacher, device=settings.device)
+    # A teacher with a budget is not asked for the test table too.
+    asked = settings.teacher if settings.labels_dev else None
+    teacher = None if asked is None else load_teacher(asked, device=settings.device)
     report = evaluate_pairs(student.eval(), test, teacher=teacher)
     report.save(folder)
     show(report)
@@ -203,9 +205,8 @@ def _with_report(settings: PairRecipe, transfer: TupleTable, estimate: Estimate)
     if test is None:
         return estimate
     student = new_student(settings, transfer).eval()
-    report = plan_evaluation(
-        student, test, settings.teacher, device=settings.device, precision="fp32", speed=True, start=0.0
-    )
+    asked = settings.teacher if settings.labels_dev else None
+    report = plan_evaluation(student, test, asked, device=settings.device, precision="fp32", speed=True, start=0.0)
     seconds = {**estimate.seconds, "report on the test table": report.total_seconds}
     return replace(estimate, seconds=seconds, disk_bytes=estimate.disk_bytes + report.disk_bytes)
 
@@ -228,7 +229,7 @@ def say_inputs(settings: PairRecipe, checked: PairTables) -> None:
 def transfer_set(settings: PairRecipe, run: RunFolder, checked: PairTables) -> TupleTable:
     """The transfer set as it is there, or as it would be made."""
     from distilmatch.data.saved import read_saved_table
-    from distilmatch.training.pairs.distil import plan_transfer_set
+    from distilmatch.training.pairs.labelling import plan_transfer_set
 
     return read_saved_table(run.transfer) if checked.train is None else plan_transfer_set(settings, checked.train)
 

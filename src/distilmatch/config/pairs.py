@@ -13,6 +13,7 @@ from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, We
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.stages import NamedStageConfig, StageConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
+from distilmatch.config.transfer import TransferConfig
 from distilmatch.config.weights import check_revisions, with_weights
 from distilmatch.errors import ConfigError
 
@@ -22,9 +23,7 @@ KeptStrategy = Literal["first", "first_pooled", "spaced", "averaged"]
 USUAL_KEPT = 16
 """Cached vectors a side of a student that is built before its texts are known."""
 
-_LABELLED_PAIRS = 300_000
 _NO_TRAIN = "train: is missing: it has no default"
-_MOST_ROUNDS = 8
 COMPARING = ("transformer", "feed_forward")  # heads that can read out what two texts have in common
 NARROWEST_LEXICAL = 16  # a width with room for words, numbers, codes and flags
 _ROWS_A_BLOCK = 16  # of given rows, which share few texts: four such blocks are a usual batch
@@ -44,6 +43,9 @@ class TeacherConfig(FrozenConfig):
         revision: a commit or tag on the hub, one for each of `models`, null for a folder; empty for what the hub has now.
         cache_folder: soft labels are kept here, keyed by weights, tokenizer, settings and text; None keeps them
             beside the output.
+        budget: how many pairs the teacher is asked for at most, all in all: where each label costs. Which ones is chosen, two
+            of each block or more: those of which cheap scores disagree, and others at random. Pairs that are not asked for are
+            left out, and a dev table needs gold labels of its own. None asks for the whole transfer set.
 
     Example:
         ```python
@@ -61,6 +63,7 @@ class TeacherConfig(FrozenConfig):
     device: Place | None = None
     revision: tuple[Place | None, ...] = ()
     cache_folder: Place | None = None
+    budget: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -69,62 +72,8 @@ class TeacherConfig(FrozenConfig):
 
     def label_settings(self) -> dict[str, Any]:
         """The settings that labels may depend on, those of an earlier version named as it did."""
-        return with_weights(self.to_dict(), "dtype")
-
-
-class TransferConfig(FrozenConfig):
-    """The pairs that the teacher labels: blocks of texts that share many pairs.
-
-    A block starts from `block_size` known rows (or texts) that are neighbours under the untrained encoder; texts are
-    added to it, and `cells_per_block` of its left x right cells are labelled, the known rows always among them.
-
-    Attributes:
-        rounds: how many times all rows are partitioned anew into blocks; 0 uses the given rows alone; None as many as
-            give about 300,000 labelled pairs, from one to eight, and without a teacher 0, in blocks of 16 rows.
-        block_size: known rows a block starts from.
-        max_texts: distinct texts a side of a block keeps at most, before the additions below.
-        near, random, hard_negatives, perturbed: texts added to each block: nearest neighbours of its texts; any
-            texts; nearest neighbours that are in no known row with their neighbour; altered copies of its texts (another number,
-            a field dropped, the beginning of one with the end of a neighbour, words changed), half of them of known matches. An
-            altered copy is labelled with the texts that its original is known with.
-        unlabelled: texts of the recipe's `unlabelled` files added to each block: near neighbours of its texts.
-        mined: after the first stage, pairs of each left text that the student ranks highest among near and random ones and that
-            no row joins; the teacher labels them, and the later stages learn them too. 0 mines none.
-        cells_per_block: labelled cells of a block.
-        near_cells: share of these that are the block's most similar pairs; the others are drawn at random.
-        pool: "merged" lets every text stand on either side, "separate" keeps the sides apart; "auto" merges when at
-            least a tenth of the distinct texts stand on both sides.
-        seed: of the blocks; None follows the recipe's, a number lets students of several seeds share their labels.
-
-    Example:
-        ```python
-        from distilmatch import TransferConfig
-
-        transfer = TransferConfig(rounds=2, near_cells=0.5)
-        labels_that_are_there = TransferConfig(rounds=0)  # nothing is asked of a teacher
-        ```
-    """
-
-    rounds: int | None = Field(default=None, ge=0)
-    block_size: int = Field(default=8, ge=1)
-    max_texts: int = Field(default=16, ge=2)
-    near: int = Field(default=0, ge=0)
-    random: int = Field(default=1, ge=0)
-    hard_negatives: int = Field(default=0, ge=0)
-    perturbed: int = Field(default=6, ge=0)
-    unlabelled: int = Field(default=4, ge=0)
-    mined: int = Field(default=0, ge=0)
-    cells_per_block: int = Field(default=128, ge=1)
-    near_cells: float = Field(default=0.0, ge=0, le=1)
-    pool: Literal["auto", "merged", "separate"] = "auto"
-    seed: int | None = None
-
-    def rounds_for(self, rows: int) -> int:
-        """`rounds`, or those that suit a table of `rows`."""
-        if self.rounds is not None:
-            return self.rounds
-        pairs_a_round = max(1, rows / self.block_size) * self.cells_per_block
-        return min(_MOST_ROUNDS, max(1, round(_LABELLED_PAIRS / pairs_a_round)))
+        settings = with_weights(self.to_dict(), "dtype")
+        return {name: value for name, value in settings.items() if name != "budget" or value is not None}
 
 
 class StudentConfig(FrozenConfig):
@@ -377,6 +326,7 @@ class PairRecipe(FrozenConfig):
             self._check_without_teacher()
         if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
             raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")
+        self._check_further_questions()
         if self.objective.gold_weight > 0 and self.table.label_column is None and self.table.layout != "triplets":
             raise ValueError("`objective.gold_weight` needs gold labels: name their column in `table.label_column`")
         if len(self.encoder) not in (1, self.student.sides):
@@ -386,8 +336,44 @@ class PairRecipe(FrozenConfig):
         if any(not epochs > 0 for epochs in self.further):
             raise ValueError("`further` needs epochs above 0, one number for each further stage")
         usual = type(self).model_fields
+        self._check_predictions()
         check_stage_names(self.stages, (self.stage1, self.stage2), (usual["stage1"].default, usual["stage2"].default))
         return self
+
+    def _check_further_questions(self) -> None:
+        """Of pairs and mixtures that the teacher labels beside the transfer set."""
+        budget = None if self.teacher is None else self.teacher.budget
+        for name in ("mined", "mixtures"):
+            if budget is not None and getattr(self.transfer, name):
+                raise ValueError(
+                    f"`transfer.{name}: {getattr(self.transfer, name)}` asks the teacher for more, beyond `teacher.budget: "
+                    f"{budget}`: leave one of the two out"
+                )
+        if self.transfer.mixtures and (self.teacher is None or self.task.kind == "ranking" or self.student.sides != 2):
+            raise ValueError(
+                "`transfer.mixtures` needs a `teacher` that labels them, two sides, and a task in which a pair counts by itself: "
+                "a ranking compares lists. Leave it out; `transfer.perturbed` makes texts for every task"
+            )
+
+    def _check_predictions(self) -> None:
+        learnt = [stage.learns for stage in self.stages]
+        if "teacher_predictions" not in learnt:
+            return
+        if learnt != sorted(learnt, reverse=True) or learnt[-1] != "labels":
+            raise ValueError(
+                "a stage that learns teacher_predictions prepares the student for the labels: put it before all others, and "
+                "at least one that learns labels behind it"
+            )
+        if self.task.kind not in ("binary", "classification"):
+            raise ValueError(
+                f"`learns: teacher_predictions` asks whether the teacher is right, and a {self.task.kind} task has no right "
+                "class: leave the stage out"
+            )
+        if self.learns_gold_alone or (self.table.label_column is None and self.table.layout != "triplets"):
+            raise ValueError(
+                "`learns: teacher_predictions` compares the teacher with gold labels: it needs both, a teacher and the "
+                "`table.label_column`"
+            )
 
     def _check_without_teacher(self) -> None:
         has_gold = self.table.label_column is not None or self.table.layout == "triplets"
@@ -413,6 +399,11 @@ class PairRecipe(FrozenConfig):
         return self.teacher is None and not self.table.teacher_columns
 
     @property
+    def labels_dev(self) -> bool:
+        """Whether the teacher is asked for the labels of the dev table: not where a budget is to be kept."""
+        return self.teacher is not None and self.teacher.budget is None
+
+    @property
     def used_transfer(self) -> TransferConfig:
         """`transfer`, where there is no teacher with the given rows alone."""
         if self.teacher is not None or self.transfer.rounds is not None:
@@ -423,7 +414,7 @@ class PairRecipe(FrozenConfig):
     @property
     def mines(self) -> bool:
         """Whether pairs are mined between the first stage and the next."""
-        stages = sum(stage.epochs > 0 for stage in self.all_stages)
+        stages = sum(stage.epochs > 0 and stage.learns == "labels" for stage in self.all_stages)
         makes_pairs = self.teacher is not None and self.transfer.rounds != 0 and self.student.sides == 2
         return self.transfer.mined > 0 and makes_pairs and stages > 1
 
@@ -437,6 +428,11 @@ class PairRecipe(FrozenConfig):
         last = stages[-1].halved()
         more = (last.replaced(name=f"more{i}", epochs=epochs) for i, epochs in enumerate(self.further, start=1))
         return *stages, *more
+
+    @property
+    def first_of_labels(self) -> int:
+        """The number of the first stage that learns labels: others before it prepare the student."""
+        return next(number for number, stage in enumerate(self.all_stages) if stage.learns == "labels")
 
     @property
     def transfer_seed(self) -> int:

@@ -56,15 +56,23 @@ class StageConfig(FrozenConfig):
 
 
 class NamedStageConfig(StageConfig):
-    """A stage of a list: `StageConfig` with a name and whether the encoders learn in it.
+    """A stage of a list: `StageConfig` with a name, whether the encoders learn in it, and what is learnt.
 
     Attributes:
         name: of its folder and in the log; letters, digits, - and _.
         frozen_encoders: their outputs are computed once and only projection and head learn.
+        learns: "labels", the recipe's objective; or, before stages that do, "teacher_predictions": on rows with a gold label,
+            which of four classes the teacher's prediction is of, right or wrong and confident or not (PTP of Pea-KD, Cho and
+            Kang 2022). The layer that tells the four apart is dropped afterwards. Dev is not measured in such a stage.
+        confident_right, confident_wrong: the probability of its prediction from which on a teacher that is right, or wrong,
+            counts as confident.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)
     frozen_encoders: bool = False
+    learns: Literal["labels", "teacher_predictions"] = "labels"
+    confident_right: float = Field(default=0.8, gt=0, lt=1)
+    confident_wrong: float = Field(default=0.6, gt=0, lt=1)
 
     def halved(self) -> Self:
         """The same stage at half its learning rates."""

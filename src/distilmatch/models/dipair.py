@@ -41,6 +41,7 @@ from distilmatch.models.stamps import KnownFingerprints
 from distilmatch.models.streams import streams_of
 from distilmatch.models.truncation import keep_tokens
 from distilmatch.pretrained.encoder import PretrainedEncoder, check_word_vectors, fitted, without_pooler
+from distilmatch.pretrained.mixed_words import mixed_words
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.pretrained.probe import as_buffers, unused_weights
 from distilmatch.pretrained.prompts import save_as_sentence_encoder
@@ -366,8 +367,13 @@ class DiPair(DiPairInference, PreTrainedModel):
 
     def _states(self, encoder: nn.Module, batch: TextBatch) -> torch.Tensor:
         """(n, t, h) output tokens of an encoder, or with `word_vectors` (n, t, 2 h), each beside its word's embedding."""
+        if "mixed_ids" in batch:
+            words = mixed_words(encoder, batch)
+            read = {"inputs_embeds": words, "attention_mask": batch["attention_mask"]}
+            states: torch.Tensor = encoder(**read).last_hidden_state
+            return torch.cat([states, words.to(states.dtype)], -1) if self.student.word_vectors else states
         tokens = {name: values for name, values in batch.items() if name != "lexical"}
-        states: torch.Tensor = encoder(**tokens).last_hidden_state
+        states = encoder(**tokens).last_hidden_state
         if not self.student.word_vectors:
             return states
         table = input_embeddings(encoder)

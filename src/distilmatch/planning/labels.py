@@ -19,7 +19,7 @@ from distilmatch.runtime import keep_freed_memory
 from distilmatch.teachers import SoftLabelCache, Teacher, in_task_order, load_teacher
 from distilmatch.teachers.base import Pairs
 from distilmatch.teachers.label_cache import known_labels
-from distilmatch.training.pairs.distil import unlabelled_rows
+from distilmatch.training.pairs.labelling import unlabelled_rows
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.types import TupleTable
 
@@ -57,7 +57,8 @@ def plan_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable, dev: Tupl
         ConfigError, ModelError: the teacher cannot be loaded, or does not fit the task.
         CacheError: the cache is damaged.
     """
-    missing = [_missing(part) for part in (table, dev) if part is not None and recipe.teacher is not None]
+    asked_of = (table, dev if recipe.labels_dev else None)
+    missing = [_missing(part) for part in asked_of if part is not None and recipe.teacher is not None]
     pairs = list(dict.fromkeys(pair for some in missing for pair in some))
     labels = recipe.task.num_labels
     stored = 0 if run.has_transfer() else _table_bytes(table, labels)

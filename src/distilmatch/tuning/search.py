@@ -30,10 +30,9 @@ from distilmatch.training.pairs.distil import (
     new_student,
     possible_starts,
     stages_from,
-    unlabelled_rows,
-    with_soft_labels,
 )
 from distilmatch.training.pairs.kept import with_shape
+from distilmatch.training.pairs.labelling import unlabelled_rows, with_soft_labels
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.pairs.throughput import epochs_for, seconds_per_step
@@ -183,7 +182,7 @@ def _done(output: Path) -> int:
 
 def _dev_set(recipe: PairRecipe, run: RunFolder, table: TupleTable | None) -> DevSet:
     assert table is not None  # `check_tune` asks for one
-    if recipe.teacher is not None and len(unlabelled_rows(table)):
+    if recipe.labels_dev and len(unlabelled_rows(table)):
         table = with_soft_labels(recipe, run, table)
     return DevSet(table=table, task=recipe.task)
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoConfig, TrainerCallback
 
-from distilmatch.config.pairs import PairRecipe, StudentConfig
-from distilmatch.data.blocks import build_blocks
+from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.pairs import PairRecipe
 from distilmatch.data.corpus import read_texts
 from distilmatch.data.saved import read_saved_table, save_table
-from distilmatch.data.tables import check_table, load_table
+from distilmatch.data.tables import check_table
 from distilmatch.errors import ConfigError, DataError
 from distilmatch.metrics import MetricFunction, checked_metrics, sign_of
 from distilmatch.metrics.decisions import Decision, decide_on, decides
@@ -29,17 +28,25 @@ from distilmatch.metrics.thresholds import BEST_F1
 from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_for
 from distilmatch.pretrained.names import resolve_model
-from distilmatch.runtime import keep_freed_memory, pick_device, seed_everything
-from distilmatch.teachers import SoftLabelCache, Teacher, in_task_order, label_order, load_teacher
-from distilmatch.teachers.base import check_logits
-from distilmatch.teachers.in_memory import is_cached
+from distilmatch.runtime import seed_everything
+from distilmatch.teachers import label_order
+from distilmatch.teachers.mixtures import check_mixes
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev, check_reporters, check_teacher_texts
 from distilmatch.training.curves import save_training_curves
 from distilmatch.training.pairs.inputs import PairInputs, with_inputs
 from distilmatch.training.pairs.kept import with_shape
+from distilmatch.training.pairs.labelling import (
+    load_pairs,
+    plan_transfer_set,
+    unlabelled_rows,
+    with_soft_labels,
+    with_unlabelled,
+)
 from distilmatch.training.pairs.mining import joined, mined_blocks
-from distilmatch.training.pairs.own_labels import check_own_labels, with_gold
+from distilmatch.training.pairs.mixtures import make_mixtures
+from distilmatch.training.pairs.own_labels import check_own_labels
+from distilmatch.training.pairs.predictions import predictions_table, with_kinds
 from distilmatch.training.pairs.run import RunFolder
 from distilmatch.training.pairs.stage import run_stage
 from distilmatch.training.pairs.starts import keep_better_start, possible_starts, stages_from, start_of
@@ -98,13 +105,14 @@ def distil_pairs(
     if processes.is_main:
         run.claim()
         run.record_pairs(checked.train, dev_table)
-        make_transfer_set(recipe, run, checked.train)
+        make_mixtures(recipe, run, make_transfer_set(recipe, run, checked.train))
     processes.wait()
     del checked  # the train table is not needed any more
     table = read_saved_table(run.transfer)
+    mixtures = make_mixtures(recipe, run, table)  # they are there
     dev_set = None if dev_table is None else _dev_set(recipe, run, dev_table, own, processes)
     watch = Watch(report_to=recipe.report_to, callbacks=callbacks)
-    training = _Training(recipe, run, table, dev_set, processes, watch)
+    training = _Training(recipe, run, table, dev_set, processes, watch, mixtures)
     stages = training.stages()
     run_stages(stages, training.left_out)
     stages = [stage for stage in stages if finished_stage(stage.folder) is not None]
@@ -127,6 +135,7 @@ class _Training:
     dev_set: DevSet | None
     processes: Processes
     watch: Watch
+    mixtures: TupleTable | None
 
     def stages(self) -> list[Stage]:
         """Those that have epochs."""
@@ -174,23 +183,29 @@ class _Training:
         seed_everything(seed)
         start = start or possible_starts(recipe)[0]
         model = new_student(recipe, table, start) if latest is None else DiPair.from_pretrained(latest)
+        objective, dev_set, mixtures, save = recipe.objective, self.dev_set, self.mixtures, None
+        if config.learns == "teacher_predictions":
+            table, objective, dev_set, mixtures = predictions_table(table, config), ObjectiveConfig(), None, None
+            save = with_kinds(model)
         run_stage(
             model,
             table,
             folder or self.run.stage(config.name),
             config,
-            recipe.objective,
+            objective,
             frozen_encoders=config.frozen_encoders,
-            dev_set=self.dev_set,
+            dev_set=dev_set,
             processes=self.processes,
             device=recipe.device,
             seed=seed,
             watch=self.watch,
+            mixtures=mixtures,
+            save=save,
         )
 
     def _table(self, number: int, latest: Path | None) -> TupleTable:
         """What a stage learns: the transfer set, and after the first stage the pairs that were mined with its student."""
-        if number == 0 or latest is None or not self.recipe.mines:
+        if number <= self.recipe.first_of_labels or latest is None or not self.recipe.mines:
             return self.table
         if self.processes.is_main and not self.run.has_mined():
             make_mined_set(self.recipe, self.run, self.table, latest)
@@ -201,7 +216,7 @@ class _Training:
 def make_mined_set(recipe: PairRecipe, run: RunFolder, transfer: TupleTable, student: Path) -> None:
     """Mines pairs with a student, has the teacher label them and saves them in the run's folder."""
     model = DiPair.from_pretrained(student).eval().to(training_device(recipe.device))  # type: ignore[arg-type]
-    train = _with_unlabelled(recipe, _load(recipe, run.inputs.train))
+    train = with_unlabelled(recipe, load_pairs(recipe, run.inputs.train))
     table = mined_blocks(model, transfer, train, recipe.used_transfer, recipe.transfer_seed)
     if len(unlabelled_rows(table)):
         table = with_soft_labels(recipe, run, table)
@@ -209,14 +224,6 @@ def make_mined_set(recipe: PairRecipe, run: RunFolder, transfer: TupleTable, stu
         shutil.rmtree(run.mined)
     save_table(table, run.mined)
     run.mark_mined()
-
-
-def _with_unlabelled(recipe: PairRecipe, table: TupleTable) -> TupleTable:
-    """The table with the recipe's unlabelled texts behind its own, where they are used."""
-    if not recipe.unlabelled or not recipe.used_transfer.unlabelled:
-        return table
-    more = read_texts(recipe.unlabelled, recipe.table)
-    return replace(table, texts=list(dict.fromkeys([*table.texts, *more])))
 
 
 def label_transfer_set(
@@ -293,19 +300,19 @@ def check_pair_recipe(
         raise ConfigError("all stages have 0 epochs: nothing to train")
     run = RunFolder(recipe, inputs)
     run.check()
-    dev = None if recipe.dev is None else _load(recipe, run.inputs.dev)
+    dev = None if recipe.dev is None else load_pairs(recipe, run.inputs.dev)
     if dev is not None:
         assert recipe.dev is not None
-        check_dev(dev, recipe.task, recipe.dev, recipe.teacher is not None)
+        check_dev(dev, recipe.task, recipe.dev, recipe.labels_dev)
         measured = DevSet(table=dev, task=recipe.task, own=metrics or {}, best=recipe.metric_for_best)
-        measured.check(recipe.teacher is not None)
+        measured.check(recipe.labels_dev)
     elif metrics or recipe.metric_for_best is not None:
         raise ConfigError(
             f"`{'metrics' if metrics else 'metric_for_best'}` needs a dev table to be measured on: name one as `dev`"
         )
     if recipe.test is not None:
         check_table(run.inputs.test, recipe.table, recipe.task)
-    train = None if run.has_transfer() else _load(recipe, run.inputs.train)
+    train = None if run.has_transfer() else load_pairs(recipe, run.inputs.train)
     if train is not None and recipe.unlabelled:
         read_texts(recipe.unlabelled, recipe.table)
     if recipe.teacher is None:
@@ -314,6 +321,8 @@ def check_pair_recipe(
     if train is not None or unfinished:
         if run.inputs.teacher is not None:
             label_order(run.inputs.teacher, recipe.task)
+            if recipe.transfer.mixtures:
+                check_mixes(run.inputs.teacher)
         elif recipe.teacher is not None:
             check_teacher(recipe.teacher, recipe.task)
             check_teacher_texts(recipe.teacher.models, recipe.table.text_templates)
@@ -321,58 +330,6 @@ def check_pair_recipe(
         for start in possible_starts(probed):
             new_student(probed, start=start)
     return PairTables(train=train, dev=dev)
-
-
-def plan_transfer_set(recipe: PairRecipe, train: TupleTable | None = None) -> TupleTable:
-    """The blocks of the transfer set, before any label: also what a dry run counts.
-
-    Args:
-        train: the train table, where it is read already.
-    """
-    source = _load(recipe, recipe.train) if train is None else train
-    transfer = recipe.used_transfer
-    if recipe.learns_gold_alone:
-        source = with_gold(source)
-    if transfer.rounds != 0:
-        source = _with_unlabelled(recipe, source)
-    embeddings = mean_embeddings(recipe, source.texts)
-    return build_blocks(source, embeddings, transfer, recipe.transfer_seed)
-
-
-def with_soft_labels(recipe: PairRecipe, run: RunFolder, table: TupleTable) -> TupleTable:
-    """The table with the teacher's logits, from the label cache where they are there already.
-
-    Rows that have teacher labels keep them; the teacher is asked for the others alone.
-
-    Raises:
-        ConfigError: there is no teacher to ask, or its labels do not fit the task.
-    """
-    if recipe.teacher is None:
-        raise ConfigError("some rows have no teacher label and the recipe names no `teacher`")
-    keep_freed_memory()
-    teacher = run.inputs.teacher or load_teacher(recipe.teacher, device=recipe.device)
-    missing = unlabelled_rows(table)
-    pairs = [(left, right) for left, right in table.take(missing).tuples()]
-    asked = _asked(in_task_order(teacher, recipe.task), pairs, run.labels if is_cached(teacher) else None)
-    if table.teacher is None:
-        return table.with_teacher(asked)
-    logits = table.teacher.copy()
-    logits[missing] = asked
-    return table.with_teacher(logits)
-
-
-def _asked(teacher: Teacher, pairs: list[tuple[str, str]], cache: Path | None) -> np.ndarray:
-    """(n, c) logits, from the cache where there is one and it holds them."""
-    if cache is not None:
-        return SoftLabelCache(cache).label(teacher, pairs)
-    return check_logits(teacher.logits(pairs), pairs, teacher.num_labels)
-
-
-def unlabelled_rows(table: TupleTable) -> np.ndarray:
-    """The numbers of the rows that lack a teacher label, or one of its c logits."""
-    if table.teacher is None:
-        return np.arange(len(table))
-    return np.flatnonzero(np.isnan(table.teacher).any(axis=1))
 
 
 def new_student(recipe: PairRecipe, table: TupleTable | None = None, start: str | None = None) -> DiPair:
@@ -400,28 +357,10 @@ def new_student(recipe: PairRecipe, table: TupleTable | None = None, start: str 
     return model
 
 
-def mean_embeddings(recipe: PairRecipe, texts: Sequence[str]) -> np.ndarray:
-    """(n, h) float32 normalised mean-pooled embeddings of texts under the untrained (first) encoder, whole."""
-    pooled = StudentConfig(
-        kept_tokens=(1, 1),
-        kept_strategy="first_pooled",
-        prompts=(),
-        max_lengths=(max(recipe.student.max_lengths),) * 2,
-        head="cosine",
-    )
-    model = DiPair.from_encoder(recipe.encoder[0], pooled).to(pick_device(recipe.device))  # type: ignore[arg-type]
-    kept, _ = model.encode_kept(list(texts), precision="auto")
-    return torch.nn.functional.normalize(kept[:, 0], dim=-1).numpy()
-
-
-def _load(recipe: PairRecipe, source: Any) -> TupleTable:
-    return load_table(source, recipe.table, recipe.task, side_names=recipe.student.side_names)
-
-
 def _dev_set(
     recipe: PairRecipe, run: RunFolder, table: TupleTable, own: Mapping[str, MetricFunction], processes: Processes
 ) -> DevSet:
-    if recipe.teacher is not None and len(unlabelled_rows(table)):
+    if recipe.labels_dev and len(unlabelled_rows(table)):
         if processes.is_main:  # the others find every label in the cache
             with_soft_labels(recipe, run, table)
         processes.wait()

@@ -14,6 +14,7 @@ from distilmatch.training.pairs.inputs import PairInputs
 from distilmatch.training.run_folder import ENVIRONMENT, MARK, RECIPE, RecordedRun
 from distilmatch.types import TupleTable
 
+_BESIDE = ("mined", "mixtures", "mixture_alpha")  # no setting of the transfer set itself
 _LABEL_SETTINGS = ("train", "table", "task", "teacher", "encoder", "transfer", "seed")
 
 
@@ -22,7 +23,8 @@ class RunFolder(RecordedRun):
 
     Attributes:
         inputs: what it reads.
-        transfer: the labelled transfer set; mined: the labelled pairs that are mined after the first stage.
+        transfer: the labelled transfer set; mined: the labelled pairs that are mined after the first stage; mixtures: of
+            labelled rows, with the teacher's labels.
         labels: the soft-label cache; student: the finished student.
     """
 
@@ -32,6 +34,7 @@ class RunFolder(RecordedRun):
         self.inputs = PairInputs.of(recipe) if inputs is None else inputs
         self.transfer = self.root / "transfer"
         self.mined = self.root / "mined"
+        self.mixtures = self.root / "mixtures"
         self.starts = self.root / "starts"
         self.labels = Path(self.cache) if self.cache else self.root / "labels"
 
@@ -58,11 +61,11 @@ class RunFolder(RecordedRun):
 
     def begun(self) -> Sequence[Path]:
         """The folders of the stages."""
-        return self.starts, self.mined, *self.stages()
+        return self.starts, self.mined, self.mixtures, *self.stages()
 
     def results(self) -> Sequence[Path]:
         """The folders of transfer set, stages and student."""
-        return self.transfer, self.mined, self.starts, *self.stages(), self.student
+        return self.transfer, self.mined, self.mixtures, self.starts, *self.stages(), self.student
 
     def models(self) -> Mapping[str, Any]:
         """Teachers and encoders, and the unlabelled texts."""
@@ -93,6 +96,19 @@ class RunFolder(RecordedRun):
         """Says that the mined pairs are whole, and of what."""
         (self.mined / MARK).write_text(self._mined_fingerprint(), encoding="utf-8")
 
+    def has_mixtures(self) -> bool:
+        """Whether the labelled mixtures of this recipe are there."""
+        mark = self.mixtures / MARK
+        return mark.is_file() and mark.read_text(encoding="utf-8") == self._mixtures_fingerprint()
+
+    def mark_mixtures(self) -> None:
+        """Says that the mixtures are whole, and of what."""
+        (self.mixtures / MARK).write_text(self._mixtures_fingerprint(), encoding="utf-8")
+
+    def _mixtures_fingerprint(self) -> str:
+        transfer = self.recipe.transfer
+        return fingerprint(self.transfer_fingerprint(), transfer.mixtures, transfer.mixture_alpha)
+
     def _mined_fingerprint(self) -> str:
         return fingerprint(self.transfer_fingerprint(), self.recipe.transfer.mined)
 
@@ -100,7 +116,7 @@ class RunFolder(RecordedRun):
         """What the transfer set depends on: the data, how it is read, the teacher and how blocks are made."""
         settings = self.recipe.to_dict()
         needed = {name: settings[name] for name in _LABEL_SETTINGS} | {"seed": self.recipe.transfer_seed}
-        needed["transfer"] = {name: value for name, value in needed["transfer"].items() if name != "mined"}
+        needed["transfer"] = {name: value for name, value in needed["transfer"].items() if name not in _BESIDE}
         needed["table"] = self.recipe.table.key_settings()
         if self.recipe.teacher is not None:
             needed["teacher"] = self.recipe.teacher.label_settings()

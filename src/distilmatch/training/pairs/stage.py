@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.pairs.frozen import cache_kept_outputs
+from distilmatch.training.pairs.mixtures import MixingCollator
 from distilmatch.training.pairs.trainer import BlockTrainer, DevSet
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import StageWork, Watch, stage_callbacks, train_stage
@@ -38,6 +40,8 @@ def run_stage(
     seed: int = 0,
     cached: bool = True,
     watch: Watch | None = None,
+    mixtures: TupleTable | None = None,
+    save: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """Trains one stage and saves the student in `folder/student`; goes on from the last checkpoint of a stopped run.
 
@@ -48,6 +52,8 @@ def run_stage(
         frozen_encoders: stage 1; the encoders' outputs are cached once and only the new layers learn.
         dev_set: scored at every evaluation; the best checkpoint is kept. None keeps the last.
         watch: services and callbacks of the user.
+        mixtures: labelled pairs of virtual texts that are learnt beside the blocks.
+        save: writes the student into a folder at the end; None is its own `save_pretrained`.
         cached: False encodes every batch's texts anew in stage 1 too, to compare.
 
     Returns:
@@ -57,12 +63,14 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     for encoder in model.encoders:
         encoder.requires_grad_(not frozen_encoders)
-    collator: TextCollator | CachedCollator = TextCollator(table, model)
+    collator: TextCollator | CachedCollator | MixingCollator = TextCollator(table, model)
     if frozen_encoders and cached:
         collator = _kept_outputs(model, table, folder, stage, processes, device)
     callbacks = stage_callbacks(folder, stage, has_dev=dev_set is not None, processes=processes, watch=watch)
     average = WeightAverage(model, stage.averaging) if stage.averaging else None
     dataset = BlockDataset(table)
+    if mixtures is not None:
+        collator = MixingCollator(collator, dataset.bounds, mixtures, model)
     trainer = BlockTrainer(
         model=model,
         args=training_arguments(
@@ -95,7 +103,7 @@ def run_stage(
         needs=() if average is None else (average.file,),
         finish=lambda: {"averaged": average is not None and _keep_average(trainer, average, dev_set)},
         facts=lambda: {"pairs_supervised": trainer.pairs_supervised * processes.count},
-        save=model.save_pretrained,
+        save=save or model.save_pretrained,
         scratch=(folder / _KEPT,),
     )
     return train_stage(work, folder, processes, device)

@@ -49,16 +49,18 @@ def possible_starts(recipe: PairRecipe) -> tuple[str, ...]:
             raise ConfigError(f"the student cannot start from the teacher: {reason}; set `start: encoder`")
         return ("teacher",)
     first = recipe.all_stages[0]
-    if reason is not None or recipe.dev is None or not first.frozen_encoders or first.epochs == 0:
+    settles = first.frozen_encoders and first.epochs > 0 and first.learns == "labels"
+    if reason is not None or recipe.dev is None or not settles:
         return ("encoder",)
     return ("encoder", "teacher")
 
 
 def stages_from(recipe: PairRecipe, start: str) -> tuple[NamedStageConfig, ...]:
     """The stages with their learning rates, which depend on the start (see `StageConfig`)."""
-    first, *others = recipe.all_stages
-    gentle = start == "encoder" and first.frozen_encoders and first.epochs > 0
-    return first.with_rates(), *(stage.with_rates(_GENTLE if gentle else 1.0) for stage in others)
+    stages, first = recipe.all_stages, recipe.first_of_labels
+    settles = stages[first].frozen_encoders and stages[first].epochs > 0
+    gentle = _GENTLE if start == "encoder" and settles else 1.0
+    return tuple(stage.with_rates(1.0 if number == first else gentle) for number, stage in enumerate(stages))
 
 
 def keep_better_start(run: RunFolder, dev_set: DevSet, first: Path) -> None:

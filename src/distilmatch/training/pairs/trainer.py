@@ -184,7 +184,7 @@ class BlockTrainer(CheckpointTrainer):
     ) -> Any:
         """The loss of one batch, times its share of the step; see `transformers.Trainer.compute_loss`."""
         labels = {name: inputs.pop(name, None) for name in ("teacher", "gold", "queries", "blocks", "texts")}
-        shares = inputs.pop("shares", None)
+        shares, mixed = inputs.pop("shares", None), inputs.pop("mixed", None)
         outputs = model(**inputs)
         self.pairs_supervised += len(outputs.logits)
         if labels["teacher"] is None:
@@ -198,7 +198,15 @@ class BlockTrainer(CheckpointTrainer):
                 highest_grade=self.highest_grade,
                 shares=(1.0, 1.0) if shares is None else (shares[0], shares[1]),
             )
+        if mixed is not None:
+            loss = loss + (1.0 if shares is None else shares[0]) * self._mixed_loss(model, mixed)
         return (loss, outputs) if return_outputs else loss
+
+    def _mixed_loss(self, model: nn.Module, mixed: dict[str, Any]) -> torch.Tensor:
+        """The objective's soft part over a batch of mixtures, which the teacher has labelled as they are."""
+        logits = model(streams=mixed["streams"], rows=mixed["rows"]).logits
+        soft = self.objective.replaced(gold_weight=0.0)
+        return pair_objective_loss(PairBatch(logits=logits, teacher=mixed["teacher"]), self.task, soft)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with one learning rate for the encoders and one for the rest; no decay on biases and norms."""
