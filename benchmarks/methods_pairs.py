@@ -1,7 +1,7 @@
 """Related methods of distillation for pairs, each beside its plain counterpart at equal steps and equal labels.
 
     python -m benchmarks.methods_pairs --data DIR [--work DIR] [--teacher SET=DIR ...] [--sets NAME ...] [--rows NAME ...]
-        [--seeds N ...] [--steps N] [--minutes M]
+        [--seeds N ...] [--steps N] [--frozen] [--minutes M]
 
 The student, its start (the encoder), the batches and the steps are the same in all rows of a set; a row differs from its
 counterpart by the method alone. Checkpoints are chosen on dev, the chosen one is measured on test once. The teacher is
@@ -9,7 +9,7 @@ fine-tuned where none is given (`--minutes` for its time). A row is a file in `W
 so a stopped run goes on, and what is done is published after each row.
 
 Theory: losses cost nothing beside the encoders, so that at equal steps all objectives take the same time; a mixture costs two
-texts more a pair, and a teacher that learns beside the student is asked, and trained, for each pair of every step.
+texts more.
 
 A row rises where dev of its counterpart gained a point or more in the last quarter of its evaluations: there the order of the
 two is not to be read, for neither had learnt what it could.
@@ -76,17 +76,7 @@ def methods() -> dict[str, Method]:
         "ptp": Method(
             label="teacher's predictions first (PTP), a fifth of the steps", beside="plain", first=0.2, sets=USED[:2]
         ),
-        "online": Method(label="the teacher learns beside (OKD)", beside="plain_labelled", sets=USED[:2]),
-        "plain_labelled": Method(
-            label="plain, labelled rows alone, of the teacher as it is",
-            beside="plain_labelled",
-            changes={"transfer": {"rounds": 0, "cells_per_block": _BLOCK}},
-            sets=USED[:2],
-        ),
     }
-    made["online"] = replace(
-        made["online"], changes={"transfer": {"rounds": 0, "cells_per_block": _BLOCK}, "teacher": {"online": {}}}
-    )
     for budget in BUDGETS:
         made[f"mse_{budget}"] = Method(
             label=f"MSE, {budget:,} labels",
@@ -125,10 +115,12 @@ class Trial:
 
     Attributes:
         steps: of all stages together; a fifth of them with frozen encoders.
+        frozen: whether the encoders stay frozen in all of them, so that a step costs the head alone.
     """
 
     comparison: Comparison
     steps: int
+    frozen: bool = False
 
     @property
     def name(self) -> str:
@@ -181,9 +173,11 @@ class Trial:
             {"name": "stage1", "frozen_encoders": True, "epochs": epochs(0.2 * left), "evaluations": 1},
             {"name": "stage2", "epochs": epochs(0.8 * left), "evaluations": _EVALUATIONS},
         ]
+        if self.frozen:
+            made = [made[1] | {"epochs": epochs(left)}]
         if method.first:
             made.insert(0, {"name": "ptp", "learns": "teacher_predictions", "epochs": epochs(method.first)})
-        return [{"blocks_per_batch": _BATCH} | stage for stage in made]
+        return [{"blocks_per_batch": _BATCH, "frozen_encoders": self.frozen} | stage for stage in made]
 
     def row(self, name: str, seed: int) -> dict[str, Any]:
         """A row, from its file where it is there: metrics on dev and test, minutes, and how dev rose."""
@@ -238,7 +232,7 @@ def figures(name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     return metrics
 
 
-def published(work: Path, seeds: Sequence[int], steps: int) -> None:
+def published(work: Path, seeds: Sequence[int], steps: int, frozen: bool) -> None:
     """Publishes every row that is there, of all sets."""
     metrics: dict[str, float] = {}
     teachers: dict[str, float] = {}
@@ -258,6 +252,7 @@ def published(work: Path, seeds: Sequence[int], steps: int) -> None:
         "main": {name: SETS[name].main for name in USED},
         "titles": {name: SETS[name].title for name in USED},
         "steps": steps,
+        "frozen": frozen,
     }
     if metrics:
         publish("methods_pairs", metrics, list(seeds), notes, "methods_pairs")
@@ -282,7 +277,7 @@ def trial(name: str, arguments: argparse.Namespace) -> Trial:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {split: one.grade(answers["dev"], own)[one.main] for split, own in answers.items()})
-    return Trial(comparison=made, steps=arguments.steps)
+    return Trial(comparison=made, steps=arguments.steps, frozen=arguments.frozen)
 
 
 def main() -> None:
@@ -296,6 +291,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600, help="of a student, all stages together")
+    parser.add_argument("--frozen", action="store_true", help="compare over frozen encoders: a work folder of its own")
     arguments = parser.parse_args()
     for name in arguments.sets:
         made = trial(name, arguments)
@@ -303,7 +299,7 @@ def main() -> None:
             if name in METHODS[method].sets:
                 for seed in arguments.seeds:
                     made.row(method, seed)
-                    published(arguments.work, arguments.seeds, arguments.steps)
+                    published(arguments.work, arguments.seeds, arguments.steps, arguments.frozen)
 
 
 if __name__ == "__main__":

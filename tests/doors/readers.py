@@ -130,6 +130,7 @@ INSIDE = {
     "build_student": "an encoder",
     "static_embedding": "an encoder",
     "load_retrieval": "a folder of a benchmark; tests/evaluation/test_retrieval.py",
+    "load_pairs": "load_table, as a recipe reads",
     "load_sts_tasks": "a folder of tables, by load_table",
 }
 

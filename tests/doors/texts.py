@@ -139,6 +139,8 @@ INSIDE = {
     "teachers.sentence.EmbeddingTeacher.embed(texts)": "a protocol",
     "teachers.sentence.PrecomputedTeacher.embed(texts)": "found by row, not by text",
     "training.pairs.labelling.mean_embeddings(texts)": "of a table that was read",
+    "teachers.mixtures.MixtureTeacher.logits(pairs)": "virtual texts, by the package",
+    "data.mixtures.text_parts(ids)": "token ids",
     "training.embeddings.batches.StudentTokens.ids(texts)": "of a corpus that was read",
     "training.embeddings.batches.StudentTokens.features(ids)": "token ids",
 }

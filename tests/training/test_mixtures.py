@@ -16,6 +16,7 @@ from distilmatch.data.mixtures import draw_mixtures, mixed_batch, mixed_of, text
 from distilmatch.data.saved import read_saved_table
 from distilmatch.errors import ConfigError
 from distilmatch.objectives import soft_binary_cross_entropy
+from distilmatch.teachers.classes import InTaskOrder
 from distilmatch.teachers.mixtures import MixtureTeacher
 from distilmatch.training.pairs import trainer as module
 from distilmatch.training.pairs.batches import BlockDataset, TextCollator
@@ -117,6 +118,13 @@ def test_the_student_reads_what_the_teacher_does(recipe: PairRecipe, changes: di
     np.testing.assert_allclose(logits, model.logits([FIRST, SECOND], precision="fp32"), rtol=1e-4, atol=1e-4)
     assert "mixed" not in collate([dataset[2]])  # two mixtures come with the first two blocks
     assert len(collate([dataset[1]])["mixed"]["teacher"]) == 1
+
+
+def test_mixtures_are_labelled_in_the_tasks_order(tiny_cross_encoder_3: Path) -> None:
+    teacher = CrossEncoderTeacher(str(tiny_cross_encoder_3), precision="fp32")
+    pair = [_virtual(FIRST, SECOND, 0.4)]
+    ordered = MixtureTeacher(InTaskOrder(teacher, np.array([2, 0, 1]), ("a", "b", "c"))).logits(pair)
+    np.testing.assert_array_equal(ordered, MixtureTeacher(teacher).logits(pair)[:, [2, 0, 1]])
 
 
 def test_they_are_part_of_the_loss(recipe: PairRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

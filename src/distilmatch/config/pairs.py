@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from distilmatch.config.base import FrozenConfig, Place, Precision, Reporter, WeightDtype, check_stage_names
 from distilmatch.config.objectives import ObjectiveConfig
+from distilmatch.config.online import OnlineTeacherConfig
 from distilmatch.config.stages import NamedStageConfig, StageConfig
 from distilmatch.config.tables import TableConfig, TaskConfig
 from distilmatch.config.transfer import TransferConfig
@@ -46,6 +47,7 @@ class TeacherConfig(FrozenConfig):
         budget: how many pairs the teacher is asked for at most, all in all: where each label costs. Which ones is chosen, two
             of each block or more: those of which cheap scores disagree, and others at random. Pairs that are not asked for are
             left out, and a dev table needs gold labels of its own. None asks for the whole transfer set.
+        online: has the teacher learn beside the student; None leaves it as it is.
 
     Example:
         ```python
@@ -64,6 +66,7 @@ class TeacherConfig(FrozenConfig):
     revision: tuple[Place | None, ...] = ()
     cache_folder: Place | None = None
     budget: int | None = Field(default=None, ge=2)
+    online: OnlineTeacherConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -73,6 +76,7 @@ class TeacherConfig(FrozenConfig):
     def label_settings(self) -> dict[str, Any]:
         """The settings that labels may depend on, those of an earlier version named as it did."""
         settings = with_weights(self.to_dict(), "dtype")
+        del settings["online"]  # labels that are kept are of the teacher as it is
         return {name: value for name, value in settings.items() if name != "budget" or value is not None}
 
 
@@ -327,6 +331,7 @@ class PairRecipe(FrozenConfig):
         if self.teacher is not None and self.student.sides != 2 and not self.table.teacher_columns:
             raise ValueError("a cross-encoder labels pairs; for more sides give `table.teacher_columns`")
         self._check_further_questions()
+        self._check_online()
         if self.objective.gold_weight > 0 and self.table.label_column is None and self.table.layout != "triplets":
             raise ValueError("`objective.gold_weight` needs gold labels: name their column in `table.label_column`")
         if len(self.encoder) not in (1, self.student.sides):
@@ -339,6 +344,19 @@ class PairRecipe(FrozenConfig):
         self._check_predictions()
         check_stage_names(self.stages, (self.stage1, self.stage2), (usual["stage1"].default, usual["stage2"].default))
         return self
+
+    def _check_online(self) -> None:
+        if self.teacher is None or self.teacher.online is None:
+            return
+        if self.table.label_column is None and self.table.layout != "triplets":
+            raise ValueError(
+                "`teacher.online` learns from gold labels: name their column in `table.label_column`, or leave it out"
+            )
+        if self.teacher.budget is not None or len(self.teacher.models) != 1:
+            raise ValueError(
+                "`teacher.online` is of one model, which is asked for every pair of every step: leave `teacher.budget` out, and "
+                "name one of the `teacher.models`"
+            )
 
     def _check_further_questions(self) -> None:
         """Of pairs and mixtures that the teacher labels beside the transfer set."""

@@ -18,6 +18,7 @@ from transformers import AutoConfig, TrainerCallback
 
 from distilmatch.config.objectives import ObjectiveConfig
 from distilmatch.config.pairs import PairRecipe
+from distilmatch.config.stages import NamedStageConfig
 from distilmatch.data.corpus import read_texts
 from distilmatch.data.saved import read_saved_table, save_table
 from distilmatch.data.tables import check_table
@@ -29,8 +30,9 @@ from distilmatch.models import DiPair
 from distilmatch.objectives import check_soft_labels, objective_for
 from distilmatch.pretrained.names import resolve_model
 from distilmatch.runtime import seed_everything
-from distilmatch.teachers import label_order
+from distilmatch.teachers import in_task_order, label_order, load_teacher
 from distilmatch.teachers.mixtures import check_mixes
+from distilmatch.teachers.online import OnlineTeacher, check_online, check_peft
 from distilmatch.training.arguments import training_device
 from distilmatch.training.checks import check_dev, check_reporters, check_teacher_texts
 from distilmatch.training.curves import save_training_curves
@@ -45,6 +47,7 @@ from distilmatch.training.pairs.labelling import (
 )
 from distilmatch.training.pairs.mining import joined, mined_blocks
 from distilmatch.training.pairs.mixtures import make_mixtures
+from distilmatch.training.pairs.online import MATRICES
 from distilmatch.training.pairs.own_labels import check_own_labels
 from distilmatch.training.pairs.predictions import predictions_table, with_kinds
 from distilmatch.training.pairs.run import RunFolder
@@ -97,6 +100,8 @@ def distil_pairs(
     own = checked_metrics(metrics)
     device = training_device(recipe.device)
     processes = Processes(cpu=device.type == "cpu")
+    if processes.count > 1 and recipe.teacher is not None and recipe.teacher.online is not None:
+        raise ConfigError("`teacher.online` trains the teacher in one process: start it without torchrun")
     recipe = recipe.replaced(further=RunFolder(recipe, inputs).further())
     run = RunFolder(recipe, inputs)
     checked = check_pair_recipe(recipe, inputs, metrics=own)
@@ -200,8 +205,28 @@ class _Training:
             seed=seed,
             watch=self.watch,
             mixtures=mixtures,
+            online=self._online(config, latest),
             save=save,
         )
+
+    def _online(self, config: NamedStageConfig, latest: Path | None) -> OnlineTeacher | None:
+        """The teacher that learns beside the student, as the stage before has left it; None where it does not learn."""
+        settings = None if self.recipe.teacher is None else self.recipe.teacher.online
+        if settings is None or config.frozen_encoders or config.learns != "labels":
+            return None
+        assert self.recipe.teacher is not None
+        device = training_device(self.recipe.device)
+        teacher = self.run.inputs.teacher or load_teacher(self.recipe.teacher, device=self.recipe.device)
+        online = OnlineTeacher(in_task_order(teacher, self.recipe.task), settings, device, self.recipe.seed)
+        before = None if latest is None else latest.parent / MATRICES
+        if before is not None and before.is_file():
+            online.load(before)
+        logger.info(
+            "the teacher learns beside the student (%d numbers): each step asks it for all its pairs, forwards and backwards, "
+            "and no label of it is kept",
+            sum(weight.numel() for weight in online.matrices().values()),
+        )
+        return online
 
     def _table(self, number: int, latest: Path | None) -> TupleTable:
         """What a stage learns: the transfer set, and after the first stage the pairs that were mined with its student."""
@@ -263,6 +288,26 @@ def make_transfer_set(recipe: PairRecipe, run: RunFolder, train: TupleTable | No
     return table
 
 
+def _check_teacher(recipe: PairRecipe, run: RunFolder) -> None:
+    """Refuses a teacher that does not exist, does not fit the task, or cannot do what is asked of it."""
+    from distilmatch.teachers.ensemble import check_teacher
+
+    config, given = recipe.teacher, run.inputs.teacher
+    if config is None:
+        return
+    if given is not None:
+        label_order(given, recipe.task)
+        if recipe.transfer.mixtures:
+            check_mixes(given)
+        if config.online is not None:
+            check_online(given)
+        return
+    check_teacher(config, recipe.task)
+    check_teacher_texts(config.models, recipe.table.text_templates)
+    if config.online is not None:
+        check_peft()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairTables:
     """What `check_pair_recipe` has read; `train` is None where the transfer set is made already."""
@@ -292,8 +337,6 @@ def check_pair_recipe(
         DataError: a table that cannot be read, or a dev table on which the metric is not defined.
         ModelError: a teacher or an encoder that does not exist or does not fit.
     """
-    from distilmatch.teachers.ensemble import check_teacher
-
     objective_for(recipe.objective, recipe.task)
     check_reporters(recipe.report_to)
     if trains and not any(stage.epochs for stage in recipe.all_stages):
@@ -319,13 +362,7 @@ def check_pair_recipe(
         check_own_labels(recipe, train, trains=trains)
     unfinished = any(stage.epochs and finished_stage(run.stage(stage.name)) is None for stage in recipe.all_stages)
     if train is not None or unfinished:
-        if run.inputs.teacher is not None:
-            label_order(run.inputs.teacher, recipe.task)
-            if recipe.transfer.mixtures:
-                check_mixes(run.inputs.teacher)
-        elif recipe.teacher is not None:
-            check_teacher(recipe.teacher, recipe.task)
-            check_teacher_texts(recipe.teacher.models, recipe.table.text_templates)
+        _check_teacher(recipe, run)
         probed = recipe if encoder is None else recipe.model_copy(update={"encoder": (encoder,)})
         for start in possible_starts(probed):
             new_student(probed, start=start)

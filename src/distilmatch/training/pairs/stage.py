@@ -13,11 +13,13 @@ from distilmatch.config.stages import StageConfig
 from distilmatch.metrics import sign_of
 from distilmatch.models import DiPair
 from distilmatch.runtime import pick_device
+from distilmatch.teachers.online import OnlineTeacher
 from distilmatch.training.arguments import training_arguments
 from distilmatch.training.averaging import WeightAverage
 from distilmatch.training.pairs.batches import BlockDataset, CachedCollator, TextCollator
 from distilmatch.training.pairs.frozen import cache_kept_outputs
 from distilmatch.training.pairs.mixtures import MixingCollator
+from distilmatch.training.pairs.online import TeacherBeside
 from distilmatch.training.pairs.trainer import BlockTrainer, DevSet
 from distilmatch.training.processes import Processes
 from distilmatch.training.stages import StageWork, Watch, stage_callbacks, train_stage
@@ -41,6 +43,7 @@ def run_stage(
     cached: bool = True,
     watch: Watch | None = None,
     mixtures: TupleTable | None = None,
+    online: OnlineTeacher | None = None,
     save: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """Trains one stage and saves the student in `folder/student`; goes on from the last checkpoint of a stopped run.
@@ -53,6 +56,7 @@ def run_stage(
         dev_set: scored at every evaluation; the best checkpoint is kept. None keeps the last.
         watch: services and callbacks of the user.
         mixtures: labelled pairs of virtual texts that are learnt beside the blocks.
+        online: a teacher that learns in every step; its matrices are in `folder` afterwards.
         save: writes the student into a folder at the end; None is its own `save_pretrained`.
         cached: False encodes every batch's texts anew in stage 1 too, to compare.
 
@@ -68,6 +72,10 @@ def run_stage(
         collator = _kept_outputs(model, table, folder, stage, processes, device)
     callbacks = stage_callbacks(folder, stage, has_dev=dev_set is not None, processes=processes, watch=watch)
     average = WeightAverage(model, stage.averaging) if stage.averaging else None
+    beside = None
+    if online is not None:
+        beside = TeacherBeside(online, table.texts, model.task, objective, highest_grade(table))
+    states = [state for state in (average, beside) if state is not None]
     dataset = BlockDataset(table)
     if mixtures is not None:
         collator = MixingCollator(collator, dataset.bounds, mixtures, model)
@@ -87,23 +95,30 @@ def run_stage(
         ),
         train_dataset=dataset,
         data_collator=collator,
-        callbacks=callbacks if average is None else [*callbacks, average],
+        callbacks=[*callbacks, *states],
         task=model.task,
         objective=objective,
         encoder_learning_rate=None if frozen_encoders else stage.encoder_learning_rate,
         dev_set=dev_set,
         dev_precision=stage.precision,
         highest_grade=highest_grade(table),
+        beside=beside,
     )
+
+    def saved(student: Path) -> None:
+        (save or model.save_pretrained)(student)
+        if beside is not None:
+            beside.save(folder / beside.file)
+
     work = StageWork(
         trainer=trainer,
         encoders=list(model.encoders),
         metric=None if dev_set is None else dev_set.metric,
         shown=() if dev_set is None else dev_set.shown,
-        needs=() if average is None else (average.file,),
+        needs=[state.file for state in states],
         finish=lambda: {"averaged": average is not None and _keep_average(trainer, average, dev_set)},
         facts=lambda: {"pairs_supervised": trainer.pairs_supervised * processes.count},
-        save=save or model.save_pretrained,
+        save=saved,
         scratch=(folder / _KEPT,),
     )
     return train_stage(work, folder, processes, device)

@@ -32,6 +32,7 @@ from distilmatch.objectives import (
 from distilmatch.runtime import Precision
 from distilmatch.training.accumulation import step_shares
 from distilmatch.training.checkpoints import CheckpointTrainer
+from distilmatch.training.pairs.online import TeacherBeside
 from distilmatch.types import TupleTable
 
 _FEWEST_DEV_ROWS = 500  # of fewer, being as good as the teacher is luck too often
@@ -142,6 +143,7 @@ class BlockTrainer(CheckpointTrainer):
         highest_grade: of the labels of a ranking table.
         dev_set: scored at every evaluation; None for none.
         dev_precision: of the encoder in evaluations.
+        beside: a teacher that learns in every step, whose labels take the place of the batch's.
     """
 
     def __init__(
@@ -153,8 +155,10 @@ class BlockTrainer(CheckpointTrainer):
         dev_set: DevSet | None,
         dev_precision: Precision,
         highest_grade: float = 1.0,
+        beside: TeacherBeside | None = None,
         **kwargs: Any,
     ) -> None:
+        self.beside = beside
         self.task = task
         self.objective: ObjectiveConfig = objective_for(objective, task)  # a mismatch shows before the first step
         self.encoder_learning_rate = encoder_learning_rate
@@ -187,6 +191,9 @@ class BlockTrainer(CheckpointTrainer):
         shares, mixed = inputs.pop("shares", None), inputs.pop("mixed", None)
         outputs = model(**inputs)
         self.pairs_supervised += len(outputs.logits)
+        live = None if self.beside is None else self.beside.labels(labels["texts"])
+        if live is not None:
+            labels["teacher"] = live.detach()
         if labels["teacher"] is None:
             share = 1.0 if shares is None else shares[0]
             loss = gold_alone_loss(outputs.logits, labels["gold"], self.task, labels["queries"], share)
@@ -200,6 +207,8 @@ class BlockTrainer(CheckpointTrainer):
             )
         if mixed is not None:
             loss = loss + (1.0 if shares is None else shares[0]) * self._mixed_loss(model, mixed)
+        if self.beside is not None and live is not None:
+            loss = loss + (1.0 if shares is None else shares[0]) * self.beside.loss(live, outputs.logits, labels)
         return (loss, outputs) if return_outputs else loss
 
     def _mixed_loss(self, model: nn.Module, mixed: dict[str, Any]) -> torch.Tensor:
@@ -227,10 +236,18 @@ class BlockTrainer(CheckpointTrainer):
                         "lr": self.encoder_learning_rate if in_encoder else self.args.learning_rate,
                     }
                     for (in_encoder, decays), parameters in groups.items()
-                ],
+                ]
+                + self._teachers_group(),
                 **optimizer_settings,
             )
         return self.optimizer
+
+    def _teachers_group(self) -> list[dict[str, Any]]:
+        if self.beside is None:
+            return []
+        teacher = self.beside.teacher
+        rate = teacher.config.learning_rate
+        return [{"params": list(teacher.matrices().values()), "weight_decay": 0.0, "lr": rate}]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
