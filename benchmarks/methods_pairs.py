@@ -223,7 +223,8 @@ def figures(name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     metrics: dict[str, float] = {}
     for method, own in rows.items():
         for split, key in (("test", f"{name}_{method}"), ("dev", f"{name}_{method}_dev")):
-            metrics |= spread(key, [row[split] for row in own])
+            values = [row[split] for row in own]
+            metrics |= spread(key, values) if len(values) > 1 else {key: values[0]}
         metrics[f"{name}_{method}_minutes"] = sum(row["minutes"] for row in own) / len(own)
         beside = METHODS[method].beside
         metrics[f"{name}_{method}_seeds"] = float(len(own))

@@ -19,6 +19,7 @@ SECTIONS = (
     ("task", config.TaskConfig),
     ("table", config.TableConfig),
     ("teacher", config.TeacherConfig),
+    ("teacher.online", config.OnlineTeacherConfig),
     ("transfer", config.TransferConfig),
     ("student", config.StudentConfig),
     ("objective", config.ObjectiveConfig),

@@ -37,7 +37,8 @@ def _methods(result: dict[str, Any]) -> str:
     parts = [
         f"""**Rising** marks rows whose counterpart still gained a point of dev or more in its last quarter: the order there is
 not to be read, for neither had learnt all it could. A row of one seed has no spread: a difference below two points is noise.
-Students {shape}of {notes["steps"]:,} steps in all, fewer than by default, so that figures are to be compared here alone.
+Students {shape}of {notes["steps"]:,} steps in all,
+fewer than by default, so that figures are to be compared here alone.
 
 ![Difference to the plain counterpart]({PLOT.name})
 """

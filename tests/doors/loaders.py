@@ -85,6 +85,7 @@ INSIDE = {
     "fit": "behind fine_tune_teacher",
     "moves": "behind fine_tune_teacher",
     "new_cross_encoder": "behind fine_tune_teacher",
+    "OnlineTeacher": "a teacher that is loaded",
     "planned": "behind fine_tune_teacher",
     "training_arguments": "behind fine_tune_teacher",
     "usual_choices": "behind fine_tune_teacher",

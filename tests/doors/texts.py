@@ -141,6 +141,8 @@ INSIDE = {
     "training.pairs.labelling.mean_embeddings(texts)": "of a table that was read",
     "teachers.mixtures.MixtureTeacher.logits(pairs)": "virtual texts, by the package",
     "data.mixtures.text_parts(ids)": "token ids",
+    "teachers.online.OnlineTeacher.forward(pairs)": "of a table that was read",
+    "training.pairs.online.TeacherBeside.__init__(texts)": "of a table that was read",
     "training.embeddings.batches.StudentTokens.ids(texts)": "of a corpus that was read",
     "training.embeddings.batches.StudentTokens.features(ids)": "token ids",
 }

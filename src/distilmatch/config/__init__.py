@@ -23,6 +23,7 @@ from distilmatch.config.fine_tuning import FineTuneConfig, Readout
 from distilmatch.config.kinds import ConfigOfKinds
 from distilmatch.config.ladder import LadderRecipe, MatchConfig, MatchSideConfig
 from distilmatch.config.objectives import EmbeddingObjectiveConfig, ObjectiveConfig
+from distilmatch.config.online import OnlineTeacherConfig
 from distilmatch.config.pairs import HeadKind, KeptStrategy, PairRecipe, StudentConfig, TeacherConfig, TransferConfig
 from distilmatch.config.stages import NamedStageConfig, StageConfig
 from distilmatch.config.tables import OnBadRows, Quoting, TableConfig, TaskConfig, TaskKind
@@ -51,6 +52,7 @@ __all__ = [
     "NamedStageConfig",
     "ObjectiveConfig",
     "OnBadRows",
+    "OnlineTeacherConfig",
     "PairRecipe",
     "Place",
     "Pooling",
