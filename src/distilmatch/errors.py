@@ -44,6 +44,10 @@ class CacheError(DistilmatchError, RuntimeError):
     """A cache, store or output folder that is damaged, locked or belongs to something else."""
 
 
+class WorkerError(DistilmatchError, RuntimeError):
+    """A worker of a job on several processes or machines that is lost again and again, or has failed."""
+
+
 class MissingExtraError(DistilmatchError, ImportError):
     """An optional dependency that is not installed; the message holds the command that installs it."""
 

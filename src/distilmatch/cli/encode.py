@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from distilmatch.arguments import NUMBER_FORMATS
+from distilmatch.cli import workers as shared
 from distilmatch.cli.dry_run import precision_on, say_estimate, say_machine, say_rows
 from distilmatch.cli.options import (
     Delimiter,
@@ -18,6 +19,7 @@ from distilmatch.cli.options import (
     Split,
     TablePath,
     TextTemplate,
+    Threads,
     one_of,
     say,
     say_next,
@@ -48,6 +50,9 @@ def run(
     delimiter: Delimiter = None,
     quoting: Quoting = "auto",
     on_bad_rows: OnBadRows = None,
+    workers: shared.Workers = None,
+    on: shared.On = "local",
+    threads: Threads = None,
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -88,8 +93,9 @@ def run(
     if dry_run:
         _rehearse(student, model, table, output, settings, device)
         return
-    folder = encode_table(student, table, output, **settings)
-    say(texts=len(folder), side=student.student.side_names[index], folder=output)
+    runner = shared.runner_of(workers, on, threads, student.device)
+    folder = encode_table(student, table, output, **settings, runner=runner)
+    say(**shared.facts_of(runner), texts=len(folder), side=student.student.side_names[index], folder=output)
     if student.student.sides == 2:
         folders = ["OTHER", output] if index else [output, "OTHER"]
         say_next("match", model, "--left", folders[0], "--right", folders[1], "--top-k", 10, "--output", "best.parquet")

@@ -71,6 +71,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "distilmatch encode run/student products.csv --side product --text-column title --dtype int8 "
             "--output products",
         ),
+        (
+            "By four processes of this machine",
+            "distilmatch encode run/student products.csv --side product --text-column title --workers 4 --output products",
+        ),
     ),
     "score": (
         (
@@ -98,12 +102,20 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "Every pair above the threshold of the best F1 on dev",
             "distilmatch match run/student --left queries --right products --threshold best_f1 --output pairs.parquet",
         ),
+        (
+            "By the workers of a Ray cluster",
+            "distilmatch match run/student --left queries --right products --top-k 10 --on ray --output best.parquet",
+        ),
     ),
     "plan": (
         ("A million texts against a million", "distilmatch plan run/student --left 1e6 --right 1e6"),
         (
             "Candidates only, texts of a table's lengths, 4 machines",
             "distilmatch plan run/student --left 1e6 --right 1e7 --candidates 100 --sample pairs.csv --machines 4",
+        ),
+        (
+            "All pairs on a thousand machines, and what they cost",
+            "distilmatch plan run/student --left 1e6 --right 1e6 --machines 1000 --price-per-hour 0.5",
         ),
     ),
     "store-create": (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from distilmatch.cli import compared
+from distilmatch.cli import workers as shared
 from distilmatch.cli.dry_run import say_estimate, say_machine
 from distilmatch.cli.options import (
     Calibrated,
@@ -22,7 +23,6 @@ from distilmatch.cli.options import (
     Split,
     TextTemplates,
     Threads,
-    bytes_of,
     names,
     one_of,
     say,
@@ -151,6 +151,8 @@ def run(
         show_default="beside the output, until it is done",
     ),
     memory: Memory = None,
+    workers: shared.Workers = None,
+    on: shared.On = "local",
     kernel: Kernel = "auto",
     threads: Threads = None,
     device: Device = None,
@@ -191,7 +193,9 @@ def run(
     compared.decide_on(student, labelled_table, labelled_columns, label_column, read, threshold)
     asked_of = (block_on, (left_filter, right_filter), (left_table, right_table))
     groups = compared.groups_of(*asked_of, folders, distinct_texts, read)
-    scorer = Scorer(student, kernel=kernel, threads=threads, memory_bytes=bytes_of(memory))  # type: ignore[arg-type]
+    each = shared.memory_each(memory, workers, on, student.device)
+    scorer = Scorer(student, kernel=kernel, threads=threads, memory_bytes=each)  # type: ignore[arg-type]
+    runner = None if dry_run else shared.runner_of(workers, on, threads, student.device)
     start = seconds_so_far()
     if not dry_run:
         say(kernel=scorer.why)
@@ -202,11 +206,13 @@ def run(
         scorer, *folders, output, question, reverse_output=reverse_output, vectors=vectors, distinct_texts=distinct_texts,
         texts=_texts(tables, folders, columns, read) if texts else None, keep_folded=keep_folded, same_table=same_table,
         groups=groups, one_to_one=one_to_one, clusters_output=clusters, previous=update, overwrite=overwrite, dry_run=dry_run,
+        runner=runner,
     )  # fmt: skip
     if dry_run:
         _show_rehearsal(report, start, {"model": model, "candidate_encoder": candidate_encoder}, device, scorer, output)
         return
-    say(**_facts(report, output, reverse_output, top_k), **compared.comparison_facts(report, clusters))
+    told = shared.facts_of(runner, report.read_over_least) | _facts(report, output, reverse_output, top_k)
+    say(**told, **compared.comparison_facts(report, clusters))
     _say_next(
         model, texts, left=left, right=right, top_k=top_k, threshold=threshold, candidates=candidates,
         index=candidates and index, candidate_encoder=candidate_encoder, self=same_table, block_on=block_on,

@@ -140,7 +140,11 @@ Kernel = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", metavar="N", min=1, help="Number of threads of the native kernel.", show_default="those of PyTorch"
+        "--threads",
+        metavar="N",
+        min=1,
+        help="Number of threads of the native kernel, or of each worker.",
+        show_default="those of PyTorch",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ from distilmatch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from distilmatch.planning.planner import Plan, Work
+    from distilmatch.models import DiPair
+    from distilmatch.planning.cluster import ClusterPlan
+    from distilmatch.planning.planner import Plan, Rates, Work
     from distilmatch.store.folder import RepresentationFolder
 
 
@@ -60,6 +63,12 @@ def run(
     ),
     machines: int = typer.Option(
         1, "--machines", help="Number of machines (or GPUs) like this one that share the left texts."
+    ),
+    price_per_hour: float | None = typer.Option(
+        None, "--price-per-hour", metavar="PRICE", min=0.0, help="Price of a machine per hour.", show_default="no cost"
+    ),
+    storage: float = typer.Option(
+        10.0, "--storage", metavar="GB/S", min=0.001, help="Speed of the storage that all --machines read, in GB/s."
     ),
     smaller: bool = typer.Option(True, "--smaller/--no-smaller", help="Also plan for smaller students."),
     memory: Memory = None,
@@ -105,6 +114,9 @@ def run(
     estimate = plan(student, work, rates)
     _show(estimate, work, rates.kernel)
     say_busy()
+    cluster = None
+    if machines > 1 and work.candidates is None:
+        cluster = _played(student, work, rates, price_per_hour, storage)
     # The left side splits over machines, so one machine's rates tell the time of many.
     if machines == 1 and estimate.total_seconds > 3600:
         say(**{f"on_{n}_machines": duration(plan(student, _on(work, n), rates).total_seconds) for n in (10, 100)})
@@ -119,7 +131,10 @@ def run(
             )
     if json_output is not None:
         write_json(
-            json_output, _as_json(estimate) | {"smaller": {other.change: _as_json(other.plan) for other in others}}
+            json_output,
+            _as_json(estimate)
+            | {"smaller": {other.change: _as_json(other.plan) for other in others}}
+            | ({} if cluster is None else {"cluster": asdict(cluster)}),
         )
     side = student.student.side_names[0]
     written = [] if dtype == "fp32" else ["--dtype", dtype]
@@ -156,9 +171,28 @@ def _show(estimate: Plan, work: Work, kernel: str) -> None:
         )
 
 
-def _as_json(estimate: Plan) -> dict[str, object]:
-    from dataclasses import asdict
+def _played(student: DiPair, work: Work, rates: Rates, price: float | None, storage: float) -> ClusterPlan:
+    """The match on many machines, with failures and stragglers, played through and shown."""
+    from distilmatch.planning.cluster import cluster_of, cluster_plan
 
+    sizes, machines = cluster_of(student, work, rates, price_per_hour=price, storage_bytes_per_s=storage * 1e9)
+    played = cluster_plan(sizes, min(work.top_k, work.right), machines)
+    typer.echo(f"\nThe match on {machines.count:,} machines, played through:")
+    facts: dict[str, Any] = {
+        "time": f"{duration(played.seconds)}; {duration(played.ideal_seconds)} of it is scoring, evenly shared",
+        "lost": f"{played.lost:,} of {played.strips:,} strips, to a failure each {machines.hours_between_failures:,.0f} h of a "
+        "machine; they are scored again",
+        "moved": f"{_size(played.bytes_moved)}; {played.read_over_least:.2f} times the least is read",
+        "busy": f"{played.busy:.0%} of the machines, {played.driver_busy:.0%} of the driver",
+        "saturates": f"from {played.saturates_at:,} machines on twice as many save less than a fifth: {played.limit}",
+    }
+    if played.cost is not None:
+        facts["cost"] = f"{played.cost:,.2f}"
+    say(**facts)
+    return played
+
+
+def _as_json(estimate: Plan) -> dict[str, object]:
     return asdict(estimate) | {"total_seconds": estimate.total_seconds}
 
 

@@ -35,12 +35,14 @@ class FoldedFolder:
 
     Attributes:
         path: the folder.
+        made_of: the fingerprint without the cut, for another process that opens it.
         read_bytes: of all chunks that were opened, each time counted.
     """
 
-    def __init__(self, path: Path, of: str, form: Form) -> None:
+    def __init__(self, path: Path, of: str, form: Form, made_of: str | None = None) -> None:
         """`of`: a fingerprint of model, kernel, side, texts and the cut into chunks."""
         self.path, self.of, self.form = path, of, form
+        self.made_of = of if made_of is None else made_of
         self.read_bytes = 0
 
     def file(self, number: int) -> Path:

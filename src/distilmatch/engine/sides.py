@@ -74,7 +74,7 @@ class LoadedSide:
         self.folder: FoldedFolder | None = None
         if kept is not None:
             place, of = kept
-            self.folder = FoldedFolder(place, f"{of} {self.chunk_texts}", kernel.form)
+            self.folder = FoldedFolder(place, f"{of} {self.chunk_texts}", kernel.form, made_of=of)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -113,8 +113,7 @@ class LoadedSide:
     @property
     def chunk_texts(self) -> int:
         """Texts of a chunk: a power of two, for which there is memory."""
-        room = min(_CHUNK_BYTES, self.memory_bytes // _CHUNK_SHARE) // self.kept_bytes
-        return max(_FEWEST_A_CHUNK, min(_MOST_A_CHUNK, 1 << max(0, room.bit_length() - 1)))
+        return chunk_texts(self.kept_bytes, self.memory_bytes)
 
     @property
     def _texts_at_once(self) -> int:
@@ -239,6 +238,12 @@ class LoadedSide:
         except ModelError as error:
             raise ModelError(f"{self.shown}, {error}") from None
         return texts
+
+
+def chunk_texts(text_bytes: int, memory_bytes: int) -> int:
+    """Texts of a chunk, where one takes so many bytes folded: a power of two, for which there is memory."""
+    room = min(_CHUNK_BYTES, memory_bytes // _CHUNK_SHARE) // text_bytes
+    return max(_FEWEST_A_CHUNK, min(_MOST_A_CHUNK, 1 << max(0, room.bit_length() - 1)))
 
 
 def _checked(model: DiPair, source: RowSource, side: int, wanted: Callable[[], str]) -> str:

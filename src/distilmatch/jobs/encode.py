@@ -9,6 +9,9 @@ import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +30,8 @@ from distilmatch.files import check_outputs
 from distilmatch.fingerprint import text_key
 from distilmatch.jobs.outputs import output_place
 from distilmatch.jobs.rehearsal import REHEARSED_SECONDS, Rehearsal
+from distilmatch.jobs.running.base import Runner
+from distilmatch.jobs.running.texts import Encode, EncodeJob, chunks_of, encoded_by
 from distilmatch.models.dipair import DiPair
 from distilmatch.models.trained_texts import check_reading
 from distilmatch.runtime import Precision, use_bf16
@@ -59,6 +64,7 @@ def encode_table(
     quoting: Quoting = "auto",
     resume: bool = True,
     overwrite: bool = False,
+    runner: Runner | None = None,
     show_progress_bar: bool | None = None,
 ) -> RepresentationFolder:
     """Encodes the texts of one column for one side of the model; each distinct text once.
@@ -85,6 +91,8 @@ def encode_table(
         delimiter, quoting: of CSV and TSV, see `TableConfig`.
         resume: go on in a folder that is there; False refuses one.
         overwrite: delete the representations that are there first.
+        runner: workers that encode, processes of this machine (`jobs.running.local`) or of a Ray cluster (`jobs.running.ray`);
+            this one reads and writes. The bytes are the same.
         show_progress_bar: None shows one in a terminal.
 
     Returns:
@@ -112,13 +120,26 @@ def encode_table(
             if total is None:
                 total = counted_items(iter_columns(source, columns, config))[0]
             quiet = None if show_progress_bar is None else not show_progress_bar
-            with tqdm(total=total, desc=f"Encode {manifest.side_name}", unit="row", disable=quiet) as bar:
-                encoder = TextEncoder(model, writer, index, batch_size, precision)
-                for row in iter_columns(source, columns, config):
+            encoder = TextEncoder(model, writer, index, batch_size, precision)
+            rows = iter_columns(source, columns, config)
+            bar = tqdm(total=total, desc=f"Encode {manifest.side_name}", unit="row", disable=quiet)
+            with bar, _spread(encoder, rows, runner) as read:
+                for row in read:
                     encoder.add(row.texts[0], row.ids[0], row.row - 1)
                     bar.update()
                 encoder.flush()
     return RepresentationFolder.open(output)
+
+
+@contextmanager
+def _spread(encoder: TextEncoder, rows: Iterable[TableRow], runner: Runner | None) -> Iterator[Iterable[TableRow]]:
+    """The rows, whose texts the encoder has encoded by the workers of a runner, who are some chunks ahead of it."""
+    if runner is None:
+        yield rows
+        return
+    ahead, read = tee(rows)
+    with encoder.encoded_by(runner, (row.texts[0] for row in ahead)):
+        yield read
 
 
 def rehearse_encode(
@@ -342,11 +363,26 @@ class TextEncoder:
         self._model, self._writer, self._side = model, writer, side
         self._batch_size, self._precision = batch_size, precision
         self._chunk = max(_CHUNK_TEXTS, _CHUNK_BATCHES * batch_size)
+        self._encode: Encode = partial(
+            model.encode, side=side, batch_size=batch_size, precision=precision, show_progress_bar=False
+        )
         self._texts: list[str] = []
         self._ids: list[str | None] = []
         self._pending: dict[bytes, int] = {}
         self._aliases: dict[str, int] = {}
         self._pending_items: set[str] = set()
+
+    @contextmanager
+    def encoded_by(self, runner: Runner, texts: Iterable[str]) -> Iterator[None]:
+        """Inside, a runner's workers encode; `texts` are those of all rows that `add` will be given."""
+        writer, own = self._writer, self._encode
+        job = EncodeJob.of(self._model, self._side, self._batch_size, self._precision)
+        chunks = chunks_of(
+            texts, lambda key: writer.row_of_key(key) >= 0, writer.rows, writer.manifest.shard_rows, self._chunk
+        )
+        with encoded_by(runner, job, self._model, chunks) as self._encode:
+            yield
+        self._encode = own
 
     def add(self, text: str, id: str | None, number: int) -> None:
         """Takes a row of the table, `number` from 0."""
@@ -391,13 +427,7 @@ class TextEncoder:
         """Encodes the texts that wait."""
         if not self._texts:
             return
-        representations = self._model.encode(
-            self._texts,
-            self._side,
-            batch_size=self._batch_size,
-            precision=self._precision,
-            show_progress_bar=False,
-        )
+        representations = self._encode(self._texts)
         first = self._writer.rows
         self._writer.append(self._ids, list(self._pending), representations)
         for id, place in self._aliases.items():

@@ -17,20 +17,25 @@ from distilmatch.store.reading import StoreVersion
 
 
 def load_sides(
-    scorer: Scorer, folders: Sequence[RepresentationFolder], output: Path, keep_folded: str | Path | None
+    scorer: Scorer,
+    folders: Sequence[RepresentationFolder],
+    output: Path,
+    keep_folded: str | Path | None,
+    by_workers: bool = False,
 ) -> list[LoadedSide]:
     """The folders as sides.
 
     Args:
         output: of the job; what memory does not hold is folded beside it, and deleted with its parts.
         keep_folded: a folder in which every side's folded texts stay, for other jobs too.
+        by_workers: other processes fold the texts; without `keep_folded` nothing is kept in files.
     """
     model = scorer.model
     weights = fingerprint_tensors(model.state_dict())
     sides = []
     for j, folder in enumerate(folders):
         side = scorer.load(folder, j)
-        if keep_folded is not None or not side.fits(len(folders)):
+        if keep_folded is not None or not (by_workers or side.fits(len(folders))):
             name = model.student.side_names[j]
             mark = fingerprint(weights, model.student.to_dict(), folder_facts(folder), [j, scorer.kernel.name])
             beside = parts_folder(output) / f"folded-{name}"

@@ -21,6 +21,7 @@ from distilmatch.arguments import whole_number
 from distilmatch.engine.matches import Recall
 from distilmatch.engine.question import Asked, Question, as_question
 from distilmatch.engine.scorer import Scorer
+from distilmatch.engine.sides import LoadedSide
 from distilmatch.errors import CacheError, ConfigError, ModelError
 from distilmatch.files import check_outputs, checksum
 from distilmatch.fingerprint import fingerprint, fingerprint_tensors
@@ -33,10 +34,12 @@ from distilmatch.jobs.matching.output import MatchedSide, MatchTables
 from distilmatch.jobs.matching.rehearsal import rehearse
 from distilmatch.jobs.matching.reverse import ReverseMatches
 from distilmatch.jobs.matching.run import Matching, MatchRun
+from distilmatch.jobs.matching.strips import StripJob
 from distilmatch.jobs.matching.update import Previous, matched_facts
 from distilmatch.jobs.outputs import job_of, output_file
 from distilmatch.jobs.parts import PartWriter, parts_folder
 from distilmatch.jobs.rehearsal import Rehearsal
+from distilmatch.jobs.running.base import Runner
 from distilmatch.store.folder import RepresentationFolder
 from distilmatch.store.opened import opened_folder
 
@@ -59,6 +62,8 @@ class MatchReport:
         groups: in which items were compared; None where all were.
         without_group: left and right items that were in none.
         clusters: of a table that was compared with itself, where they were asked for.
+        read_over_least: of several workers: bytes of texts that they folded, by the least that so many workers of that memory
+            need (`engine.grid`); None without.
     """
 
     rows: int
@@ -73,6 +78,7 @@ class MatchReport:
     groups: int | None = None
     without_group: tuple[int, int] = (0, 0)
     clusters: ClusterReport | None = None
+    read_over_least: float | None = None
 
 
 def match_folders(
@@ -93,6 +99,7 @@ def match_folders(
     previous: str | Path | None = None,
     rows_a_part: int | None = None,
     keep_folded: str | Path | None = None,
+    runner: Runner | None = None,
     resume: bool = True,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -133,6 +140,10 @@ def match_folders(
             job goes on where it was 20 seconds before, of candidates after the last whole part.
         keep_folded: a folder in which folded texts stay, for other jobs of the same model and sides. Without it those that do
             not fit in memory are kept beside the output until it is done.
+        runner: workers that score, processes of this machine (`jobs.running.local`) or of a Ray cluster (`jobs.running.ray`);
+            each takes the scorer's memory. For the `top_k` of each left item of all right ones. The output has the same rows; a
+            kernel of PyTorch's may give other last bits, since it is shown other blocks. Killed, it goes on after the last
+            whole strip, on whatever runs it then.
         dry_run: check everything, and match some left texts to tell how long all will take; nothing is written.
         resume, overwrite, show_progress_bar: as in `score_table`.
 
@@ -144,6 +155,7 @@ def match_folders(
     """
     folders = opened_folder(left), opened_folder(right)
     question = _asked(question, asked, reverse_output)
+    check_spread(runner, question, groups is not None, previous is not None)
     _check_question(question, scorer, folders, vectors)
     check_comparison(question, same_table, groups is not None, one_to_one, clusters_output is not None)
     kept = {} if keep_folded is None else {"the folder of folded texts": keep_folded}
@@ -156,15 +168,12 @@ def match_folders(
     _check_top_k(tables, question, "texts" if distinct_texts else "items")
     if groups is not None:
         groups.check(len(tables.left.items), len(tables.right.items))
-    sides = load_sides(scorer, folders, place, keep_folded)
+    sides = load_sides(scorer, folders, place, keep_folded, by_workers=runner is not None)
     facts = _facts(scorer, question, vectors)
     asked_facts = [*facts, [same_table, distinct_texts]]
-    earlier = None
-    if previous is not None:
-        check_update(question, scorer, same_table or groups is not None or distinct_texts)
-        earlier = Previous.of(previous, asked_facts, folders)
+    narrowed = same_table or groups is not None or distinct_texts
     matching = Matching(
-        previous=earlier,
+        previous=_earlier(previous, question, scorer, narrowed, asked_facts, folders),
         scorer=scorer,
         sides=sides,
         question=question,
@@ -172,6 +181,7 @@ def match_folders(
         vectors=vectors,
         groups=groups,
         one_to_one=one_to_one,
+        spread=None if runner is None else (runner, _strip_job(scorer, folders, question, sides)),
     )
     beside: list[Any] = [question.reverse, distinct_texts, texts is not None, tables.schema.names]
     compared = [same_table, one_to_one, clusters_place is not None, None if groups is None else groups.facts()]
@@ -204,6 +214,20 @@ def match_folders(
         return _report(run, writer, matching, None if done else run.recall())
 
 
+def _earlier(
+    path: str | Path | None,
+    question: Question,
+    scorer: Scorer,
+    is_narrowed: bool,
+    asked_facts: Sequence[Any],
+    folders: Sequence[RepresentationFolder],
+) -> Previous | None:
+    if path is None:
+        return None
+    check_update(question, scorer, is_narrowed)
+    return Previous.of(path, asked_facts, folders)
+
+
 def _asked(question: Question | None, asked: Asked, reverse_output: str | Path | None) -> Question:
     question = as_question(question, asked)
     if reverse_output is not None and not question.reverse:
@@ -234,13 +258,24 @@ def _report(run: MatchRun, writer: PartWriter, matching: Matching, found: Recall
         recall=None if found is None else found.share,
         recall_interval=None if found is None else found.interval,
         sampled=0 if found is None else found.texts,
-        folded=(sides[0].folded_texts / len(sides[0]), sides[1].folded_texts / len(sides[1])),
+        folded=run.folded(),
         files_read=sum(side.folder.read_bytes for side in sides if side.folder is not None),
         skipped=run.skipped(),
         groups=None if groups is None else len(groups),
         without_group=(0, 0) if groups is None else groups.without,
         clusters=run.clustered,
+        read_over_least=run.read_over_least(),
     )
+
+
+def _strip_job(
+    scorer: Scorer,
+    folders: tuple[RepresentationFolder, RepresentationFolder],
+    question: Question,
+    sides: Sequence[LoadedSide],
+) -> StripJob:
+    kept = [None if side.folder is None else (str(side.folder.path.absolute()), side.folder.made_of) for side in sides]
+    return StripJob.of(scorer, folders, question, (kept[0], kept[1]))
 
 
 def check_match(
@@ -304,6 +339,20 @@ def check_comparison(
     if has_clusters and (question.threshold is None or not same_table):
         raise ConfigError(
             "clusters are of one table, of its pairs above a threshold: say that both sides are the same table"
+        )
+
+
+def check_spread(runner: Runner | None, question: Question, has_groups: bool, has_previous: bool) -> None:
+    """Refuses, before anything is read, what several workers do not do.
+
+    Raises:
+        ConfigError: what, and what to do.
+    """
+    narrowed = question.reverse or question.num_candidates is not None or has_groups or has_previous
+    if runner is not None and (question.top_k is None or narrowed):
+        raise ConfigError(
+            "several workers find the best of each left item among all right ones (top_k): without a threshold, the reverse "
+            "direction, candidates, groups or an earlier match; leave these out, or match in one process"
         )
 
 

@@ -32,15 +32,8 @@ _LOCK = ".lock"
 _WRITING = ".writing-"
 _PLACE = b"distilmatch.place"
 _OWN_PATTERNS = (
-    *(
-        "part-*.parquet",
-        "state-*.safetensors",
-        "state-*.writing",
-        "reverse-*.safetensors",
-        "reverse-*.writing",
-        "reverse-*.npy",
-    ),
-    *("folded-*", "index", f"{_WRITING}*", _LOCK),
+    *("part-*.parquet", "state-*.safetensors", "state-*.writing", "strips-*.json", "strip-*.safetensors", "strip-*.writing"),
+    *("reverse-*.safetensors", "reverse-*.writing", "reverse-*.npy", "folded-*", "index", f"{_WRITING}*", _LOCK),
 )
 _ROWS_SORTED = 4_000_000
 _ROWS_A_TURN = 2**18
@@ -151,7 +144,7 @@ class PartWriter:
             leftover.unlink()
         part_files = sorted(self.folder.glob("part-*.parquet"))
         if self._check_parts(part_files, resume, overwrite) or not resume:
-            for path in (*part_files, *self.folder.glob("state-*")):
+            for path in (*part_files, *self.folder.glob("state-*"), *self.folder.glob("strip*-*")):
                 path.unlink()
         while self._part(self.parts).exists():
             said = _metadata(self._part(self.parts))
@@ -164,6 +157,7 @@ class PartWriter:
         """Whether there are parts of another job, which may be deleted."""
         foreign = any(job_of(part_file) != self._job for part_file in part_files)
         foreign |= any(state.stem != self.state.stem for state in self.folder.glob("state-*.safetensors"))
+        foreign |= any(cut.name != self.cut.name for cut in self.folder.glob("strips-*.json"))
         if foreign and resume and not overwrite and self.finished_rows is None:
             raise CacheError(
                 f"{self.folder} holds parts of another job (another model, table or setting); overwrite them, or "
@@ -188,6 +182,11 @@ class PartWriter:
     def state(self) -> Path:
         """A file for what this job has found since its last part; its own to write and to read."""
         return self.folder / f"state-{self.job[:16]}.safetensors"
+
+    @property
+    def cut(self) -> Path:
+        """A file that says how this job is cut for several workers; what each strip found stands beside it."""
+        return self.folder / f"strips-{self.job[:16]}.json"
 
     def append(self, tables: pa.Table | Iterable[pa.Table], place: str = "") -> None:
         """Writes the next part, a table or several after one another, atomically.
@@ -284,7 +283,8 @@ class PartWriter:
         done = kind is None and self.finished_rows is not None
         # Where nothing was started nothing is left behind; texts that were folded before Ctrl-C need not be folded again.
         stopped = kind is not None and not issubclass(kind, Exception)
-        begun = self.state.exists() or (stopped and any(self.folder.glob("folded-*/chunk-*")))
+        begun = self.state.exists() or any(self.folder.glob("strip-*.safetensors"))
+        begun |= stopped and any(self.folder.glob("folded-*/chunk-*"))
         nothing = self.parts == 0 and self.finished_rows is None and not begun
         self._leave(empty=done or nothing)
 

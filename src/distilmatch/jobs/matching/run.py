@@ -25,9 +25,12 @@ from distilmatch.jobs.matching.groups import GroupedMatch, Groups
 from distilmatch.jobs.matching.output import MatchTables
 from distilmatch.jobs.matching.pairs import Clusters, ItemPairs, one_to_one, paired
 from distilmatch.jobs.matching.reverse import ReverseMatches
+from distilmatch.jobs.matching.spread import SpreadMatch
+from distilmatch.jobs.matching.strips import StripJob
 from distilmatch.jobs.matching.update import Previous, UpdatedMatch
 from distilmatch.jobs.parts import PartWriter
 from distilmatch.jobs.rehearsal import REHEARSED_SECONDS
+from distilmatch.jobs.running.base import Runner
 
 _PAIRS_A_PART = 2**28
 _MOST_ROWS_A_PART = 65_536
@@ -53,6 +56,7 @@ class Matching:
         groups: which items may be compared; None for all.
         one_to_one: of the pairs above a threshold those alone that give each item one partner.
         previous: an earlier output to go on from.
+        spread: workers that score, and the job that they open; None for this process alone.
     """
 
     scorer: Scorer
@@ -63,6 +67,7 @@ class Matching:
     groups: Groups | None = None
     one_to_one: bool = False
     previous: Previous | None = None
+    spread: tuple[Runner, StripJob] | None = None
 
 
 class MatchRun:
@@ -78,7 +83,11 @@ class MatchRun:
         """`reverse`, `clusters`: further outputs."""
         self.scorer, self.sides, self.vectors = matching.scorer, matching.sides, matching.vectors
         self.tables, self.groups, self.one_to_one = matching.tables, matching.groups, matching.one_to_one
-        self.question, self.previous = self._of_texts(matching.question), matching.previous
+        self.question, self.previous, self.spread = (
+            self._of_texts(matching.question),
+            matching.previous,
+            matching.spread,
+        )
         self.writer, self.reverse, self.clusters = writer, reverse, clusters
         self.clustered: ClusterReport | None = None
         self._found_by: CandidateIndex | None = None
@@ -96,10 +105,17 @@ class MatchRun:
 
     def skipped(self) -> int:
         """Pairs that it gave no exact score."""
+        spread = self._spread_match
+        if spread is not None:
+            return spread.skipped
         return self.scorer.kernel.skipped_pairs - self._skipped_before
 
     @cached_property
-    def _exact(self) -> ExactMatch | GroupedMatch | UpdatedMatch:
+    def _exact(self) -> ExactMatch | GroupedMatch | UpdatedMatch | SpreadMatch:
+        if self.spread is not None:
+            left, right = self.sides
+            runner, job = self.spread[0], replace(self.spread[1], question=self.question)
+            return SpreadMatch(self.scorer, (left, right), self.question, self.tables, self.writer, runner, job)
         if self.previous is not None:
             return UpdatedMatch(self.scorer, self.sides, self.question, self.tables, self.previous, self.writer)
         if self.groups is not None:
@@ -113,11 +129,28 @@ class MatchRun:
             return len(self.sides[0]) * min(self.question.num_candidates, len(self.sides[1]))
         return self._exact.pairs
 
+    def folded(self) -> tuple[float, float]:
+        """How often each text of the two sides was folded, in the mean."""
+        spread = self._spread_match
+        counts = [side.folded_texts for side in self.sides] if spread is None else spread.folded
+        return counts[0] / len(self.sides[0]), counts[1] / len(self.sides[1])
+
+    def read_over_least(self) -> float | None:
+        """Of several workers: bytes of texts that they folded, by the least that so many need; None without."""
+        spread = self._spread_match
+        return None if spread is None or not spread.seconds else spread.read_over_least()
+
+    @property
+    def _spread_match(self) -> SpreadMatch | None:
+        exact = None if self.spread is None else self._exact
+        return exact if isinstance(exact, SpreadMatch) else None
+
     def texts_done(self) -> int:
         """Left texts that an earlier run has matched, or as many as its pairs are."""
         if self.question.num_candidates is not None:
             return int(self.writer.place or 0)
-        return self._exact.pairs_done() // len(self.sides[1]) if isinstance(self._exact, ExactMatch) else 0
+        exact = self._exact
+        return exact.pairs_done() // len(self.sides[1]) if isinstance(exact, ExactMatch | SpreadMatch) else 0
 
     def write(self, rows_a_part: int | None, show_progress_bar: bool | None) -> None:
         """Scores what is not in a part yet, and joins the parts."""
@@ -128,12 +161,12 @@ class MatchRun:
             self._write_candidates(rows_a_part, quiet)
             return
         exact = self._exact
-        done = exact.pairs_done() if isinstance(exact, ExactMatch) else 0
+        done = exact.pairs_done() if isinstance(exact, ExactMatch | SpreadMatch) else 0
         with tqdm(total=exact.pairs, desc="Match", unit="pair", unit_scale=True, initial=done, disable=quiet) as bar:
             exact.write(rows_a_part, bar.update)
         if self.reverse is not None:
             self.reverse.finish(self.tables)
-        if self.question.top_k is not None or isinstance(exact, UpdatedMatch):
+        if self.question.top_k is not None or isinstance(exact, UpdatedMatch | SpreadMatch):
             self.writer.finish(exact.order)
         else:
             self._write_pairs(exact.item_pairs)

@@ -1,0 +1,1 @@
+"""Who does the work of a job: processes of this machine, or those of a Ray cluster."""
