@@ -103,9 +103,9 @@ def run_job(work: Path, name: str, on: str, memory: int) -> None:
     began = time.perf_counter()
     chosen = RayRunner(workers=WORKERS, threads=1) if on == "ray" else LocalRunner(WORKERS, threads=1)
     runner = Watched(chosen, began)
-    folders = [RepresentationFolder.open(work / side / "folder") for side in ("left", "right")]
+    left, right = (RepresentationFolder.open(work / side / "folder") for side in ("left", "right"))
     report = match_folders(
-        scorer, *folders, work / f"{name}.parquet", top_k=TOP_K, runner=runner, show_progress_bar=False
+        scorer, left, right, work / f"{name}.parquet", top_k=TOP_K, runner=runner, show_progress_bar=False
     )
     facts = {
         "seconds": time.perf_counter() - began,

@@ -102,10 +102,6 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "Every pair above the threshold of the best F1 on dev",
             "distilmatch match run/student --left queries --right products --threshold best_f1 --output pairs.parquet",
         ),
-        (
-            "By the workers of a Ray cluster",
-            "distilmatch match run/student --left queries --right products --top-k 10 --on ray --output best.parquet",
-        ),
     ),
     "plan": (
         ("A million texts against a million", "distilmatch plan run/student --left 1e6 --right 1e6"),

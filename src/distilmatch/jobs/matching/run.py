@@ -166,9 +166,10 @@ class MatchRun:
             exact.write(rows_a_part, bar.update)
         if self.reverse is not None:
             self.reverse.finish(self.tables)
-        if self.question.top_k is not None or isinstance(exact, UpdatedMatch | SpreadMatch):
+        if self.question.top_k is not None or isinstance(exact, UpdatedMatch):
             self.writer.finish(exact.order)
         else:
+            assert not isinstance(exact, SpreadMatch), "several workers find the best"
             self._write_pairs(exact.item_pairs)
 
     def _write_pairs(self, found: Callable[[], Iterator[ItemPairs]]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 
 from distilmatch.arguments import whole_number
 from distilmatch.engine.task_queue import Task, TaskQueue
@@ -107,7 +107,7 @@ class _Hand:
         self.process.start()
         theirs.close()
         with suppress(OSError):
-            self.connection.send_bytes(pickle.dumps(job))
+            self.connection.send(job)
 
     def stop(self) -> None:
         self.connection.close()
@@ -134,7 +134,7 @@ def _work(connection: Connection, number: int, threads: int) -> None:
         # Both are read before PyTorch is loaded, so that nobody waits who sends them.
         job, payload = connection.recv_bytes(), connection.recv()
         use_threads(threads)
-        worker = Worker(lambda: pickle.loads(job), number)
+        worker = Worker(lambda: ForkingPickler.loads(job), number)
         while True:
             connection.send(worker.answer(payload))
             payload = connection.recv()
