@@ -238,7 +238,8 @@ class StripFiles:
             CacheError: it cannot be written.
         """
         path = self._file(strip)
-        tensors = {"scores": torch.from_numpy(result.scores), "rows": torch.from_numpy(result.rows)}
+        found = {"scores": result.scores, "rows": result.rows}
+        tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in found.items()}
         told = {"of": _named(strip), "xxh3": checksum_tensors(tensors)}
         temporary = path.with_suffix(".writing")
         with writing(path):

@@ -104,7 +104,8 @@ def encoded_by(runner: Runner, job: EncodeJob, model: DiPair, chunks: Iterable[l
     with closing(runner.run(job, tasks, ahead=_AHEAD * runner.workers)) as done, closing(in_order(done)) as ordered:
 
         def encode(texts: Sequence[str]) -> TokenRepresentations:
-            tokens, mask = next(ordered)
+            # Ray's arrays are views of its object store, which nobody may write to.
+            tokens, mask = (np.require(array, requirements="W") for array in next(ordered))
             assert len(tokens) == len(texts), "the chunks are those of the encoder"
             return TokenRepresentations(torch.from_numpy(tokens), torch.from_numpy(mask), job.side, stamp)
 
