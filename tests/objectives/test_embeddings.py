@@ -19,7 +19,7 @@ from distilmatch.config.objectives import EmbeddingObjectiveConfig
 from distilmatch.errors import CacheError, ConfigError
 from distilmatch.objectives import (
     MemoryBank,
-    comparative_mse,
+    comparative_embedding_mse,
     contrastive_distillation,
     embedding_distillation_loss,
     embedding_mse,
@@ -138,11 +138,11 @@ def test_comparative_mse_against_all_pairs(seed: int, n: int, d: int, anchor: fl
     errors = student - teacher
     pairs = [(errors[i] - errors[j]).square().mean() for i in range(n) for j in range(n)]
     expected = sum(pairs) / (2 * len(pairs)) + anchor * (sum(errors) / n).square().mean()  # type: ignore[arg-type]
-    found = comparative_mse(student, teacher, anchor=anchor)
+    found = comparative_embedding_mse(student, teacher, anchor=anchor)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     gradients = [torch.autograd.grad(loss, student)[0] for loss in (found, expected)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(comparative_mse(student, teacher, anchor=1.0), embedding_mse(student, teacher))
+    torch.testing.assert_close(comparative_embedding_mse(student, teacher, anchor=1.0), embedding_mse(student, teacher))
 
 
 def test_relational_and_comparative_configs_reach_their_losses() -> None:
@@ -161,7 +161,7 @@ def test_relational_and_comparative_configs_reach_their_losses() -> None:
         EmbeddingObjectiveConfig(kind="seed", temperature=0.2): similarity_distillation(
             own, teacher, bank.embeddings, temperature=0.2
         ),
-        EmbeddingObjectiveConfig(kind="comparative", anchor=0.2): comparative_mse(*unit, anchor=0.2),
+        EmbeddingObjectiveConfig(kind="comparative", anchor=0.2): comparative_embedding_mse(*unit, anchor=0.2),
     }
     for config, loss in expected.items():
         torch.testing.assert_close(embedding_distillation_loss([own], teacher, config, ids=ids, bank=bank), loss)
@@ -361,7 +361,8 @@ _TWO = """
 import sys
 import torch, torch.distributed as dist
 from safetensors.torch import save_file
-from distilmatch.objectives import comparative_mse, contrastive_distillation, gather_rows, info_nce, similarity_distillation
+from distilmatch.objectives import comparative_embedding_mse, contrastive_distillation, gather_rows, info_nce
+from distilmatch.objectives import similarity_distillation
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -382,7 +383,7 @@ second = info_nce(
     positive_ids=ids[own] + 10, negative_ids=torch.stack([ids, ids + 10], 1)[own] + 1, gather=not joint,
 )
 third = similarity_distillation(student, teacher[own], bank, temperature=0.3, gather=not joint)
-fourth = comparative_mse(student, teacher[own], anchor=0.3, gather=not joint)
+fourth = comparative_embedding_mse(student, teacher[own], anchor=0.3, gather=not joint)
 (first + second + third + fourth).backward()
 found = {"loss": torch.stack([first, second, third, fourth]).detach(), "weight": weight.grad, "scale": scale.grad.reshape(1)}
 if not joint:

@@ -32,7 +32,14 @@ _LOCK = ".lock"
 _WRITING = ".writing-"
 _PLACE = b"distilmatch.place"
 _OWN_PATTERNS = (
-    *("part-*.parquet", "state-*.safetensors", "state-*.writing", "strips-*.json", "strip-*.safetensors", "strip-*.writing"),
+    *(
+        "part-*.parquet",
+        "state-*.safetensors",
+        "state-*.writing",
+        "strips-*.json",
+        "strip-*.safetensors",
+        "strip-*.writing",
+    ),
     *("reverse-*.safetensors", "reverse-*.writing", "reverse-*.npy", "folded-*", "index", f"{_WRITING}*", _LOCK),
 )
 _ROWS_SORTED = 4_000_000

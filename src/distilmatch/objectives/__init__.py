@@ -4,7 +4,7 @@ from distilmatch.objectives.adaptive import atkd
 from distilmatch.objectives.batches import EmbeddingBatch, PairBatch
 from distilmatch.objectives.comparative import comparative_mse
 from distilmatch.objectives.contrastive import (
-    comparative_mse,
+    comparative_embedding_mse,
     contrastive_distillation,
     embedding_mse,
     info_nce,
@@ -44,6 +44,7 @@ __all__ = [
     "PairBatch",
     "atkd",
     "check_soft_labels",
+    "comparative_embedding_mse",
     "comparative_mse",
     "contrastive_distillation",
     "decoupled_kl",

@@ -25,7 +25,7 @@ def embedding_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return mse_loss(student.float(), teacher.detach().float())
 
 
-def comparative_mse(
+def comparative_embedding_mse(
     student: torch.Tensor, teacher: torch.Tensor, *, anchor: float = 0.0, gather: bool = False
 ) -> torch.Tensor:
     """Comparative distillation (Wilf et al. 2024) of embeddings: with errors `e = student - teacher`, half the mean over all

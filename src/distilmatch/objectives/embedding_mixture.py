@@ -21,7 +21,12 @@ from distilmatch.config.objectives import (
 )
 from distilmatch.errors import ConfigError
 from distilmatch.objectives.batches import EmbeddingBatch
-from distilmatch.objectives.contrastive import comparative_mse, embedding_mse, key_distillation, similarity_distillation
+from distilmatch.objectives.contrastive import (
+    comparative_embedding_mse,
+    embedding_mse,
+    key_distillation,
+    similarity_distillation,
+)
 from distilmatch.objectives.memory_bank import MemoryBank
 from distilmatch.objectives.registry import EMBEDDING_LOSSES, embedding_loss
 
@@ -83,7 +88,7 @@ def _comparative(
     student, target = projected.float(), batch.teacher.float()
     if objective.normalize:
         student, target = normalize(student, dim=-1), normalize(target, dim=-1)
-    error = comparative_mse(student, target, anchor=objective.anchor, gather=objective.gather)
+    error = comparative_embedding_mse(student, target, anchor=objective.anchor, gather=objective.gather)
     return _against_keys(objective, batch, projected, None) + error
 
 
