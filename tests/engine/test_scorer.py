@@ -345,3 +345,16 @@ def test_compiled_best_rows_are_those_of_pytorch(columns: int) -> None:
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match="there are none of"):
         compiled.add(5, torch.zeros(5, 3), 0)
+
+
+@needs_native
+def test_best_rows_numbered_from_another_than_the_first() -> None:
+    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (4, 30)).astype(np.float32))
+    usual = BestRows(6, 5)
+    usual.add(1, scores, 7)
+    for rows in (NativeBestRows(6, 5, 100), BestRows(6, 5, first=100)):
+        rows.add(101, scores, 7)
+        for found, expected in zip(rows.best(), usual.best(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="there are none of"):
+        NativeBestRows(6, 5, 100).add(99, scores, 7)

@@ -53,18 +53,18 @@ class ReverseMatches:
                 if texts.start >= first:
                     path.unlink()
 
-    def before(self, texts: range) -> Found:
+    def before(self, columns: range) -> Found:
         """(b, k) fp32 scores and int64 left rows that the parts so far have found for right texts; -inf and -1 for none.
 
         Raises:
             CacheError: a piece is damaged, or missing.
         """
-        ranked = np.full((len(texts), self.k), -np.inf, dtype=np.float32)
-        rows = np.full((len(texts), self.k), -1, dtype=np.int64)
+        ranked = np.full((len(columns), self.k), -np.inf, dtype=np.float32)
+        rows = np.full((len(columns), self.k), -1, dtype=np.int64)
         for piece, path in self._whole():
-            begin, stop = max(piece.start, texts.start), min(piece.stop, texts.stop)
+            begin, stop = max(piece.start, columns.start), min(piece.stop, columns.stop)
             if begin < stop:
-                wanted = slice(begin - texts.start, stop - texts.start)
+                wanted = slice(begin - columns.start, stop - columns.start)
                 kept = slice(begin - piece.start, stop - piece.start)
                 own = self._load(piece, path)
                 ranked[wanted], rows[wanted] = own[0][kept], own[1][kept]
