@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distilmatch.config.pairs import USUAL_KEPT, PairRecipe, StudentConfig
-from distilmatch.config.stages import NamedStageConfig
+from distilmatch.config.stages import NamedStageConfig, StageConfig
 from distilmatch.errors import ConfigError, MissingExtraError, ModelError
 from distilmatch.evaluation.pairs.speed import head_pairs_per_s
 from distilmatch.files import check_outputs, write_json
@@ -329,9 +329,9 @@ def _frontier(
         stages = [scaled(stage, best.rate).to_dict() for stage in stages_from(recipe, best.start)]
         changes: dict[str, Any] = {"stages": stages}
         if not recipe.stages:
-            # A recipe without `stages` has the default ones' settings under their names, and these two are no settings.
-            fixed = ("name", "frozen_encoders")
-            changes = {stage["name"]: {k: v for k, v in stage.items() if k not in fixed} for stage in stages}
+            # A recipe without `stages` has the default ones' settings under their names; what a list says besides is fixed.
+            settings = StageConfig.model_fields
+            changes = {stage["name"]: {k: v for k, v in stage.items() if k in settings} for stage in stages}
         recipe.replaced(start=best.start, student=best.student, output=str(output / "best"), **changes).to_yaml(path)
     targets = {"min_pairs_per_s": min_pairs_per_s, "max_bytes_per_item": max_bytes_per_item}
     write_json(
