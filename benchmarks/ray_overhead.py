@@ -105,7 +105,7 @@ def run_job(work: Path, name: str, on: str, memory: int) -> None:
     runner = Watched(chosen, began)
     left, right = (RepresentationFolder.open(work / side / "folder") for side in ("left", "right"))
     report = match_folders(
-        scorer, left, right, work / f"{name}.parquet", top_k=TOP_K, runner=runner, show_progress_bar=False
+        scorer, left, right, work / f"{name}.parquet", top_k=TOP_K, runner=runner, resume=False, show_progress_bar=False
     )
     facts = {
         "seconds": time.perf_counter() - began,
